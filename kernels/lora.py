@@ -1,0 +1,73 @@
+"""LoRA linear: y = x Wᵀ + scaling (x Aᵀ) Bᵀ (+ bias), forward and backward.
+
+    S  = x Aᵀ                      [T, R]   kept for the backward
+    y  = x Wᵀ + scaling S Bᵀ       [T, N]   written once
+    dS = scaling · dy B            [T, R]
+    dx = dy W + dS A               [T, K]   skipped when x needs no gradient
+    dA = dSᵀ x                     [R, K]
+    dB = scaling · dyᵀ S           [N, R]
+
+W is frozen: its gradient is never formed. Source: "LoRA" (Hu et al.), equation 3.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class _LoraLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, lora_a, lora_b, scaling, bias):
+        s = F.linear(x, lora_a)  # [T, R]
+        y = F.linear(x, weight, bias).addmm_(s, lora_b.T, alpha=scaling)  # [T, N]
+        ctx.save_for_backward(x, s, weight, lora_a, lora_b)
+        ctx.scaling = scaling
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, s, weight, lora_a, lora_b = ctx.saved_tensors
+        ds = (dy @ lora_b).mul_(ctx.scaling)  # [T, R]
+        dx = torch.mm(dy, weight).addmm_(ds, lora_a) if ctx.needs_input_grad[0] else None
+        da = ds.T @ x if ctx.needs_input_grad[2] else None
+        db = (dy.T @ s).mul_(ctx.scaling) if ctx.needs_input_grad[3] else None
+        return dx, None, da, db, None, None
+
+
+def lora_linear(
+    x: Tensor,
+    weight: Tensor,
+    lora_a: Tensor,
+    lora_b: Tensor,
+    scaling: float,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """y = x Wᵀ + scaling (x Aᵀ) Bᵀ (+ bias), with gradients for x, A and B only.
+
+    Shapes: x [..., K], weight [N, K], lora_a [R, K], lora_b [N, R], bias [N] -> [..., N]; all of
+    one floating dtype and on one device. Weight and bias are frozen. Raises ValueError when
+    the shapes or dtypes do not fit. Source: "LoRA" (Hu et al.), equation 3.
+    """
+    _check(x, weight, lora_a, lora_b, bias)
+    flat = x.reshape(-1, x.shape[-1])  # [T, K]
+    y = _LoraLinear.apply(flat, weight, lora_a, lora_b, float(scaling), bias)
+    return y.view(*x.shape[:-1], weight.shape[0])
+
+
+def _check(x: Tensor, weight: Tensor, lora_a: Tensor, lora_b: Tensor, bias: Tensor | None) -> None:
+    (n, k), r = weight.shape, lora_a.shape[0]
+    if x.shape[-1] != k or lora_a.shape != (r, k) or lora_b.shape != (n, r):
+        raise ValueError(
+            f"lora_linear: x {tuple(x.shape)}, weight {tuple(weight.shape)}, lora_a "
+            f"{tuple(lora_a.shape)} and lora_b {tuple(lora_b.shape)} do not fit "
+            "[..., K], [N, K], [R, K], [N, R]"
+        )
+    if bias is not None and bias.shape != (n,):
+        raise ValueError(f"lora_linear: bias {tuple(bias.shape)} is not [{n}]")
+    if not x.dtype == weight.dtype == lora_a.dtype == lora_b.dtype:
+        raise ValueError(
+            f"lora_linear: dtypes differ: x {x.dtype}, weight {weight.dtype}, "
+            f"lora_a {lora_a.dtype}, lora_b {lora_b.dtype}"
+        )

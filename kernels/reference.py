@@ -1,0 +1,66 @@
+"""Every op of liftcore in plain PyTorch: the formulas and the shapes.
+
+These functions are the truth for the tests. They are written to be read, for any dtype (the
+tests use fp64), and are differentiated by autograd. One spelling a dimension everywhere:
+T tokens, K in features, N out features, R rank, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def lora_linear(
+    x: Tensor,
+    weight: Tensor,
+    lora_a: Tensor,
+    lora_b: Tensor,
+    scaling: float,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """y = x Wᵀ + scaling (x Aᵀ) Bᵀ (+ bias).
+
+    Shapes: x [..., K], weight [N, K], lora_a [R, K], lora_b [N, R], bias [N] -> [..., N].
+    Source: "LoRA: Low-Rank Adaptation of Large Language Models", equation 3.
+    """
+    return F.linear(x, weight, bias) + scaling * F.linear(F.linear(x, lora_a), lora_b)
+
+
+def soft_cap(logits: Tensor, cap: float | None) -> Tensor:
+    """cap · tanh(logits / cap), as in Gemma 2; the identity for None."""
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    *,
+    token_weights: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+) -> Tensor:
+    """Σ_t w_t · (logsumexp(z_t) − z_t[label_t]) with z = softcap(logit_scale · hidden Wᵀ).
+
+    Shapes: hidden [T, K], weight [V, K], labels [T], token_weights [T] or None (all ones).
+    A row with label `ignore_index` or weight 0 is not scored. Returns a scalar, or [T] with
+    reduction "none" (the weighted loss of each row, 0 where not scored). "mean" divides by the
+    sum of the weights of the scored rows and is 0 when no row is scored.
+    """
+    scored = labels != ignore_index
+    w = scored.to(hidden.dtype)
+    if token_weights is not None:
+        w = w * token_weights.to(hidden.dtype)
+    logits = soft_cap(logit_scale * F.linear(hidden, weight), softcap)  # [T, V]
+    target = labels.masked_fill(~scored, 0)
+    nll = logits.logsumexp(-1) - logits.gather(-1, target[:, None]).squeeze(-1)  # [T]
+    loss = torch.where(w != 0, w * nll, torch.zeros_like(nll))
+    if reduction == "none":
+        return loss
+    if reduction == "sum":
+        return loss.sum()
+    return loss.sum() / w.sum().clamp_min(torch.finfo(w.dtype).tiny)

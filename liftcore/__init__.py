@@ -1,0 +1,47 @@
+"""liftcore: make LIFT (Long Input Fine-Tuning) fast and practical.
+
+    model, tokenizer = liftcore.load("smollm2-135m")
+    memory = liftcore.absorb(model, tokenizer, "report.txt")
+    print(memory.ask("What did the report conclude?"))
+    memory.save("report-memory")
+
+Names are imported on first use, so that `import liftcore` needs neither a GPU nor Triton and
+costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+__version__ = "0.1.0"
+
+# In a bare checkout kernels/ lies beside liftcore/; an installed package has it inside.
+_root = Path(__file__).resolve().parent.parent
+if (_root / "kernels" / "reference.py").is_file():
+    __path__.append(str(_root))
+
+_PUBLIC = {
+    "LiftConfig": "liftcore.config",
+    "LiftError": "liftcore.errors",
+    "Memory": "liftcore.memory",
+    "absorb": "liftcore.lift",
+    "accelerate": "liftcore.patch",
+    "estimate": "liftcore.cost",
+    "load": "liftcore.model",
+    "load_memory": "liftcore.memory",
+    "restore": "liftcore.patch",
+}
+__all__ = ["__version__", *sorted(_PUBLIC)]
+
+
+def __getattr__(name: str):
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    if name in ("segments", "kernels"):
+        return importlib.import_module(f"liftcore.{name}")
+    raise AttributeError(f"module 'liftcore' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

@@ -1,0 +1,1 @@
+"""Objectives: each turns a document into weighted training samples."""
