@@ -1,0 +1,110 @@
+"""Adapters on disk, in PEFT's own form."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from liftcore.errors import LiftError
+from liftcore.lora import Adapter, linear_layers
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+# The values that vLLM takes for --max-lora-rank.
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+
+
+def write(adapter: Adapter, folder: Path) -> str:
+    """Writes adapter_config.json and adapter_model.safetensors; returns the latter's sha256."""
+    tensors = {}
+    for path, layer in adapter.layers.items():
+        tensors[f"base_model.model.{path}.lora_A.weight"] = layer.lora_a.detach().cpu().contiguous()
+        tensors[f"base_model.model.{path}.lora_B.weight"] = layer.lora_b.detach().cpu().contiguous()
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    alpha = int(adapter.alpha) if adapter.alpha == int(adapter.alpha) else adapter.alpha
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_name(adapter.model),
+        "r": adapter.rank,
+        "lora_alpha": alpha,
+        "lora_dropout": 0.0,
+        "target_modules": sorted({path.rpartition(".")[2] for path in adapter.layers}),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "modules_to_save": None,
+        "use_dora": False,
+        "use_rslora": False,
+    }
+    (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
+    return file_sha256(folder / WEIGHTS)
+
+
+def read(model: nn.Module, folder: Path, sha256: str | None = None) -> Adapter:
+    """The adapter of a folder as layers for `model`, not yet installed.
+
+    Raises LiftError when a file is missing, damaged or changed (against `sha256`), or when the
+    adapter does not fit the model.
+    """
+    settings = read_json(folder / CONFIG)
+    try:
+        rank, alpha = int(settings["r"]), float(settings["lora_alpha"])
+        tensors = load_file(folder / WEIGHTS)
+    except FileNotFoundError as error:
+        raise LiftError(f"{folder} has no {WEIGHTS}") from error
+    except (KeyError, TypeError, ValueError, SafetensorError, OSError) as error:
+        raise LiftError(f"the adapter in {folder} is damaged: {error}") from error
+    if sha256 is not None and file_sha256(folder / WEIGHTS) != sha256:
+        raise LiftError(f"{folder / WEIGHTS} was changed since it was saved (its hash differs)")
+    expected = {}
+    for path, layer in linear_layers(model).items():
+        expected[f"base_model.model.{path}.lora_A.weight"] = (rank, layer.in_features)
+        expected[f"base_model.model.{path}.lora_B.weight"] = (layer.out_features, rank)
+    if {name: tuple(t.shape) for name, t in tensors.items()} != expected:
+        raise LiftError(
+            f"the adapter in {folder} was trained on "
+            f"{settings.get('base_model_name_or_path')} and does not fit "
+            f"{base_name(model)}: its layers or shapes differ"
+        )
+    adapter = Adapter(model, rank, alpha)
+    with torch.no_grad():
+        for path, layer in adapter.layers.items():
+            layer.lora_a.copy_(tensors[f"base_model.model.{path}.lora_A.weight"])
+            layer.lora_b.copy_(tensors[f"base_model.model.{path}.lora_B.weight"])
+    return adapter
+
+
+def base_name(model: nn.Module) -> str:
+    """The name the base model was loaded by."""
+    return str(model.config.name_or_path or type(model).__name__)
+
+
+def vllm_rank(rank: int) -> int | None:
+    """The smallest --max-lora-rank of vLLM that takes this rank; None when none does."""
+    return next((r for r in VLLM_RANKS if r >= rank), None)
+
+
+def file_sha256(file: Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_json(file: Path) -> dict:
+    """A JSON object. Raises LiftError when the file is missing or damaged."""
+    try:
+        found = json.loads(file.read_text())
+    except FileNotFoundError as error:
+        raise LiftError(f"{file.parent} holds no liftcore adapter: {file.name} is missing") from error
+    except (OSError, ValueError) as error:
+        raise LiftError(f"{file} is damaged: {error}") from error
+    if not isinstance(found, dict):
+        raise LiftError(f"{file} is damaged: not a JSON object")
+    return found

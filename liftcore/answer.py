@@ -1,0 +1,101 @@
+"""Generation: answers from the weights alone (LIFT), or beside a truncated copy (LIFT+ICL)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from liftcore import model as models
+from liftcore.errors import UsageError
+
+CONTEXTS = ("none", "truncated")
+
+
+@torch.no_grad()
+def greedy(model: nn.Module, prompts: Tensor, new_tokens: int) -> Tensor:
+    """Greedy continuation of prompts int64 [B, P] of equal length -> int64 [B, new_tokens].
+
+    No end-of-text stops it: recall compares a fixed number of tokens.
+    """
+    lm_head = models.head(model)
+    body = models.body(model)
+    cache, step, out = None, prompts, []
+    for _ in range(new_tokens):
+        result = body(input_ids=step, past_key_values=cache, use_cache=True)
+        cache = result.past_key_values
+        step = lm_head.logits(result.last_hidden_state[:, -1]).argmax(-1, keepdim=True)  # [B, 1]
+        out.append(step)
+    return torch.cat(out, dim=1)
+
+
+def complete(model: nn.Module, tokenizer, text: str, max_new_tokens: int) -> str:
+    """The text that follows `text` as the document would go on, greedily."""
+    ids = models.prefix_ids(tokenizer) + tokenizer(text, add_special_tokens=False)["input_ids"]
+    return _generate(model, tokenizer, ids, max_new_tokens)
+
+
+def ask(
+    model: nn.Module,
+    tokenizer,
+    question: str,
+    *,
+    title: str,
+    document: list[int] | None = None,
+    max_new_tokens: int,
+) -> str:
+    """The answer to a question about the document called `title`.
+
+    With `document` (token ids) the prompt also holds it, truncated to fill the model's window:
+    head half, "...", tail half.
+    """
+    if not question.strip():
+        raise UsageError("the question is empty")
+    text = ""
+    if document is not None:
+        bare = len(_question_ids(tokenizer, title, "...", question))
+        room = models.window(model) - max_new_tokens - bare - 8
+        if room < 2:
+            raise UsageError("the question and the answer leave no room for the document")
+        text = truncate(tokenizer, document, room)
+    ids = _question_ids(tokenizer, title, text, question)
+    return _generate(model, tokenizer, ids, max_new_tokens)
+
+
+def truncate(tokenizer, tokens: list[int], room: int) -> str:
+    """The document's text when it has at most `room` tokens, else head half + "..." + tail half."""
+    if len(tokens) <= room:
+        return tokenizer.decode(tokens)
+    half = max(1, room // 2)
+    return tokenizer.decode(tokens[:half]) + "\n...\n" + tokenizer.decode(tokens[-half:])
+
+
+def _question_ids(tokenizer, title: str, text: str, question: str) -> list[int]:
+    about = f'Please answer a question about "{title}".\n\n'
+    prompt = (f"{about}{text}\n\n" if text else about) + f"Question: {question.strip()}"
+    if tokenizer.chat_template:
+        return tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+        )["input_ids"]
+    ids = tokenizer(prompt + "\nAnswer:", add_special_tokens=False)["input_ids"]
+    return models.prefix_ids(tokenizer) + ids
+
+
+@torch.no_grad()
+def _generate(model: nn.Module, tokenizer, ids: list[int], max_new_tokens: int) -> str:
+    prompt = torch.tensor([ids], device=next(model.parameters()).device)
+    out = model.generate(
+        input_ids=prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        pad_token_id=tokenizer.pad_token_id
+        if tokenizer.pad_token_id is not None
+        else tokenizer.eos_token_id,
+    )
+    return tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True)

@@ -1,0 +1,90 @@
+"""The state of an unfinished run in one file, written atomically."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from liftcore.config import LiftConfig
+from liftcore.errors import LiftError
+
+FILE_NAME = "training_state.safetensors"
+
+
+@dataclass
+class Position:
+    """Where a run stands. All randomness derives from (seed, epoch), so this is the whole
+    random state too."""
+
+    epoch: int = 0
+    index: int = 0  # steps done in this epoch
+    step: int = 0  # steps done in all
+    seconds: float = 0.0
+
+
+def write_atomically(path: Path, write) -> None:
+    """Calls write(temporary path), then renames: a reader sees the old file or the new one.
+
+    Raises LiftError when the disk is full or the folder cannot be written; the old file stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise LiftError(f"cannot write {path}: {reason}; what was there before is kept") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def save(path: Path, state: dict[str, Tensor], position: Position, run: dict[str, str]) -> None:
+    """Writes the optimizer's state, the position and what identifies the run."""
+    meta = {"position": json.dumps(dataclasses.asdict(position)), "run": json.dumps(run)}
+    tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
+    write_atomically(path, lambda file: save_file(tensors, file, metadata=meta))
+
+
+def read(path: Path, run: dict[str, str]) -> tuple[dict[str, Tensor], Position]:
+    """(state, position) of a saved run.
+
+    Raises LiftError when the file is damaged, or belongs to another document, model or settings.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            meta = file.metadata()
+            saved, position = json.loads(meta["run"]), Position(**json.loads(meta["position"]))
+            state = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise LiftError(f"{path} is damaged; --force starts anew") from error
+    for key, value in run.items():
+        if saved.get(key) != value:
+            raise LiftError(
+                f"{path} belongs to a run with another {key}; resume with the same, "
+                "or --force starts anew"
+            )
+    return state, position
+
+
+def identity(config: LiftConfig, document_sha256: str, model: torch.nn.Module) -> dict[str, str]:
+    """What must be the same for a run to go on."""
+    parameter = next(model.parameters())
+    return {
+        "document": document_sha256,
+        "settings": json.dumps(dataclasses.asdict(config), sort_keys=True),
+        "model": f"{type(model).__name__} {sum(p.numel() for p in model.parameters())}",
+        "dtype": str(parameter.dtype),
+    }

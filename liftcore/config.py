@@ -1,0 +1,132 @@
+"""Settings of one LIFT run."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from liftcore.errors import UsageError
+
+SCHEDULES = ("jitter", "overlap", "trivial")
+OVERLAP_LOSSES = ("all", "new", "mean")
+LR_SCHEDULES = ("constant", "cosine")
+
+
+@dataclass(frozen=True)
+class LiftConfig:
+    """How a document is cut, scored and trained on.
+
+    segment_length   S, tokens a segment.
+    stride           tokens between the starts of neighbours; only for schedule "overlap", where
+                     None means 3/8 of the segment length (LIFT, equation 3).
+    schedule         "jitter": contiguous segments, boundaries moved by a fresh offset each
+                     epoch; "overlap": fixed segments with a stride; "trivial": stride = length.
+    overlap_loss     which tokens count as targets: "all", "new" (only in the first segment that
+                     holds them) or "mean" (weight 1 / number of segments that hold them).
+    epochs           passes over the document.
+    batch_size       segments a step.
+    learning_rate    peak rate of AdamW; lr_schedule "constant" or "cosine" (to 0) after
+                     `warmup` (a share of all steps, linear from 0).
+    rank, alpha      LoRA on every linear layer with scaling alpha / rank; alpha None: 2 rank.
+    weight_decay, max_grad_norm, beta1, beta2, eps: AdamW and clipping by the global norm.
+    seed             everything random derives from it.
+
+    Raises UsageError for values that make no sense together.
+    """
+
+    segment_length: int = 256
+    stride: int | None = None
+    schedule: str = "jitter"
+    overlap_loss: str = "all"
+    epochs: int = 12
+    batch_size: int = 1
+    learning_rate: float = 1e-3
+    lr_schedule: str = "constant"
+    warmup: float = 0.05
+    rank: int = 64
+    alpha: float | None = None
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    seed: int = 0
+
+    def __post_init__(self):
+        def need(ok: bool, message: str) -> None:
+            if not ok:
+                raise UsageError(message)
+
+        whole = ("segment_length", "epochs", "batch_size", "rank", "seed")
+        for name in whole:
+            value = getattr(self, name)
+            need(isinstance(value, int), f"{name} must be a whole number, not {value!r}")
+        need(self.segment_length >= 2, f"segment_length must be at least 2: {self.segment_length}")
+        for name, known in (
+            ("schedule", SCHEDULES),
+            ("overlap_loss", OVERLAP_LOSSES),
+            ("lr_schedule", LR_SCHEDULES),
+        ):
+            value = getattr(self, name)
+            need(value in known, f"unknown {name} {value!r}: choose from {', '.join(known)}")
+        if self.stride is not None:
+            need(isinstance(self.stride, int), f"stride must be a whole number: {self.stride!r}")
+            need(
+                1 <= self.stride <= self.segment_length,
+                f"stride must lie between 1 and segment_length ({self.segment_length}): "
+                f"{self.stride}",
+            )
+            need(
+                self.schedule == "overlap" or self.stride == self.segment_length,
+                f'schedule "{self.schedule}" has contiguous segments; '
+                'a stride belongs to schedule "overlap"',
+            )
+        need(self.epochs >= 1, f"epochs must be at least 1: {self.epochs}")
+        need(self.batch_size >= 1, f"batch_size must be at least 1: {self.batch_size}")
+        need(self.rank >= 1, f"rank must be at least 1: {self.rank}")
+        need(self.alpha is None or self.alpha > 0, f"alpha must be above 0: {self.alpha}")
+        need(self.learning_rate > 0, f"learning_rate must be above 0: {self.learning_rate}")
+        need(0 <= self.warmup < 1, f"warmup is a share of all steps in [0, 1): {self.warmup}")
+        need(self.weight_decay >= 0, f"weight_decay must not be negative: {self.weight_decay}")
+        need(self.max_grad_norm > 0, f"max_grad_norm must be above 0: {self.max_grad_norm}")
+        need(0 <= self.seed < 2**63, f"seed must not be negative: {self.seed}")
+
+    @property
+    def step_length(self) -> int:
+        """Tokens between the starts of neighbouring segments."""
+        if self.schedule != "overlap":
+            return self.segment_length
+        return self.stride or max(1, self.segment_length * 3 // 8)
+
+    @property
+    def lora_alpha(self) -> float:
+        """alpha, with its default of twice the rank resolved."""
+        return float(2 * self.rank if self.alpha is None else self.alpha)
+
+    def replace(self, **changes) -> LiftConfig:
+        """A copy with some settings changed."""
+        return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def paper(cls, **changes) -> LiftConfig:
+        """LIFT as published: stride 3/8, every token of every segment scored, r = 128, α = 256,
+        batch 4, constant rate 5e-5, 5 epochs (arXiv 2502.14644 v4)."""
+        settings = dict(
+            segment_length=2048,
+            schedule="overlap",
+            overlap_loss="all",
+            epochs=5,
+            batch_size=4,
+            learning_rate=5e-5,
+            warmup=0.0,
+            rank=128,
+            alpha=256.0,
+        )
+        return cls(**{**settings, **changes})
+
+    @classmethod
+    def large(cls, **changes) -> LiftConfig:
+        """A starting point for models of 3 to 10 billion parameters: longer segments and a
+        smaller rate than the defaults, which are tuned for a 135M model. Not yet measured."""
+        settings = dict(segment_length=1024, learning_rate=3e-4, rank=128, epochs=8)
+        return cls(**{**settings, **changes})

@@ -1,0 +1,92 @@
+"""A document: text or a file or token ids -> tokens, title and hash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from liftcore.errors import LiftError
+
+MAX_BYTES = 64 * 2**20
+TEXT_SUFFIXES = (".txt", ".md", ".rst", ".markdown", ".text", ".tex", ".html")
+
+
+@dataclass(frozen=True)
+class Document:
+    tokens: np.ndarray  # int64 [L]
+    text: str
+    title: str
+    sha256: str  # of the text
+
+
+def read(document: str | Path | Sequence[int], tokenizer, title: str | None = None) -> Document:
+    """The document as tokens.
+
+    A Path, or a one-line string that names a file, is read as UTF-8; any other string is the
+    text itself; a sequence of integers is token ids. Raises LiftError for what cannot be read,
+    is too large, or holds fewer than two tokens.
+    """
+    if isinstance(document, str) and _names_a_file(document):
+        document = Path(document)
+    if isinstance(document, Path):
+        title = title or document.stem.replace("_", " ").replace("-", " ")
+        document = read_text(document)
+    if isinstance(document, str):
+        text = document
+        if not text.strip():
+            raise LiftError("the document is empty")
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        tokens = np.asarray(ids, dtype=np.int64)
+    else:
+        tokens = _token_ids(document, tokenizer)
+        text = tokenizer.decode(tokens.tolist())
+    if len(tokens) < 2:
+        raise LiftError(
+            f"the document has {len(tokens)} token(s): at least 2 are needed, "
+            "one to read and one to predict"
+        )
+    return Document(tokens, text, title or "the document", hashlib.sha256(text.encode()).hexdigest())
+
+
+def _names_a_file(document: str) -> bool:
+    if "\n" in document or len(document) > 1024:
+        return False
+    # A missing "report.txt" must not be absorbed as a text of two words.
+    return document.lower().endswith(TEXT_SUFFIXES) or (bool(document) and Path(document).exists())
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file. Raises LiftError with one line that says what is wrong."""
+    try:
+        if path.is_dir():
+            raise LiftError(f"{path} is a directory, not a text file")
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise LiftError(
+                f"{path} has {size / 2**20:,.0f} MiB; at most {MAX_BYTES // 2**20} MiB of text "
+                "are taken at once: split it"
+            )
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise LiftError(f"no such file: {path}") from error
+    except PermissionError as error:
+        raise LiftError(f"no permission to read {path}") from error
+    except UnicodeDecodeError as error:
+        raise LiftError(f"{path} is not UTF-8 text (byte {error.start}): convert it first") from error
+    except OSError as error:
+        raise LiftError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _token_ids(document: Sequence[int], tokenizer) -> np.ndarray:
+    tokens = np.asarray(document)
+    if tokens.size == 0:
+        raise LiftError("the document is empty")
+    if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
+        raise LiftError("token ids must be one flat sequence of integers")
+    if tokens.min() < 0 or tokens.max() >= len(tokenizer):
+        raise LiftError(f"token ids must lie in [0, {len(tokenizer)})")
+    return tokens.astype(np.int64)

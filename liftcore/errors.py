@@ -1,0 +1,11 @@
+"""Errors that a user can act on: one line, no traceback needed."""
+
+from __future__ import annotations
+
+
+class LiftError(RuntimeError):
+    """Something failed that the message explains; the command line exits with 1."""
+
+
+class UsageError(LiftError, ValueError):
+    """A setting or an argument is not valid; the command line exits with 2."""

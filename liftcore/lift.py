@@ -1,0 +1,74 @@
+"""absorb: a document in, a memory out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from liftcore import checkpoint, report
+from liftcore import document as documents
+from liftcore import model as models
+from liftcore.config import LiftConfig
+from liftcore.lora import Adapter
+from liftcore.memory import Memory
+from liftcore.progress import ProgressLine
+from liftcore.train import train
+
+
+def absorb(
+    model: nn.Module,
+    tokenizer,
+    document: str | Path | Sequence[int],
+    *,
+    title: str | None = None,
+    config: LiftConfig | None = None,
+    resume: str | Path | None = None,
+    progress: bool = True,
+) -> Memory:
+    """Trains a LoRA adapter on the document (LIFT) and measures what it recalls.
+
+    document   text, the path of a UTF-8 text file, or token ids
+    title      how questions name the document; the file's name by default
+    config     settings; LiftConfig() is tuned for the embedded model
+    resume     folder for the state of an unfinished run: written every 20 seconds, and
+               continued from when it is there; on a CPU the result is bit for bit the same
+    progress   a line on stderr, when that is a terminal
+
+    The model is left with the adapter installed. Raises LiftError (see liftcore.errors) when the
+    document cannot be read, the model cannot be trained, or the loss is no longer a number.
+    """
+    config = config or LiftConfig()
+    source = documents.read(document, tokenizer, title)
+    models.head(model)
+    adapter = Adapter(model, config.rank, config.lora_alpha, config.seed)
+    adapter.install()
+    prefix = models.prefix_ids(tokenizer)
+    state_file = Path(resume) / checkpoint.FILE_NAME if resume is not None else None
+    line = ProgressLine(config.epochs, adapter.values.device, enabled=progress)
+    with line:
+        result = train(
+            model,
+            adapter,
+            source.tokens,
+            config,
+            prefix=prefix,
+            state_file=state_file,
+            run=checkpoint.identity(config, source.sha256, model),
+            on_step=line.update,
+        )
+        line.say("measuring recall")
+        found = report.measure(model, source.tokens, prefix=prefix)
+    return Memory(
+        model=model,
+        tokenizer=tokenizer,
+        adapter=adapter,
+        title=source.title,
+        text=source.text,
+        sha256=source.sha256,
+        length=len(source.tokens),
+        config=config,
+        report=found,
+        training=result,
+    )

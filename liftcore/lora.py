@@ -1,0 +1,149 @@
+"""LoRA on every linear layer of a decoder: attach it, switch it, take it off.
+
+The parameters of an adapter are views of one flat buffer, so that the optimizer, a checkpoint
+and a copy are each one operation on one tensor.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from liftcore.errors import LiftError, UsageError
+from liftcore.kernels.lora import lora_linear
+
+
+class LoraLinear(nn.Module):
+    """A frozen nn.Linear with a LoRA branch: y = x Wᵀ + scaling (x Aᵀ) Bᵀ (+ bias)."""
+
+    def __init__(self, base: nn.Linear, lora_a: Tensor, lora_b: Tensor, scaling: float):
+        super().__init__()
+        self.base = base
+        self.lora_a = nn.Parameter(lora_a)  # [R, K]
+        self.lora_b = nn.Parameter(lora_b)  # [N, R]
+        self.scaling = scaling
+        self.enabled = True
+
+    # Code that asks a linear layer for its weight (attention variants do) must still work.
+    @property
+    def weight(self) -> Tensor:
+        return self.base.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.base.bias
+
+    @property
+    def in_features(self) -> int:
+        return self.base.in_features
+
+    @property
+    def out_features(self) -> int:
+        return self.base.out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.enabled:
+            return self.base(x)
+        return lora_linear(
+            x, self.base.weight, self.lora_a, self.lora_b, self.scaling, self.base.bias
+        )
+
+
+class Adapter:
+    """One set of LoRA layers for one model; several may exist, one is installed at a time.
+
+    values, grads   flat [P] in the model's dtype; every lora_a, lora_b and its .grad is a view
+    layers          module path -> LoraLinear
+    """
+
+    def __init__(self, model: nn.Module, rank: int, alpha: float, seed: int = 0):
+        targets = linear_layers(model)
+        self.model, self.rank, self.alpha = model, rank, float(alpha)
+        first = next(iter(targets.values())).weight
+        sizes = [rank * (m.in_features + m.out_features) for m in targets.values()]
+        self.values = torch.zeros(sum(sizes), dtype=first.dtype, device=first.device)
+        self.grads = torch.zeros_like(self.values)
+        self.layers: dict[str, LoraLinear] = {}
+        # Drawn on the CPU in fp32, so that every device and dtype starts from the same numbers.
+        generator = torch.Generator().manual_seed(seed)
+        offset = 0
+        for path, base in targets.items():
+            a_size, b_size = rank * base.in_features, rank * base.out_features
+            flat = self.values[offset : offset + a_size + b_size]
+            lora_a = flat[:a_size].view(rank, base.in_features)
+            lora_b = flat[a_size:].view(base.out_features, rank)
+            # Uniform in ±1/sqrt(K), as nn.Linear and PEFT start A; B starts at 0.
+            start = torch.rand(rank, base.in_features, generator=generator).mul_(2).sub_(1)
+            lora_a.copy_(start / math.sqrt(base.in_features))
+            layer = LoraLinear(base, lora_a, lora_b, self.scaling)
+            grad = self.grads[offset : offset + a_size + b_size]
+            layer.lora_a.grad = grad[:a_size].view_as(lora_a)
+            layer.lora_b.grad = grad[a_size:].view_as(lora_b)
+            self.layers[path] = layer
+            offset += a_size + b_size
+
+    @property
+    def scaling(self) -> float:
+        return self.alpha / self.rank
+
+    def install(self) -> None:
+        """Puts this adapter's layers into the model, in place of another adapter's."""
+        current = getattr(self.model, "_liftcore_adapter", None)
+        if current is self:
+            return
+        if current is not None:
+            current.remove()
+        for path, layer in self.layers.items():
+            _set(self.model, path, layer)
+        self.model._liftcore_adapter = self
+
+    def remove(self) -> None:
+        """Puts the model's own layers back."""
+        if getattr(self.model, "_liftcore_adapter", None) is not self:
+            return
+        for path, layer in self.layers.items():
+            _set(self.model, path, layer.base)
+        self.model._liftcore_adapter = None
+
+    @contextmanager
+    def disabled(self):
+        """Within it the model answers as if it had no adapter."""
+        for layer in self.layers.values():
+            layer.enabled = False
+        try:
+            yield
+        finally:
+            for layer in self.layers.values():
+                layer.enabled = True
+
+
+def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
+    """Module path -> nn.Linear, for all but the LM head.
+
+    Raises LiftError when the model has none, or carries PEFT layers already.
+    """
+    if any(hasattr(m, "lora_A") and hasattr(m, "base_layer") for m in model.modules()):
+        raise LiftError("the model has PEFT adapters already: merge or unload them first")
+    head = model.get_output_embeddings()
+    found = {}
+    current = getattr(model, "_liftcore_adapter", None)
+    installed = current.layers if current is not None else {}
+    for path, module in model.named_modules():
+        module = installed[path].base if path in installed else module
+        inside = path.endswith(".base") and path.removesuffix(".base") in installed
+        if isinstance(module, nn.Linear) and module is not head and not inside:
+            found[path] = module
+    if not found:
+        raise LiftError(f"{type(model).__name__} has no nn.Linear layers to put LoRA on")
+    weights = [m.weight for m in found.values()]
+    if not all(w.is_floating_point() for w in weights):
+        raise UsageError("the model's linear layers are quantised; load it in bf16 or fp32")
+    return found
+
+
+def _set(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)

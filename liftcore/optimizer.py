@@ -1,0 +1,82 @@
+"""AdamW on fp32 master weights for an adapter that computes in the model's dtype."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from liftcore.config import LiftConfig
+from liftcore.lora import Adapter
+
+
+class MasterAdamW:
+    """Clip by the global norm, AdamW in fp32, write the result back in the model's dtype.
+
+    The adapter is one flat buffer, so each of these is one operation. The rate lives in a
+    tensor on the device.
+    """
+
+    def __init__(self, adapter: Adapter, config: LiftConfig):
+        self.adapter, self.max_norm = adapter, config.max_grad_norm
+        values = adapter.values
+        own = values.dtype == torch.float32
+        self.master = values if own else values.float()
+        # In fp32 the gradient buffer serves as it is.
+        self.master_grad = adapter.grads if own else torch.empty_like(self.master)
+        self.parameter = torch.nn.Parameter(self.master, requires_grad=True)
+        self.parameter.grad = self.master_grad
+        self.adamw = torch.optim.AdamW(
+            [self.parameter],
+            lr=torch.tensor(config.learning_rate, dtype=torch.float32, device=values.device),
+            betas=(config.beta1, config.beta2),
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+
+    @torch.no_grad()
+    def step(self, rate: float) -> Tensor:
+        """One update at the given learning rate; returns the norm of the gradient before
+        clipping (a scalar on the device) and leaves the gradient zeroed."""
+        grads = self.adapter.grads
+        norm = torch.linalg.vector_norm(grads, dtype=torch.float32)
+        torch.mul(grads, (self.max_norm / (norm + 1e-6)).clamp(max=1.0), out=self.master_grad)
+        self.adamw.param_groups[0]["lr"].fill_(rate)
+        self.adamw.step()
+        if self.master is not self.adapter.values:
+            self.adapter.values.copy_(self.master)
+        grads.zero_()
+        return norm
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the next step depends on, by name."""
+        moments = self.adamw.state.get(self.parameter)
+        if not moments:
+            return {"master": self.master}
+        return {"master": self.master, **{k: moments[k] for k in ("exp_avg", "exp_avg_sq", "step")}}
+
+    @torch.no_grad()
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Takes back what state() gave; raises ValueError when the sizes differ."""
+        if state["master"].shape != self.master.shape:
+            raise ValueError("the saved state belongs to an adapter of another size")
+        self.master.copy_(state["master"])
+        self.adapter.values.copy_(self.master)
+        if "exp_avg" in state:
+            self.adamw.state[self.parameter] = {
+                k: state[k].to(self.master.device).clone() for k in ("step", "exp_avg", "exp_avg_sq")
+            }
+
+
+def learning_rate(config: LiftConfig, step: int, total: int) -> float:
+    """The rate of a step (counted from 0) out of `total`: linear warm-up, then constant, or a
+    half cosine down to 0."""
+    warm = math.ceil(config.warmup * total)
+    if step < warm:
+        return config.learning_rate * (step + 1) / warm
+    if config.lr_schedule == "constant":
+        return config.learning_rate
+    done = (step - warm) / max(1, total - warm)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))

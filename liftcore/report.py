@@ -1,0 +1,116 @@
+"""What was absorbed, and where: greedy recall along the document."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from liftcore.answer import greedy
+from liftcore.errors import LiftError
+
+PROBES = 64
+PROMPT = 32
+NEW = 32
+BLOCKS = " ▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True)
+class Report:
+    """Greedy recall at random places: the share of `new_tokens` generated tokens that equal the
+    document's, after a prompt of `prompt_tokens` tokens of it and nothing else."""
+
+    recall: float
+    length: int  # tokens of the document
+    positions: list[int]  # start of each prompt, sorted
+    shares: list[float]  # share of equal tokens of each probe
+    prompt_tokens: int
+    new_tokens: int
+
+    def strip(self, width: int = 60) -> str:
+        """Recall along the document as one character a place: █ all of it, a blank none of it,
+        · where no probe fell."""
+        return "".join(
+            "·" if np.isnan(v) else BLOCKS[round(v * (len(BLOCKS) - 1))] for v in self.bins(width)
+        )
+
+    def bins(self, width: int) -> np.ndarray:
+        """Mean recall of the generated tokens that fall into each of `width` equal parts of the
+        document, float64 [width]; NaN where none fell."""
+        total, hits = np.zeros(width), np.zeros(width)
+        for position, share in zip(self.positions, self.shares, strict=True):
+            start = position + self.prompt_tokens
+            places = np.arange(start, start + self.new_tokens) * width // self.length
+            np.add.at(total, places, 1)
+            np.add.at(hits, places, share)
+        return np.divide(hits, total, out=np.full(width, np.nan), where=total > 0)
+
+    def text(self, width: int = 60) -> str:
+        """Two lines: the number, and the strip."""
+        worst = sorted(zip(self.shares, self.positions, strict=True))[:3]
+        weak = ", ".join(f"token {p} ({s:.0%})" for s, p in worst if s < 0.9)
+        lines = [
+            f"recall {self.recall:.1%} ({len(self.positions)} probes: {self.prompt_tokens} tokens "
+            f"of the document in, {self.new_tokens} out, compared one by one)",
+            f"start |{self.strip(width)}| end   (█ recalled, blank not, · not probed)",
+        ]
+        return "\n".join(lines + ([f"weakest at {weak}"] if weak else []))
+
+    def png(self, file: Path, title: str) -> None:
+        """Draws the strip. Raises LiftError when matplotlib is not installed."""
+        try:
+            from matplotlib.backends.backend_agg import FigureCanvasAgg
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise LiftError("the picture needs matplotlib: pip install 'liftcore[plot]'") from error
+        figure = Figure(figsize=(8, 1.9), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        image = axes.imshow(
+            self.bins(min(120, self.length))[None],
+            aspect="auto",
+            cmap="viridis",
+            vmin=0,
+            vmax=1,
+            extent=(0, self.length, 0, 1),
+            interpolation="nearest",
+        )
+        axes.set_facecolor("0.85")
+        axes.set_yticks([])
+        axes.set_xlabel("position in the document (tokens); grey: not probed")
+        axes.set_title(f"{title}: greedy recall {self.recall:.1%}", loc="left", fontsize=11)
+        bar = figure.colorbar(image, ax=axes, pad=0.01)
+        bar.set_label("share recalled", fontsize=8)
+        figure.savefig(file, dpi=150, format="png")
+
+
+def measure(
+    model: nn.Module, tokens: np.ndarray, *, prefix: list[int], probes: int = PROBES, seed: int = 0
+) -> Report:
+    """Greedy recall of the model as it stands (adapter on or off) over tokens int64 [L].
+
+    Probe positions are uniform over the document and depend on the seed alone. A document
+    shorter than 64 tokens is probed with shorter prompts.
+    """
+    length = len(tokens)
+    prompt = min(PROMPT, length // 2)
+    new = min(NEW, length - prompt)
+    last = length - prompt - new
+    positions = np.sort(np.random.default_rng([seed, 64]).integers(0, last + 1, size=probes))
+    rows = positions[:, None] + np.arange(prompt + new)
+    text = torch.from_numpy(tokens[rows])  # [probes, prompt + new]
+    start = torch.tensor(prefix, dtype=torch.int64).expand(probes, -1)
+    device = next(model.parameters()).device
+    out = greedy(model, torch.cat([start, text[:, :prompt]], dim=1).to(device), new).cpu()
+    shares = (out == text[:, prompt:]).double().mean(1)
+    return Report(
+        recall=shares.mean().item(),
+        length=length,
+        positions=positions.tolist(),
+        shares=[round(s, 4) for s in shares.tolist()],
+        prompt_tokens=prompt,
+        new_tokens=new,
+    )
