@@ -14,8 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Rows of logits alive at once: large enough for the matrix product, small enough for memory.
-CHUNK_BYTES = 128 * 2**20
+# Bytes of fp32 logits alive at once: enough rows for a fast product, few enough for the cache.
+CHUNK_BYTES = 48 * 2**20
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -23,17 +23,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(ctx, hidden, weight, labels, w, softcap, logit_scale):
         rows = w.nonzero().squeeze(-1)  # [M]
         loss = torch.zeros(hidden.shape[0], dtype=torch.float32, device=hidden.device)  # [T]
-        need_grad = ctx.needs_input_grad[0]
-        grad = torch.zeros_like(hidden) if need_grad else None
-        chunk = max(1, CHUNK_BYTES // (4 * weight.shape[0]))
+        grad = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
+        chunk = max(1, min(len(rows), CHUNK_BYTES // (4 * weight.shape[0])))
+        # Two buffers for all chunks: fresh memory costs more than the arithmetic on it.
+        product = hidden.new_empty(chunk, weight.shape[0])
+        logits = torch.empty_like(product, dtype=torch.float32)
         for part in rows.split(chunk):
-            h, target, wp = hidden[part], labels[part, None], w[part]
-            z, slope = _logits(h, weight, softcap, logit_scale)  # [m, V]
-            nll, dz = _nll_and_dz(z, target)
-            loss[part] = wp * nll
-            if need_grad:
-                dz.mul_(slope) if slope is not None else dz.mul_(logit_scale)
-                grad[part] = dz.to(weight.dtype) @ weight
+            z, dz = logits[: len(part)], product[: len(part)]
+            z.copy_(torch.mm(hidden[part], weight.T, out=dz))
+            slope = _cap_and_scale(z, softcap, logit_scale)
+            loss[part] = w[part] * _nll_and_dz(z, labels[part, None])
+            if grad is not None:
+                if slope is not None:
+                    z.mul_(slope)
+                grad[part] = torch.mm(dz.copy_(z), weight)
         ctx.save_for_backward(grad, w)
         return loss
 
@@ -43,8 +46,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return grad * (dloss * w)[:, None].to(grad.dtype), None, None, None, None, None
 
 
+def _cap_and_scale(z, softcap, logit_scale):
+    """Turns products [m, V] into logits in place; returns d logits / d product, None for 1."""
+    if logit_scale != 1.0:
+        z.mul_(logit_scale)
+    if softcap is None:
+        return logit_scale if logit_scale != 1.0 else None
+    t = z.div_(softcap).tanh_()
+    slope = t.square().neg_().add_(1.0).mul_(logit_scale)
+    t.mul_(softcap)
+    return slope
+
+
 def _nll_and_dz(z, target):
-    """Loss [m] and d loss / dz [m, V] of each row; z is overwritten.
+    """Loss [m] of each row; z [m, V] is overwritten with d loss / dz.
 
     The target is left out of the sum: softmax − 1 is then −(sum of the others) / total, which
     stays exact for a token that the model is almost sure of.
@@ -57,18 +72,7 @@ def _nll_and_dz(z, target):
     total = others + e_target
     nll = torch.where(e_target > 0.5, torch.log1p(others / e_target), total.log() - z_target)
     dz.div_(total).scatter_(-1, target, -others / total)
-    return nll.squeeze(-1), dz
-
-
-def _logits(h, weight, softcap, logit_scale):
-    """fp32 logits [m, V] and d logits / d (h Wᵀ) where a cap makes it vary (else None)."""
-    z = (h @ weight.T).float()
-    if logit_scale != 1.0:
-        z.mul_(logit_scale)
-    if softcap is None:
-        return z, None
-    t = z.div_(softcap).tanh_()
-    return t * softcap, t.square_().neg_().add_(1.0).mul_(logit_scale)
+    return nll.squeeze(-1)
 
 
 def linear_cross_entropy(

@@ -102,7 +102,9 @@ def read_json(file: Path) -> dict:
     try:
         found = json.loads(file.read_text())
     except FileNotFoundError as error:
-        raise LiftError(f"{file.parent} holds no liftcore adapter: {file.name} is missing") from error
+        raise LiftError(
+            f"{file.parent} holds no liftcore adapter: {file.name} is missing"
+        ) from error
     except (OSError, ValueError) as error:
         raise LiftError(f"{file} is damaged: {error}") from error
     if not isinstance(found, dict):

@@ -43,7 +43,9 @@ class Batch:
         )
 
 
-def make(tokens: np.ndarray, segments: Segments, rows: Sequence[int], prefix: Sequence[int]) -> Batch:
+def make(
+    tokens: np.ndarray, segments: Segments, rows: Sequence[int], prefix: Sequence[int]
+) -> Batch:
     """The batch of the given segments. `prefix` (the tokens that the tokenizer puts before any
     text, usually none or one) stands before each; without it a segment's first token has no
     context and is not scored."""
@@ -73,7 +75,9 @@ def order(segments: Segments, config: LiftConfig, epoch: int) -> list[np.ndarray
     shuffled = rng.permutation(len(segments))
     lengths = (segments.stop - segments.start)[shuffled]
     by_length = shuffled[np.argsort(-lengths, kind="stable")]
-    steps = [by_length[i : i + config.batch_size] for i in range(0, len(shuffled), config.batch_size)]
+    steps = [
+        by_length[i : i + config.batch_size] for i in range(0, len(shuffled), config.batch_size)
+    ]
     return [steps[i] for i in rng.permutation(len(steps))]
 
 

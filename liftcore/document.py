@@ -49,7 +49,9 @@ def read(document: str | Path | Sequence[int], tokenizer, title: str | None = No
             f"the document has {len(tokens)} token(s): at least 2 are needed, "
             "one to read and one to predict"
         )
-    return Document(tokens, text, title or "the document", hashlib.sha256(text.encode()).hexdigest())
+    return Document(
+        tokens, text, title or "the document", hashlib.sha256(text.encode()).hexdigest()
+    )
 
 
 def _names_a_file(document: str) -> bool:
@@ -76,7 +78,9 @@ def read_text(path: Path) -> str:
     except PermissionError as error:
         raise LiftError(f"no permission to read {path}") from error
     except UnicodeDecodeError as error:
-        raise LiftError(f"{path} is not UTF-8 text (byte {error.start}): convert it first") from error
+        raise LiftError(
+            f"{path} is not UTF-8 text (byte {error.start}): convert it first"
+        ) from error
     except OSError as error:
         raise LiftError(f"cannot read {path}: {error.strerror}") from error
 

@@ -11,7 +11,6 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -44,9 +43,7 @@ class Memory:
     report: Report
     training: Result
 
-    def ask(
-        self, question: str, *, context: str = "none", max_new_tokens: int = 64
-    ) -> str:
+    def ask(self, question: str, *, context: str = "none", max_new_tokens: int = 64) -> str:
         """The model's answer, greedily decoded.
 
         context "none": from the weights alone; "truncated": the prompt also holds the document,
@@ -194,8 +191,6 @@ def load_memory(
     return Memory(
         base_model, tokenizer, adapter, title, text, sha256, length, config, report, training
     )
-
-
 
 
 def _has_matplotlib() -> bool:

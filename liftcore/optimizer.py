@@ -41,8 +41,12 @@ class MasterAdamW:
         """One update at the given learning rate; returns the norm of the gradient before
         clipping (a scalar on the device) and leaves the gradient zeroed."""
         grads = self.adapter.grads
-        norm = torch.linalg.vector_norm(grads, dtype=torch.float32)
-        torch.mul(grads, (self.max_norm / (norm + 1e-6)).clamp(max=1.0), out=self.master_grad)
+        if self.master_grad is not grads:
+            self.master_grad.copy_(grads)
+        norm = torch.linalg.vector_norm(self.master_grad)
+        # On a CPU the norm is at hand, and a pass over the gradient can be saved.
+        if norm.is_cuda or norm > self.max_norm:
+            self.master_grad.mul_((self.max_norm / (norm + 1e-6)).clamp(max=1.0))
         self.adamw.param_groups[0]["lr"].fill_(rate)
         self.adamw.step()
         if self.master is not self.adapter.values:
@@ -66,7 +70,8 @@ class MasterAdamW:
         self.adapter.values.copy_(self.master)
         if "exp_avg" in state:
             self.adamw.state[self.parameter] = {
-                k: state[k].to(self.master.device).clone() for k in ("step", "exp_avg", "exp_avg_sq")
+                k: state[k].to(self.master.device).clone()
+                for k in ("step", "exp_avg", "exp_avg_sq")
             }
 
 

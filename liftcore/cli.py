@@ -1,0 +1,322 @@
+"""The command line: demo, absorb, ask, report, estimate, info."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import sys
+import traceback
+from pathlib import Path
+
+from liftcore import __version__
+from liftcore.config import LR_SCHEDULES, OVERLAP_LOSSES, SCHEDULES, LiftConfig
+from liftcore.errors import LiftError, UsageError
+
+PRESETS = {"default": LiftConfig, "large": LiftConfig.large, "paper": LiftConfig.paper}
+EMBEDDED = "smollm2-135m"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one verb; returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    args = _parser().parse_args(argv)
+    try:
+        result = args.run(args)
+    except KeyboardInterrupt:
+        print("\nliftcore: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if args.debug:
+            traceback.print_exc()
+        print(f"liftcore: error: {_one_line(error)}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    if args.json:
+        print(json.dumps(result))
+    return 0
+
+
+def _one_line(error: Exception) -> str:
+    import torch
+
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, LiftError):
+        return text
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return "out of memory: try a smaller --segment-length, --batch-size or --rank"
+    return f"{type(error).__name__}: {text} (--debug shows where)"
+
+
+def _demo(args) -> dict:
+    from liftcore.demo import demo
+
+    return demo(Path(args.out), seed=args.seed)
+
+
+def _absorb(args) -> dict:
+    from liftcore import checkpoint, document, model
+    from liftcore.adapter import vllm_rank
+    from liftcore.lift import absorb
+    from liftcore.memory import check_output
+
+    config = _config(args)
+    file = Path(args.file)
+    text = document.read_text(file)
+    out = Path(args.out or f"{file.stem}-memory")
+    check_output(out, force=args.force)
+    state = out / checkpoint.FILE_NAME
+    if state.exists() and not args.resume:
+        if not args.force:
+            raise LiftError(
+                f"{out} holds an unfinished run: --resume goes on with it, --force starts anew"
+            )
+        state.unlink()
+    base, tokenizer = model.load(args.model, device=args.device, dtype=_dtype(args.dtype))
+    title = args.title or file.stem.replace("_", " ").replace("-", " ")
+    try:
+        memory = absorb(base, tokenizer, text, title=title, config=config, resume=out)
+    except KeyboardInterrupt:
+        print(
+            f"\nliftcore: the state is in {out}; the same command with --resume goes on",
+            file=sys.stderr,
+        )
+        raise
+    memory.save(out, force=True, merge=args.merge, with_document=not args.without_document)
+    training = memory.training
+    rate = training.token_passes / training.seconds
+    print(
+        f"absorbed {memory.length:,} tokens in {training.seconds:.1f} s "
+        f"({training.token_passes:,} token-passes, {rate:,.0f} tokens/s, "
+        f"last loss {training.loss:.3f})"
+    )
+    print(memory.report.text())
+    print(
+        f"adapter in {out} (PEFT form; vLLM: --lora-modules NAME={out} "
+        f"--max-lora-rank {vllm_rank(config.rank)})"
+    )
+    print(f'next: liftcore ask {out} "your question"')
+    return {
+        "recall": memory.report.recall,
+        "seconds": training.seconds,
+        "tokens": memory.length,
+        "out": str(out),
+        "token_passes": training.token_passes,
+        "loss": training.loss,
+    }
+
+
+def _ask(args) -> dict:
+    from liftcore.memory import load_memory
+    from liftcore.model import load
+
+    given = None
+    if args.model:
+        given = load(args.model, device=args.device, dtype=_dtype(args.dtype))
+    memory = load_memory(
+        args.memory, given, device=args.device, dtype=_dtype(args.dtype), force=args.force
+    )
+
+    def reply(text: str) -> str:
+        if args.complete:
+            return memory.complete(text, max_new_tokens=args.max_new_tokens)
+        return memory.ask(text, context=args.context, max_new_tokens=args.max_new_tokens)
+
+    answers = []
+    for question in args.question or _typed(memory.title):
+        answer = reply(question)
+        answers.append({"question": question, "answer": answer})
+        if len(args.question) > 1:
+            print(f"Q: {question}")
+        print(f"{question}{answer}" if args.complete else answer)
+    return {"memory": args.memory, "answers": answers}
+
+
+def _typed(title: str):
+    """Questions from the terminal, one a line, until an empty line or the end."""
+    if sys.stdin.isatty():
+        print(f'Ask about "{title}"; an empty line ends.', file=sys.stderr)
+    while True:
+        with contextlib.suppress(EOFError):
+            if sys.stdin.isatty():
+                sys.stderr.write("> ")
+                sys.stderr.flush()
+        line = sys.stdin.readline().strip()
+        if not line:
+            return
+        yield line
+
+
+def _report(args) -> dict:
+    from liftcore.adapter import read_json
+    from liftcore.memory import INFO
+    from liftcore.report import Report
+
+    info = read_json(Path(args.memory) / INFO)
+    report = Report(**info["report"])
+    print(f"{info['document']['title']}: {info['document']['tokens']:,} tokens")
+    print(report.text())
+    if args.png:
+        report.png(Path(args.png), info["document"]["title"])
+    return info["report"]
+
+
+def _estimate(args) -> dict:
+    from liftcore import document, model
+    from liftcore.cost import estimate
+    from liftcore.usage import gib
+
+    config = _config(args)
+    base, tokenizer = model.load(args.model, device=args.device, dtype=_dtype(args.dtype))
+    if args.what.isdecimal():
+        tokens = int(args.what)
+    else:
+        tokens = len(document.read(Path(args.what), tokenizer).tokens)
+    if tokens < 2:
+        raise UsageError(f"nothing to learn from {tokens} token(s)")
+    found = estimate(base, tokens, config)
+    print(
+        f"{tokens:,} tokens: about {_duration(found.seconds)}, peak memory "
+        f"{gib(found.peak_bytes)}, {found.flops / 1e12:,.1f} TFLOP "
+        f"({found.steps:,} steps, {found.token_passes:,} token-passes, "
+        f"{found.tokens_per_second:,.0f} tokens/s)"
+    )
+    return dataclasses.asdict(found)
+
+
+def _info(args) -> dict:
+    from liftcore.info import info
+
+    found = info()
+    print(f"device    {found['device']} ({found['device_name']}), {found['dtype']}")
+    print(f"ops       {found['ops']}, because: {found['ops_because']}")
+    for name, version in found["versions"].items():
+        print(f"{name:<12} {version}")
+    return found
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _config(args) -> LiftConfig:
+    names = {f.name for f in dataclasses.fields(LiftConfig)}
+    given = {k: v for k, v in vars(args).items() if k in names and v is not None}
+    return PRESETS[args.preset](**given)
+
+
+def _dtype(name: str | None):
+    if name is None:
+        return None
+    import torch
+
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[name]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="liftcore",
+        description="Make a language model remember a document: train a small LoRA adapter on "
+        "its segments (LIFT), then answer from the weights.",
+    )
+    parser.add_argument("--version", action="version", version=f"liftcore {__version__}")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    demo = _verb(verbs, "demo", _demo, "absorb a fictional document and show what is recalled")
+    demo.add_argument("--out", default="demo-memory", help="folder of the adapter (%(default)s)")
+    demo.add_argument("--seed", type=int, default=0, help="another seed, another document")
+
+    absorb = _verb(verbs, "absorb", _absorb, "train an adapter on a text file")
+    absorb.add_argument("file", metavar="FILE", help="a UTF-8 text file")
+    _model_options(absorb, EMBEDDED)
+    absorb.add_argument("--out", metavar="DIR", help="folder of the adapter (FILE's name-memory)")
+    absorb.add_argument("--title", help="how questions name the document (FILE's name)")
+    _settings(absorb)
+    absorb.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    absorb.add_argument(
+        "--force", action="store_true", help="write into a folder that is not empty"
+    )
+    absorb.add_argument("--merge", action="store_true", help="also write the merged model")
+    absorb.add_argument(
+        "--without-document",
+        action="store_true",
+        help="keep no copy of the text beside the adapter",
+    )
+
+    ask = _verb(verbs, "ask", _ask, "ask a memory; without a question, interactively")
+    ask.add_argument("memory", metavar="DIR", help="a folder that absorb wrote")
+    ask.add_argument("question", nargs="*", metavar="QUESTION")
+    ask.add_argument(
+        "--context",
+        choices=("none", "truncated"),
+        default="none",
+        help="none: from the weights alone; truncated: beside the text cut to the "
+        "model's window (LIFT+ICL)",
+    )
+    ask.add_argument(
+        "--complete",
+        action="store_true",
+        help="take QUESTION as the beginning of a passage and go on with it",
+    )
+    ask.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
+    ask.add_argument("--force", action="store_true", help="accept a base model of another name")
+    _model_options(ask, None)
+
+    report = _verb(verbs, "report", _report, "show what a memory recalls, and where")
+    report.add_argument("memory", metavar="DIR")
+    report.add_argument("--png", metavar="FILE", help="draw the strip")
+
+    estimate = _verb(verbs, "estimate", _estimate, "seconds, memory and FLOPs before training")
+    estimate.add_argument("what", metavar="FILE|TOKENS", help="a text file or a number of tokens")
+    _model_options(estimate, EMBEDDED)
+    _settings(estimate)
+
+    _verb(verbs, "info", _info, "device, versions, and which path the ops take")
+    return parser
+
+
+def _verb(verbs, name: str, run, text: str) -> argparse.ArgumentParser:
+    parser = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(run=run)
+    parser.add_argument("--json", action="store_true", help="one JSON line last on stdout")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _model_options(parser: argparse.ArgumentParser, default: str | None) -> None:
+    parser.add_argument(
+        "--model",
+        default=default,
+        metavar="M",
+        help="smollm2-135m, a Hugging Face name or a local folder "
+        f"({default or 'the one that was trained'})",
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, … (CUDA when there is one)")
+    parser.add_argument(
+        "--dtype", choices=("bf16", "fp16", "fp32"), help="(bf16 where the device computes with it)"
+    )
+
+
+def _settings(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("settings")
+    group.add_argument("--preset", choices=sorted(PRESETS), default="default")
+    group.add_argument("--objective", choices=("segments",), default="segments")
+    group.add_argument("--segment-length", type=int, metavar="S")
+    group.add_argument("--stride", type=int, help="for --schedule overlap (3/8 S)")
+    group.add_argument("--schedule", choices=SCHEDULES)
+    group.add_argument("--overlap-loss", choices=OVERLAP_LOSSES)
+    group.add_argument("--epochs", type=int)
+    group.add_argument("--batch-size", type=int, help="segments a step")
+    group.add_argument("--learning-rate", type=float)
+    group.add_argument("--lr-schedule", choices=LR_SCHEDULES)
+    group.add_argument("--warmup", type=float, help="share of all steps")
+    group.add_argument("--rank", type=int)
+    group.add_argument("--alpha", type=float)
+    group.add_argument("--seed", type=int)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""LoRA and the head on every supported family, against the model's own forward and autograd."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import FAMILIES, tiny_model
+
+from liftcore import model as models
+from liftcore.attention import NAME, causal_attention, fast_cpu_attention
+from liftcore.batch import make
+from liftcore.config import LiftConfig
+from liftcore.errors import LiftError
+from liftcore.lora import Adapter, LoraLinear
+from liftcore.segments import cut
+from liftcore.train import batch_loss
+
+
+def randomised(adapter):
+    """B starts at zero; the tests need every gradient to be alive."""
+    with torch.no_grad():
+        adapter.values.normal_(0, 0.1)
+    return adapter
+
+
+def a_batch(rng, vocabulary=211, length=40):
+    tokens = rng.integers(3, vocabulary, size=length)
+    config = LiftConfig(segment_length=16, stride=6, schedule="overlap", overlap_loss="mean")
+    segments = cut(length, config)
+    return make(tokens, segments, range(len(segments)), [])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_loss_and_gradients_equal_the_models_own(rng, family):
+    """The fused loss against logits, cross entropy and autograd through plain torch."""
+    model = tiny_model(family, seed=int(rng.integers(1 << 30)))
+    adapter = randomised(Adapter(model, rank=4, alpha=8))
+    adapter.install()
+    step = a_batch(rng)
+    loss = batch_loss(model, models.head(model), step)
+    loss.backward()
+    ours = adapter.grads.clone()
+    adapter.grads.zero_()
+
+    for layer in adapter.layers.values():
+        layer.forward = lambda x, m=layer: (
+            m.base(x) + m.scaling * (x @ m.lora_a.T @ m.lora_b.T)
+        )
+    logits = model(input_ids=step.input_ids).logits.double()
+    nll = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), step.labels.flatten(), reduction="none"
+    )
+    truth = (nll * step.weights.flatten()).sum() / step.weights.sum()
+    truth.backward()
+    assert loss.item() == pytest.approx(truth.item(), rel=1e-5)
+    assert (ours - adapter.grads).norm() / adapter.grads.norm() < 1e-4
+    for path, layer in adapter.layers.items():
+        assert layer.lora_a.grad.abs().max() > 0, f"no gradient reaches {path}"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_lora_is_on_every_linear_layer_but_the_head(family):
+    model = tiny_model(family)
+    linears = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
+    adapter = Adapter(model, rank=2, alpha=4)
+    adapter.install()
+    assert sorted(adapter.layers) == sorted(n for n in linears if n != "lm_head")
+    assert len(adapter.layers) == 14
+    assert not isinstance(model.lm_head, LoraLinear)
+
+
+def test_no_gradient_for_a_frozen_weight(rng):
+    model = tiny_model()
+    adapter = Adapter(model, rank=2, alpha=4)
+    adapter.install()
+    batch_loss(model, models.head(model), a_batch(rng)).backward()
+    own = {id(p) for layer in adapter.layers.values() for p in (layer.lora_a, layer.lora_b)}
+    assert all(p.grad is None for p in model.parameters() if id(p) not in own)
+
+
+def test_a_new_adapter_changes_nothing_and_removal_restores(rng):
+    model = tiny_model()
+    ids = torch.from_numpy(rng.integers(3, 200, size=(2, 9)))
+    before = model(ids).logits
+    modules = dict(model.named_modules())
+    adapter = Adapter(model, rank=4, alpha=8)
+    adapter.install()
+    assert torch.equal(model(ids).logits, before), "B starts at zero"
+    randomised(adapter)
+    assert not torch.allclose(model(ids).logits, before)
+    with adapter.disabled():
+        assert torch.equal(model(ids).logits, before)
+    adapter.remove()
+    assert torch.equal(model(ids).logits, before)
+    assert dict(model.named_modules()).keys() == modules.keys()
+
+
+def test_two_adapters_take_turns(rng):
+    model = tiny_model()
+    ids = torch.from_numpy(rng.integers(3, 200, size=(1, 9)))
+    one, two = (randomised(Adapter(model, rank=4, alpha=8, seed=s)) for s in (1, 2))
+    one.install()
+    first = model(ids).logits
+    two.install()
+    assert not torch.allclose(model(ids).logits, first)
+    one.install()
+    assert torch.equal(model(ids).logits, first)
+
+
+def test_a_head_that_is_not_understood_is_refused():
+    model = tiny_model()
+    plain = type(model.lm_head).forward
+    model.lm_head.forward = lambda x: plain(model.lm_head, x) ** 3
+    with pytest.raises(LiftError, match="logits"):
+        models.head(model)
+
+
+def test_a_soft_cap_is_not_ignored():
+    """Were the cap left out, the check of the head would have to notice."""
+    model = tiny_model("gemma2")
+    model.config.final_logit_softcapping = 0.5
+    assert models.head(model).softcap == 0.5
+    del model._liftcore_head
+    model.config.final_logit_softcapping = None
+    own = type(model).forward
+
+    def capped(*args, **kwargs):
+        out = own(model, *args, **kwargs)
+        out.logits = 0.01 * torch.tanh(out.logits / 0.01)
+        return out
+
+    model.forward = capped
+    with pytest.raises(LiftError):
+        models.head(model)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_cpu_attention_equals_sdpa(rng, family):
+    """bf16 attention by products against SDPA in fp32 truth: error at most twice SDPA's own."""
+    g = torch.Generator().manual_seed(int(rng.integers(1 << 30)))
+    heads, groups, size, width = 6, 2, int(rng.integers(2, 70)), 16
+    shapes = [(2, heads, size, width), (2, groups, size, width), (2, groups, size, width)]
+    base = [torch.randn(s, generator=g) for s in shapes]
+    up = torch.randn(2, heads, size, width, generator=g)
+
+    def run(attend, dtype):
+        leaves = [t.to(torch.bfloat16).to(dtype).requires_grad_() for t in base]
+        out = attend(*leaves)
+        out.backward(up.to(torch.bfloat16).to(dtype))
+        return [out.detach(), *(t.grad for t in leaves)]
+
+    def sdpa(q, k, v):
+        return torch.nn.functional.scaled_dot_product_attention(
+            q, k, v, is_causal=True, enable_gqa=True
+        )
+
+    def ours(q, k, v):
+        return causal_attention(torch.nn.Module(), q, k, v, None)[0].transpose(1, 2)
+
+    truth, plain = run(sdpa, torch.float64), run(sdpa, torch.bfloat16)
+    for right, theirs, got in zip(truth, plain, run(ours, torch.bfloat16), strict=True):
+        allowed = 2 * (theirs.double() - right).norm() + 1e-3 * right.norm()
+        assert (got.double() - right).norm() <= allowed
+
+
+def test_cpu_attention_is_used_for_bf16_only_and_put_back():
+    model = tiny_model(dtype=torch.bfloat16)
+    with fast_cpu_attention(model):
+        assert model.config._attn_implementation == NAME
+    assert model.config._attn_implementation == "sdpa"
+    fp32 = tiny_model()
+    with fast_cpu_attention(fp32):
+        assert fp32.config._attn_implementation == "sdpa"
+
+
+def test_a_model_without_linear_layers_is_refused():
+    class Bare(torch.nn.Module):
+        def get_output_embeddings(self):
+            return None
+
+    with pytest.raises(LiftError, match=r"no nn.Linear"):
+        Adapter(Bare(), 2, 4)
+
+
+def test_probe_positions_do_not_move(rng):
+    from liftcore.report import measure
+
+    model = tiny_model()
+    tokens = np.asarray(rng.integers(3, 200, size=150))
+    a, b = (measure(model, tokens, prefix=[], probes=8) for _ in range(2))
+    assert a == b and len(a.positions) == 8 and max(a.positions) <= 150 - 64
