@@ -9,4 +9,5 @@ from setuptools import setup
 setup(
     packages=["liftcore", "liftcore.objectives", "liftcore.kernels"],
     package_dir={"liftcore.kernels": "kernels"},
+    package_data={"liftcore": ["prose/*.txt"]},
 )

@@ -42,9 +42,7 @@ def test_loss_and_gradients_equal_the_models_own(rng, family):
     adapter.grads.zero_()
 
     for layer in adapter.layers.values():
-        layer.forward = lambda x, m=layer: (
-            m.base(x) + m.scaling * (x @ m.lora_a.T @ m.lora_b.T)
-        )
+        layer.forward = lambda x, m=layer: m.base(x) + m.scaling * (x @ m.lora_a.T @ m.lora_b.T)
     logits = model(input_ids=step.input_ids).logits.double()
     nll = torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), step.labels.flatten(), reduction="none"
