@@ -120,6 +120,7 @@ class WithTrainer:
                 save_strategy="no",
                 logging_strategy="no",
                 disable_tqdm=True,
+                log_level="error",
             ),
             train_dataset=items,
         )

@@ -72,9 +72,9 @@ def _absorb(args) -> dict:
             )
         state.unlink()
     base, tokenizer = model.load(args.model, device=args.device, dtype=_dtype(args.dtype))
-    title = args.title or file.stem.replace("_", " ").replace("-", " ")
+    source = document.from_text(text, tokenizer, args.title or document.title_of(file))
     try:
-        memory = absorb(base, tokenizer, text, title=title, config=config, resume=out)
+        memory = absorb(base, tokenizer, source, config=config, resume=out)
     except KeyboardInterrupt:
         print(
             f"\nliftcore: the state is in {out}; the same command with --resume goes on",

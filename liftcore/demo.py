@@ -19,6 +19,10 @@ from liftcore.lift import absorb
 from liftcore.usage import gib, peak_bytes
 
 
+# Facts in the table; all are counted.
+ROWS = 14
+
+
 def demo(out: Path, *, seed: int = 0) -> dict:
     """Runs the demo, prints its tables, leaves the adapter in `out` and returns the figures."""
     started = time.perf_counter()
@@ -89,11 +93,16 @@ def _count(fiction: Fiction, completions: list[str]) -> int:
 
 
 def _table(fiction: Fiction, before: list[str], after: list[str]) -> None:
-    print("\nWith no document in the prompt, the model goes on with these words:\n")
+    every = max(1, len(fiction.facts) // ROWS)
+    rows = list(zip(fiction.facts, before, after, strict=True))[::every][:ROWS]
+    print(
+        "\nWith no document in the prompt, the model goes on with these words "
+        f"({len(rows)} of {len(fiction.facts)} facts):\n"
+    )
     widths = (46, 24, 24)
     print(_row(("the document's words up to the fact", "before", "after"), widths))
     print(_row(tuple("-" * w for w in widths), widths))
-    for fact, old, new in zip(fiction.facts, before, after, strict=True):
+    for fact, old, new in rows:
         cells = ("…" + fact.cue[-(widths[0] - 1) :], _mark(old, fact), _mark(new, fact))
         print(_row(cells, widths))
     print("\n+ the fact exactly as in the document, - something else")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,42 +24,55 @@ class Document:
     sha256: str  # of the text
 
 
-def read(document: str | Path | Sequence[int], tokenizer, title: str | None = None) -> Document:
+def read(
+    document: str | Path | Sequence[int] | Document, tokenizer, title: str | None = None
+) -> Document:
     """The document as tokens.
 
     A Path, or a one-line string that names a file, is read as UTF-8; any other string is the
     text itself; a sequence of integers is token ids. Raises LiftError for what cannot be read,
     is too large, or holds fewer than two tokens.
     """
+    if isinstance(document, Document):
+        return document
     if isinstance(document, str) and _names_a_file(document):
         document = Path(document)
     if isinstance(document, Path):
-        title = title or document.stem.replace("_", " ").replace("-", " ")
-        document = read_text(document)
+        return from_text(read_text(document), tokenizer, title or title_of(document))
     if isinstance(document, str):
-        text = document
-        if not text.strip():
-            raise LiftError("the document is empty")
-        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        tokens = np.asarray(ids, dtype=np.int64)
-    else:
-        tokens = _token_ids(document, tokenizer)
-        text = tokenizer.decode(tokens.tolist())
+        return from_text(document, tokenizer, title)
+    tokens = _token_ids(document, tokenizer)
+    return _document(tokens, tokenizer.decode(tokens.tolist()), title)
+
+
+def from_text(text: str, tokenizer, title: str | None = None) -> Document:
+    """The document of a text. Raises LiftError when it has fewer than two tokens."""
+    if not text.strip():
+        raise LiftError("the document is empty")
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return _document(np.asarray(ids, dtype=np.int64), text, title)
+
+
+def title_of(file: Path) -> str:
+    """A title from a file's name."""
+    return file.stem.replace("_", " ").replace("-", " ").strip() or file.name
+
+
+def _document(tokens: np.ndarray, text: str, title: str | None) -> Document:
     if len(tokens) < 2:
         raise LiftError(
             f"the document has {len(tokens)} token(s): at least 2 are needed, "
             "one to read and one to predict"
         )
-    return Document(
-        tokens, text, title or "the document", hashlib.sha256(text.encode()).hexdigest()
-    )
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    return Document(tokens, text, title or "the document", sha256)
 
 
 def _names_a_file(document: str) -> bool:
-    if "\n" in document or len(document) > 1024:
+    if "\n" in document or not 0 < len(document) < 256:
         return False
     # A missing "report.txt" must not be absorbed as a text of two words.
-    return document.lower().endswith(TEXT_SUFFIXES) or (bool(document) and Path(document).exists())
+    return document.lower().endswith(TEXT_SUFFIXES) or os.path.exists(document)
 
 
 def read_text(path: Path) -> str:

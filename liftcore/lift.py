@@ -11,6 +11,7 @@ from liftcore import checkpoint, report
 from liftcore import document as documents
 from liftcore import model as models
 from liftcore.config import LiftConfig
+from liftcore.document import Document
 from liftcore.lora import Adapter
 from liftcore.memory import Memory
 from liftcore.progress import ProgressLine
@@ -20,7 +21,7 @@ from liftcore.train import train
 def absorb(
     model: nn.Module,
     tokenizer,
-    document: str | Path | Sequence[int],
+    document: str | Path | Sequence[int] | Document,
     *,
     title: str | None = None,
     config: LiftConfig | None = None,
@@ -29,7 +30,7 @@ def absorb(
 ) -> Memory:
     """Trains a LoRA adapter on the document (LIFT) and measures what it recalls.
 
-    document   text, the path of a UTF-8 text file, or token ids
+    document   text, the path of a UTF-8 text file, token ids, or a Document read before
     title      how questions name the document; the file's name by default
     config     settings; LiftConfig() is tuned for the embedded model
     resume     folder for the state of an unfinished run: written every 20 seconds, and

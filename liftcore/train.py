@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,8 +23,8 @@ from liftcore.lora import Adapter
 from liftcore.model import Head, body, head
 from liftcore.optimizer import MasterAdamW, learning_rate
 
-# A kill loses at most this much, the writing of the file included.
-SAVE_SECONDS = 20.0
+# A kill loses at most this much and a step; the writing of the file must fit in 30 seconds too.
+SAVE_SECONDS = float(os.environ.get("LIFTCORE_SAVE_SECONDS", 20))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,9 @@ import transformers
 
 import liftcore
 
+# Tiny models gain nothing from threads, and lose much when tests run side by side.
+torch.set_num_threads(1)
+
 TINY = dict(
     vocab_size=211,
     hidden_size=48,

@@ -1,0 +1,118 @@
+"""Packaging: what a wheel holds, imports without Triton, and the real package `kernels`."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import liftcore
+
+ROOT = Path(liftcore.__file__).resolve().parent.parent
+CLEAN = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+
+
+def run(code, cwd, **env):
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=cwd, env={**CLEAN, **env}, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    out = tmp_path_factory.mktemp("wheel")
+    source = tmp_path_factory.mktemp("source") / "liftcore"
+    # From a copy, so that no build folder is left in the checkout.
+    names = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.split("\0")  # fmt: skip
+    for name in filter(None, names):
+        if (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q"]
+    done = subprocess.run(
+        [*command, "-w", str(out), str(source)], capture_output=True, text=True,
+        env={**CLEAN, "LIFTCORE_CUDA": "0"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return next(out.glob("*.whl"))
+
+
+def test_the_wheel_holds_the_kernels_and_shadows_nothing(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "liftcore/kernels/lora.py" in names and "liftcore/prose/harbour.txt" in names
+    assert {n.split("/")[0] for n in names} == {"liftcore", f"liftcore-{liftcore.__version__}.dist-info"}
+    assert wheel.name.endswith("py3-none-any.whl")
+    assert any(n.endswith("LICENSE") for n in names)
+
+
+def test_no_init_file_in_kernels():
+    assert not (ROOT / "kernels" / "__init__.py").exists()
+
+
+USE = """
+import torch, liftcore
+from liftcore.kernels.lora import lora_linear
+assert lora_linear(torch.ones(2, 3), torch.ones(4, 3), torch.ones(1, 3), torch.ones(4, 1), 2.0)[0, 0] == 9
+import kernels
+assert hasattr(kernels, "get_kernel"), kernels
+from transformers import LlamaForCausalLM
+print(liftcore.__file__)
+"""
+
+
+def test_checkout_does_not_shadow_the_package_kernels():
+    pytest.importorskip("kernels")
+    done = run(USE, ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("layout", ["wheel", "editable", "editable strict", "editable compat"])
+def test_installed_layouts_do_not_shadow_it_either(wheel, tmp_path, layout):
+    pytest.importorskip("kernels")
+    target = tmp_path / "site"
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target)]
+    if layout == "wheel":
+        command.append(str(wheel))
+    else:
+        mode = layout.removeprefix("editable").strip()
+        source = tmp_path / "source"
+        subprocess.run(
+            ["cp", "-r", *(str(ROOT / n) for n in ("kernels", "liftcore", "setup.py", "README.md"))]
+            + [*(str(ROOT / n) for n in ("pyproject.toml", "LICENSE")), str(source)],
+            check=bool(source.mkdir() is None),
+        )
+        command += ["--no-build-isolation", "--editable", str(source)]
+        command += ["--config-settings", f"editable_mode={mode}"] if mode else []
+    done = subprocess.run(command, capture_output=True, text=True, env={**CLEAN, "LIFTCORE_CUDA": "0"})
+    assert done.returncode == 0, done.stderr
+    site = f"import site; site.addsitedir({str(target)!r})\nimport sys; sys.path.insert(0, {str(target)!r})\n"
+    done = run(site + USE, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert str(tmp_path) in done.stdout, "another liftcore was imported"
+
+
+def test_import_needs_neither_triton_nor_a_gpu_nor_transformers():
+    code = """
+import sys
+for name in ("triton", "transformers", "matplotlib", "peft"):
+    sys.modules[name] = None
+import liftcore
+import liftcore.kernels.lora, liftcore.kernels.head_loss, liftcore.segments
+liftcore.LiftConfig()
+"""
+    done = run(code, ROOT, CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_public_name_exists():
+    for name in liftcore.__all__:
+        assert getattr(liftcore, name) is not None
+    assert callable(liftcore.absorb) and callable(liftcore.accelerate)
+    assert liftcore.segments.cut and liftcore.kernels.lora.lora_linear
+    with pytest.raises(AttributeError):
+        _ = liftcore.no_such_name

@@ -1,0 +1,175 @@
+"""The loop: it learns, repeats itself, survives an interruption bit for bit, stops at a NaN."""
+
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_model
+
+from liftcore import checkpoint, train
+from liftcore.config import LiftConfig
+from liftcore.errors import LiftError
+from liftcore.lora import Adapter
+from liftcore.optimizer import MasterAdamW, learning_rate
+
+CONFIG = LiftConfig(
+    segment_length=24, epochs=6, batch_size=2, rank=4, learning_rate=5e-3, lr_schedule="cosine"
+)
+
+
+def absorb(tokens, config=CONFIG, dtype=torch.float32, **options):
+    """(adapter values, result) of a run on a fresh tiny model, whose logits can become sharp."""
+    model = tiny_model(dtype=dtype, initializer_range=0.2)
+    adapter = Adapter(model, config.rank, config.lora_alpha, config.seed)
+    adapter.install()
+    result = train.train(model, adapter, tokens, config, prefix=[1], **options)
+    return adapter.values.detach().clone(), result
+
+
+@pytest.fixture
+def tokens(rng):
+    return rng.integers(3, 200, size=150)
+
+
+def test_training_lowers_the_loss(rng):
+    losses, few = [], rng.integers(3, 20, size=150)
+    config = CONFIG.replace(epochs=30)
+    absorb(few, config, on_step=lambda p: losses.append(p.loss))
+    assert np.mean(losses[-8:]) < 0.7 * np.mean(losses[:8])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_same_seed_gives_the_same_numbers(tokens, dtype):
+    one, first = absorb(tokens, dtype=dtype)
+    two, second = absorb(tokens, dtype=dtype)
+    assert torch.equal(one, two) and first.loss == second.loss
+    other, _ = absorb(tokens, CONFIG.replace(seed=1), dtype=dtype)
+    assert not torch.equal(one, other)
+
+
+def stop_after(steps):
+    """An on_step that asks for an interruption as Ctrl-C does."""
+
+    def on_step(at):
+        if at.step == steps:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return on_step
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_interrupted_run_goes_on_bit_for_bit(rng, tokens, tmp_path, dtype):
+    right, expected = absorb(tokens, dtype=dtype)
+    file, run = tmp_path / checkpoint.FILE_NAME, {"document": "x"}
+    steps = expected.steps
+    stops = sorted(int(s) for s in rng.choice(np.arange(1, steps), size=2, replace=False))
+    for stop in stops:
+        with pytest.raises(KeyboardInterrupt):
+            absorb(tokens, dtype=dtype, state_file=file, run=run, on_step=stop_after(stop))
+        assert checkpoint.read(file, run)[1].step == stop
+    resumed, result = absorb(tokens, dtype=dtype, state_file=file, run=run)
+    assert torch.equal(resumed, right) and result.steps == steps
+
+
+def test_the_state_is_saved_on_the_way(tokens, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "SAVE_SECONDS", 0.0)
+    file, seen = tmp_path / checkpoint.FILE_NAME, []
+
+    def on_step(at):
+        if at.step > 1:
+            seen.append(at.step - checkpoint.read(file, {})[1].step)
+
+    absorb(tokens, state_file=file, on_step=on_step)
+    assert seen and max(seen) == 1, "the file is never more than one save behind"
+
+
+def test_resume_refuses_another_run(tokens, tmp_path):
+    file = tmp_path / checkpoint.FILE_NAME
+    with pytest.raises(KeyboardInterrupt):
+        absorb(tokens, state_file=file, run={"document": "a"}, on_step=stop_after(2))
+    with pytest.raises(LiftError, match="another document"):
+        absorb(tokens, state_file=file, run={"document": "b"})
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"{}" * 99])
+def test_a_damaged_state_is_refused(tokens, tmp_path, damage):
+    file = tmp_path / checkpoint.FILE_NAME
+    with pytest.raises(KeyboardInterrupt):
+        absorb(tokens, state_file=file, on_step=stop_after(2))
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(LiftError, match="damaged"):
+        absorb(tokens, state_file=file)
+
+
+def test_a_nan_stops_with_advice_and_keeps_the_saved_state(tokens, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "SAVE_SECONDS", 0.0)
+    file, real = tmp_path / checkpoint.FILE_NAME, train.batch_loss
+    calls = []
+
+    def breaks(*args):
+        calls.append(1)
+        loss = real(*args)
+        return loss * float("nan") if len(calls) == 5 else loss
+
+    monkeypatch.setattr(train, "batch_loss", breaks)
+    with pytest.raises(LiftError, match="learning rate") as error:
+        absorb(tokens, state_file=file)
+    assert str(file) in str(error.value)
+    state, at = checkpoint.read(file, {})
+    assert at.step == 4 and torch.isfinite(state["master"]).all()
+
+
+def test_training_works_outside_the_main_thread(tokens):
+    done = []
+    thread = threading.Thread(target=lambda: done.append(absorb(tokens)))
+    thread.start()
+    thread.join()
+    assert done
+
+
+def test_optimizer_is_adamw_with_clipping_on_fp32_masters(rng):
+    """Against torch's AdamW on separate fp32 tensors fed the same gradients."""
+    config = CONFIG.replace(weight_decay=0.1, max_grad_norm=0.5)
+    model = tiny_model(dtype=torch.bfloat16)
+    adapter = Adapter(model, 4, 8.0)
+    ours = MasterAdamW(adapter, config)
+    g = torch.Generator().manual_seed(int(rng.integers(1 << 30)))
+    layers = [p for m in adapter.layers.values() for p in (m.lora_a, m.lora_b)]
+    theirs = [p.detach().float().requires_grad_() for p in layers]
+    adamw = torch.optim.AdamW(theirs, lr=1.0, weight_decay=0.1)
+    for step in range(4):
+        adapter.grads.normal_(generator=g)
+        for mine, other in zip(layers, theirs, strict=True):
+            other.grad = mine.grad.float()
+        torch.nn.utils.clip_grad_norm_(theirs, 0.5)
+        adamw.param_groups[0]["lr"] = 1e-2 / (step + 1)
+        adamw.step()
+        ours.step(1e-2 / (step + 1))
+        assert adapter.grads.abs().max() == 0
+    flat = torch.cat([t.detach().flatten() for t in theirs])
+    torch.testing.assert_close(ours.master, flat, rtol=2e-5, atol=1e-6)
+    assert torch.equal(adapter.values, ours.master.to(torch.bfloat16))
+
+
+def test_small_updates_are_not_lost_in_bf16():
+    """A rate far below bf16's resolution must add up in the fp32 master."""
+    model = tiny_model(dtype=torch.bfloat16)
+    adapter = Adapter(model, 4, 8.0)
+    adapter.values.fill_(1.0)
+    optimizer = MasterAdamW(adapter, CONFIG)
+    for _ in range(100):
+        adapter.grads.fill_(1.0)
+        optimizer.step(2e-4)
+    assert adapter.values.float().mean().item() == pytest.approx(0.98, abs=0.004)
+
+
+def test_learning_rate_schedule():
+    config = LiftConfig(learning_rate=1.0, warmup=0.1, lr_schedule="cosine")
+    rates = [learning_rate(config, step, 100) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert rates[10] == 1.0 and rates[55] == pytest.approx(0.5) and rates[99] < 0.01
+    constant = LiftConfig(learning_rate=1.0, warmup=0.0, lr_schedule="constant")
+    assert {learning_rate(constant, step, 100) for step in range(100)} == {1.0}
