@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-NAMES = ("step",)
+NAMES = ("estimate", "step")
 
 
 def main(argv: list[str]) -> int:

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import json
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def _demo(args) -> dict:
 
 
 def _absorb(args) -> dict:
-    from liftcore import checkpoint, document, model
+    from liftcore import checkpoint, document, model, usage
     from liftcore.adapter import vllm_rank
     from liftcore.lift import absorb
     from liftcore.memory import check_output
@@ -73,6 +74,8 @@ def _absorb(args) -> dict:
         state.unlink()
     base, tokenizer = model.load(args.model, device=args.device, dtype=_dtype(args.dtype))
     source = document.from_text(text, tokenizer, args.title or document.title_of(file))
+    started = time.perf_counter()
+    usage.reset_peak(next(base.parameters()).device)
     try:
         memory = absorb(base, tokenizer, source, config=config, resume=out)
     except KeyboardInterrupt:
@@ -81,6 +84,7 @@ def _absorb(args) -> dict:
             file=sys.stderr,
         )
         raise
+    seconds = time.perf_counter() - started
     memory.save(out, force=True, merge=args.merge, with_document=not args.without_document)
     training = memory.training
     rate = training.token_passes / training.seconds
@@ -102,6 +106,8 @@ def _absorb(args) -> dict:
         "out": str(out),
         "token_passes": training.token_passes,
         "loss": training.loss,
+        "total_seconds": seconds,
+        "peak_bytes": usage.peak_bytes(memory.adapter.values.device),
     }
 
 

@@ -45,7 +45,10 @@ def wheel(tmp_path_factory):
 def test_the_wheel_holds_the_kernels_and_shadows_nothing(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert "liftcore/kernels/lora.py" in names and "liftcore/prose/harbour.txt" in names
-    assert {n.split("/")[0] for n in names} == {"liftcore", f"liftcore-{liftcore.__version__}.dist-info"}
+    assert {n.split("/")[0] for n in names} == {
+        "liftcore",
+        f"liftcore-{liftcore.__version__}.dist-info",
+    }
     assert wheel.name.endswith("py3-none-any.whl")
     assert any(n.endswith("LICENSE") for n in names)
 
@@ -88,7 +91,9 @@ def test_installed_layouts_do_not_shadow_it_either(wheel, tmp_path, layout):
         )
         command += ["--no-build-isolation", "--editable", str(source)]
         command += ["--config-settings", f"editable_mode={mode}"] if mode else []
-    done = subprocess.run(command, capture_output=True, text=True, env={**CLEAN, "LIFTCORE_CUDA": "0"})
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**CLEAN, "LIFTCORE_CUDA": "0"}
+    )
     assert done.returncode == 0, done.stderr
     site = f"import site; site.addsitedir({str(target)!r})\nimport sys; sys.path.insert(0, {str(target)!r})\n"
     done = run(site + USE, tmp_path)

@@ -13,7 +13,9 @@ import liftcore
 def peft_model(**settings):
     model = get_peft_model(
         tiny_model(),
-        LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False, **settings),
+        LoraConfig(
+            r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False, **settings
+        ),
     )
     return model.train()
 
@@ -22,7 +24,9 @@ def loss_and_gradients(model, ids):
     model.zero_grad()
     loss = model(input_ids=ids, labels=ids).loss
     loss.backward()
-    return loss.item(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return loss.item(), {
+        n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None
+    }
 
 
 def test_same_loss_and_gradients_then_restored_bit_for_bit(rng):

@@ -94,7 +94,9 @@ def test_resume_refuses_another_run(tokens, tmp_path):
         absorb(tokens, state_file=file, run={"document": "b"})
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"{}" * 99])
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"{}" * 99]
+)
 def test_a_damaged_state_is_refused(tokens, tmp_path, damage):
     file = tmp_path / checkpoint.FILE_NAME
     with pytest.raises(KeyboardInterrupt):

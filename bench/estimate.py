@@ -1,0 +1,62 @@
+"""liftcore estimate against the truth: each is a process of its own, one after the other.
+
+python -m bench estimate --device cpu
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from liftcore import info
+from liftcore.fiction import fictional_document
+from liftcore.usage import gib
+
+CASES = (
+    (800, ["--epochs", "6"]),
+    (1550, []),
+    (3000, ["--segment-length", "256", "--rank", "32", "--epochs", "4"]),
+    (1550, ["--schedule", "overlap", "--overlap-loss", "new", "--epochs", "3", "--rank", "128"]),
+)
+
+
+def _liftcore(verb: str, *options: str) -> dict:
+    command = [sys.executable, "-m", "liftcore", verb, *options, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench estimate", description=__doc__)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args(argv)
+    print(f"python -m bench estimate {' '.join(argv)}".rstrip())
+    versions = info.versions()
+    print(f"{args.device}, torch {versions['torch']}, transformers {versions['transformers']}")
+    print(f"{'words':>6} {'settings':44} {'seconds: estimate, truth, ratio':>32} {'memory':>26}")
+    results, worst = [], 0.0
+    for words, options in CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "document.txt"
+            file.write_text(fictional_document(1, words).text)
+            common = [str(file), "--device", args.device, *options]
+            guess = _liftcore("estimate", *common)
+            truth = _liftcore("absorb", *common, "--out", str(Path(folder) / "memory"))
+        time_ratio = guess["seconds"] / truth["total_seconds"]
+        memory_ratio = guess["peak_bytes"] / truth["peak_bytes"]
+        worst = max(worst, abs(time_ratio - 1), abs(memory_ratio - 1))
+        seconds = f"{guess['seconds']:.1f}, {truth['total_seconds']:.1f}, {time_ratio:.2f}"
+        memory = f"{gib(guess['peak_bytes'])}, {gib(truth['peak_bytes'])}, {memory_ratio:.2f}"
+        print(f"{words:>6} {' '.join(options) or 'defaults':44} {seconds:>32} {memory:>26}")
+        results.append({"words": words, "options": options, "estimate": guess, "truth": truth})
+    print(f"largest error {worst:.0%} (25 % is allowed)")
+    if args.json:
+        print(json.dumps(results))
+    return 0 if worst <= 0.25 else 1
