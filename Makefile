@@ -18,7 +18,7 @@ demo: $(VENV)/.base
 
 test: $(VENV)/.test
 	@echo "== pytest: the whole suite"
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.test
 	@echo "== ruff"

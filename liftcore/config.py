@@ -34,14 +34,14 @@ class LiftConfig:
     Raises UsageError for values that make no sense together.
     """
 
-    segment_length: int = 256
+    segment_length: int = 128
     stride: int | None = None
     schedule: str = "jitter"
     overlap_loss: str = "all"
     epochs: int = 12
-    batch_size: int = 1
-    learning_rate: float = 1e-3
-    lr_schedule: str = "constant"
+    batch_size: int = 2
+    learning_rate: float = 2e-3
+    lr_schedule: str = "cosine"
     warmup: float = 0.05
     rank: int = 64
     alpha: float | None = None
@@ -118,6 +118,7 @@ class LiftConfig:
             epochs=5,
             batch_size=4,
             learning_rate=5e-5,
+            lr_schedule="constant",
             warmup=0.0,
             rank=128,
             alpha=256.0,

@@ -18,7 +18,6 @@ from liftcore.fiction import Fact, Fiction, fictional_document
 from liftcore.lift import absorb
 from liftcore.usage import gib, peak_bytes
 
-
 # Facts in the table; all are counted.
 ROWS = 14
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from liftcore.errors import LiftError, UsageError
 from liftcore.kernels.lora import lora_linear
+from liftcore.model import body
 
 
 class LoraLinear(nn.Module):
@@ -121,26 +122,31 @@ class Adapter:
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
-    """Module path -> nn.Linear, for all but the LM head.
+    """Module path -> nn.Linear, for all of the decoder but the LM head.
 
-    Raises LiftError when the model has none, or carries PEFT layers already.
+    Raises LiftError when there is none, when the model carries PEFT layers already, or when the
+    layers differ in device or dtype; UsageError when they are quantised.
     """
     if any(hasattr(m, "lora_A") and hasattr(m, "base_layer") for m in model.modules()):
         raise LiftError("the model has PEFT adapters already: merge or unload them first")
-    head = model.get_output_embeddings()
-    found = {}
     current = getattr(model, "_liftcore_adapter", None)
-    installed = current.layers if current is not None else {}
+    bases = {id(layer): layer.base for layer in current.layers.values()} if current else {}
+    skip = {id(model.get_output_embeddings()), *map(id, bases.values())}
+    # A model that also sees or hears has other towers; only the decoder reads the document.
+    decoder = {id(m) for m in body(model).modules()}
+    found = {}
     for path, module in model.named_modules():
-        module = installed[path].base if path in installed else module
-        inside = path.endswith(".base") and path.removesuffix(".base") in installed
-        if isinstance(module, nn.Linear) and module is not head and not inside:
-            found[path] = module
+        if id(module) in decoder and id(module) not in skip:
+            module = bases.get(id(module), module)
+            if isinstance(module, nn.Linear):
+                found[path] = module
     if not found:
         raise LiftError(f"{type(model).__name__} has no nn.Linear layers to put LoRA on")
     weights = [m.weight for m in found.values()]
     if not all(w.is_floating_point() for w in weights):
         raise UsageError("the model's linear layers are quantised; load it in bf16 or fp32")
+    if len({(w.device, w.dtype) for w in weights}) > 1:
+        raise LiftError("the model's linear layers differ in device or dtype; load it on one device")
     return found
 
 

@@ -30,8 +30,20 @@ def absorb(tiny_folder, tmp_path, capsys):
     def run(file, *options, out=None):
         out = out or tmp_path / "memory"
         code = main(
-            ["absorb", str(file), "--model", str(tiny_folder), "--out", str(out), "--device", "cpu"]
-            + ["--dtype", "fp32", *FAST, *map(str, options)]
+            [
+                "absorb",
+                str(file),
+                "--model",
+                str(tiny_folder),
+                "--out",
+                str(out),
+                "--device",
+                "cpu",
+                "--dtype",
+                "fp32",
+                *FAST,
+                *map(str, options),
+            ]
         )
         return code, *capsys.readouterr()
 

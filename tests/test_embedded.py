@@ -53,7 +53,7 @@ def test_a_conversion_that_fails_leaves_no_half_model(monkeypatch, tmp_path):
 
 
 class _Model:
-    class config:  # noqa: N801
+    class config:
         quantization_config = None
 
     def save_pretrained(self, folder):

@@ -66,6 +66,13 @@ def test_lora_is_on_every_linear_layer_but_the_head(family):
     assert not isinstance(model.lm_head, LoraLinear)
 
 
+def test_layers_spread_over_dtypes_are_refused():
+    model = tiny_model()
+    model.model.layers[1].mlp.up_proj.half()
+    with pytest.raises(LiftError, match="one device"):
+        Adapter(model, 2, 4)
+
+
 def test_no_gradient_for_a_frozen_weight(rng):
     model = tiny_model()
     adapter = Adapter(model, rank=2, alpha=4)
@@ -174,6 +181,9 @@ def test_a_model_without_linear_layers_is_refused():
     class Bare(torch.nn.Module):
         def get_output_embeddings(self):
             return None
+
+        def get_decoder(self):
+            return self
 
     with pytest.raises(LiftError, match=r"no nn.Linear"):
         Adapter(Bare(), 2, 4)

@@ -1,6 +1,7 @@
 """Packaging: what a wheel holds, imports without Triton, and the real package `kernels`."""
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -60,7 +61,8 @@ def test_no_init_file_in_kernels():
 USE = """
 import torch, liftcore
 from liftcore.kernels.lora import lora_linear
-assert lora_linear(torch.ones(2, 3), torch.ones(4, 3), torch.ones(1, 3), torch.ones(4, 1), 2.0)[0, 0] == 9
+y = lora_linear(torch.ones(2, 3), torch.ones(4, 3), torch.ones(1, 3), torch.ones(4, 1), 2.0)
+assert y[0, 0] == 9
 import kernels
 assert hasattr(kernels, "get_kernel"), kernels
 from transformers import LlamaForCausalLM
@@ -84,18 +86,18 @@ def test_installed_layouts_do_not_shadow_it_either(wheel, tmp_path, layout):
     else:
         mode = layout.removeprefix("editable").strip()
         source = tmp_path / "source"
-        subprocess.run(
-            ["cp", "-r", *(str(ROOT / n) for n in ("kernels", "liftcore", "setup.py", "README.md"))]
-            + [*(str(ROOT / n) for n in ("pyproject.toml", "LICENSE")), str(source)],
-            check=bool(source.mkdir() is None),
-        )
+        source.mkdir()
+        for name in ("kernels", "liftcore"):
+            shutil.copytree(ROOT / name, source / name)
+        for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(ROOT / name, source / name)
         command += ["--no-build-isolation", "--editable", str(source)]
         command += ["--config-settings", f"editable_mode={mode}"] if mode else []
     done = subprocess.run(
         command, capture_output=True, text=True, env={**CLEAN, "LIFTCORE_CUDA": "0"}
     )
     assert done.returncode == 0, done.stderr
-    site = f"import site; site.addsitedir({str(target)!r})\nimport sys; sys.path.insert(0, {str(target)!r})\n"
+    site = f"import site, sys; sys.path.insert(0, {str(target)!r})\nsite.addsitedir(sys.path[0])\n"
     done = run(site + USE, tmp_path)
     assert done.returncode == 0, done.stderr
     assert str(tmp_path) in done.stdout, "another liftcore was imported"
