@@ -77,3 +77,53 @@ def processors(device: torch.device) -> int:
 def interpreting() -> bool:
     """True when TRITON_INTERPRET=1 asks for the Triton path on CPU tensors."""
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+# One entry a line: (kind, first architecture, tile), from the widest tile to the smallest. The
+# first whose tiles keep nine processors of ten busy is taken, else the smallest.
+#   forward  y = x Wᵀ + tail     dx  Σ dy W + tail     down  x Aᵀ and dy B, [T, R]
+#   gate_up  two products and SwiGLU                   outer dA and dB, a product over T
+BF16_TILES = (
+    ("forward", 80, Tile(128, 128, 64, 8, 3)),  # not measured yet
+    ("forward", 80, Tile(64, 128, 64, 4, 3)),  # not measured yet
+    ("forward", 80, Tile(64, 64, 64, 4, 3)),  # not measured yet
+    ("forward", 90, Tile(128, 256, 64, 8, 3)),  # not measured yet
+    ("forward", 90, Tile(128, 128, 64, 8, 4)),  # not measured yet
+    ("forward", 90, Tile(64, 128, 64, 4, 4)),  # not measured yet
+    ("forward", 90, Tile(64, 64, 64, 4, 4)),  # not measured yet
+    ("dx", 80, Tile(128, 128, 64, 8, 3)),  # not measured yet
+    ("dx", 80, Tile(64, 128, 64, 4, 3)),  # not measured yet
+    ("dx", 80, Tile(64, 64, 64, 4, 3)),  # not measured yet
+    ("dx", 90, Tile(128, 256, 64, 8, 3)),  # not measured yet
+    ("dx", 90, Tile(128, 128, 64, 8, 4)),  # not measured yet
+    ("dx", 90, Tile(64, 128, 64, 4, 4)),  # not measured yet
+    ("dx", 90, Tile(64, 64, 64, 4, 4)),  # not measured yet
+    ("down", 80, Tile(64, 128, 64, 4, 4)),  # not measured yet
+    ("down", 80, Tile(64, 32, 64, 4, 4)),  # not measured yet
+    ("down", 90, Tile(64, 128, 64, 4, 5)),  # not measured yet
+    ("down", 90, Tile(64, 32, 64, 4, 5)),  # not measured yet
+    ("gate_up", 80, Tile(128, 128, 32, 8, 3)),  # not measured yet
+    ("gate_up", 80, Tile(64, 64, 64, 4, 3)),  # not measured yet
+    ("gate_up", 90, Tile(128, 128, 64, 8, 3)),  # not measured yet
+    ("gate_up", 90, Tile(64, 64, 64, 4, 4)),  # not measured yet
+    ("outer", 80, Tile(128, 128, 64, 8, 3)),  # not measured yet
+    ("outer", 90, Tile(128, 128, 64, 8, 4)),  # not measured yet
+)
+FP32_TILE = Tile(64, 64, 32, 4, 2)  # not measured yet; fp32 runs without tensor cores
+INTERPRETER_TILE = Tile(64, 64, 64, 1, 1, group=2)  # few, large steps: each costs a millisecond
+
+
+@functools.lru_cache(4096)
+def pick(kind: str, arch: int, itemsize: int, rows: int, cols: int, sms: int) -> Tile:
+    """The tile for an output [rows, cols] of `itemsize` bytes an element on `sms` processors."""
+    if arch == 0:
+        return INTERPRETER_TILE
+    if itemsize != 2:
+        return FP32_TILE
+    table = [(a, tile) for k, a, tile in BF16_TILES if k == kind and a <= arch]
+    newest = max(a for a, _ in table)
+    tiles = [tile for a, tile in table if a == newest]
+    for tile in tiles:
+        if 10 * -(-rows // tile.bm) * -(-cols // tile.bn) >= 9 * sms:
+            return tile
+    return tiles[-1]
