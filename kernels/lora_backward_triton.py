@@ -15,8 +15,9 @@ import triton.language as tl
 from torch import Tensor
 
 from liftcore.kernels.blocks_triton import corner_of, gate_argument, load_tile, store_tile
+from liftcore.kernels.launch import launch, record
 from liftcore.kernels.lora_triton import can_use_tma, describe
-from liftcore.kernels.tiles import architecture, pick, processors
+from liftcore.kernels.tiles import CompileCase, architecture, pick, processors
 
 # Fewer tokens than this in a span are not worth a partial result of their own.
 MIN_SPAN = 512
@@ -79,14 +80,12 @@ def outer(p: Tensor, q: Tensor, scale: float = 1.0) -> Tensor:
     parts = out if spans == 1 else p.new_empty((spans, rows, cols), dtype=torch.float32)
     tma = can_use_tma(arch, p, q)
     left, right = (describe(p, tile.bk, tile.bm), describe(q, tile.bk, tile.bn)) if tma else (p, q)
-    outer_kernel[(tiles, spans)](
-        parts, left, right, scale, tokens, rows, cols, span, p.stride(0), q.stride(0),
-        BM=tile.bm, BN=tile.bn, BT=tile.bk, GROUP=tile.group, TMA=tma,
-        num_warps=tile.warps, num_stages=tile.stages,
-    )  # fmt: skip
+    args = parts, left, right, scale, tokens, rows, cols, span, p.stride(0), q.stride(0)
+    constexprs = dict(BM=tile.bm, BN=tile.bn, BT=tile.bk, GROUP=tile.group, TMA=tma)
+    launch(outer_kernel, (tiles, spans), args, constexprs, tile.warps, tile.stages)
     if spans > 1:
         size = rows * cols
-        sum_kernel[(triton.cdiv(size, BLOCK),)](out, parts, spans, size, BLOCK=BLOCK)
+        launch(sum_kernel, (triton.cdiv(size, BLOCK),), (out, parts, spans, size), {"BLOCK": BLOCK})
     return out
 
 
@@ -101,7 +100,25 @@ def swiglu_backward(dh: Tensor, gate: Tensor, up: Tensor, gelu: bool) -> tuple[T
     """Gradients of gate and up [T, N] of h = act(gate) · up; all three contiguous."""
     dgate, dup = gate.new_empty(gate.shape), up.new_empty(up.shape)
     size = gate.numel()
-    swiglu_backward_kernel[(triton.cdiv(size, BLOCK),)](
-        dgate, dup, dh, gate, up, size, GELU=gelu, BLOCK=BLOCK
-    )
+    args = dgate, dup, dh, gate, up, size
+    constexprs = dict(GELU=gelu, BLOCK=BLOCK)
+    launch(swiglu_backward_kernel, (triton.cdiv(size, BLOCK),), args, constexprs)
     return dgate, dup
+
+
+def compile_cases(arch: int) -> list[CompileCase]:
+    """The launches of Llama-3-8B and SmolLM2-135M in bf16, rank 128, at 8192 and 512 tokens."""
+
+    def matrix(*shape):
+        return torch.empty(shape, dtype=torch.bfloat16, device="meta")
+
+    def run():
+        for t in (8192, 512):
+            for hidden, kv, wide in ((4096, 1024, 14336), (576, 192, 1536)):
+                for ranks in (128, 256, 384):
+                    outer(matrix(t, ranks), matrix(t, hidden))
+                for n in (hidden, kv, wide):
+                    outer(matrix(t, n), matrix(t, 384)[:, 128:256], 2.0)
+                swiglu_backward(*(matrix(t, wide) for _ in range(3)), False)
+
+    return record(arch, run)

@@ -57,21 +57,28 @@ class Tile:
     group: int = 8
 
 
+# Architectures that launches are recorded for (launch.py); the last is that of the meta device.
+planned: list[int] = []
+PROCESSORS = {80: 108, 90: 132, 100: 148}  # A100, H100 and H200, B200
+
+
 @functools.cache
+def facts(device: torch.device) -> tuple[int, int]:
+    """(architecture, processors) of a device that is there."""
+    if device.type != "cuda":
+        return 0, 3  # few, so that a program of the interpreter runs several tiles
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor, torch.cuda.get_device_properties(device).multi_processor_count
+
+
 def architecture(device: torch.device) -> int:
     """Compute capability as 80, 90, 100; 0 for the interpreter on a CPU."""
-    if device.type != "cuda":
-        return 0
-    major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor
+    return planned[-1] if device.type == "meta" else facts(device)[0]
 
 
-@functools.cache
 def processors(device: torch.device) -> int:
-    """Streaming multiprocessors; few on the interpreter, so that a program runs several tiles."""
-    if device.type != "cuda":
-        return 3
-    return torch.cuda.get_device_properties(device).multi_processor_count
+    """Streaming multiprocessors."""
+    return PROCESSORS[planned[-1]] if device.type == "meta" else facts(device)[1]
 
 
 @functools.cache
