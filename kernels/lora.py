@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from liftcore.kernels.lora_concat import ConcatLora, Packed
-from liftcore.kernels.tiles import architecture, has_triton, interpreting
+from liftcore.kernels.tiles import HAS_TRITON, architecture, interpreting
 from liftcore.kernels.tiles import way as table_way
 
 TRITON_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -100,7 +100,7 @@ def choose(op: str, x: Tensor, way: str | None = None) -> str:
         # bf16 products are wrong in Triton's interpreter.
         live = interpreting() and dtype == torch.float32 and x.shape[0]
         return "triton" if live else "plain"
-    if device != "cuda" or not x.shape[0] or dtype not in TRITON_DTYPES or not has_triton():
+    if device != "cuda" or not x.shape[0] or dtype not in TRITON_DTYPES or not HAS_TRITON:
         return "plain"
     return table_way(op, architecture(x.device), x.shape[0])
 
