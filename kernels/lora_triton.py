@@ -103,9 +103,12 @@ def gate_up_kernel(
 
 
 def can_use_tma(arch: int, *matrices: Tensor) -> bool:
-    """TMA needs sm_90, 2-byte elements and 16-byte aligned rows; the interpreter acts it out."""
+    """TMA tiles fit sm_90 and sm_100, 2-byte elements, rows aligned to 16 bytes.
+
+    The interpreter (arch 0) acts them out, for any element.
+    """
     size = matrices[0].element_size()
-    if arch and (arch < 90 or size != 2):
+    if arch and (not 90 <= arch < 120 or size != 2):
         return False
     return all(m.data_ptr() % 16 == 0 and m.stride(0) * size % 16 == 0 for m in matrices)
 

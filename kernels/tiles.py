@@ -167,6 +167,8 @@ def _table(table, kind: str, arch: int, itemsize: int) -> list[Tile]:
         return [INTERPRETER_TILE]
     if itemsize != 2:
         return [FP32_PAIR_TILE if kind == "gate_up" else FP32_TILE]
+    # sm_120 has the shared memory and the mma instructions of sm_80's kin.
+    arch = 80 if arch >= 120 else arch
     newest = max(first for k, first, _ in table if k == kind and first <= arch)
     return [tile for k, first, tile in table if k == kind and first == newest]
 

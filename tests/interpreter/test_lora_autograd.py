@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lora_checks import assert_close, fresh_seed, make_group, names, rel, run, truth
+from lora_checks import assert_close, check_parallel, fresh_seed, make_group, names, rel, run, truth
 from torch.utils.checkpoint import checkpoint
 
 from liftcore.kernels import lora_fused, lora_triton
@@ -215,3 +215,8 @@ def test_ten_steps_of_training_follow_the_plain_path():
 
 def test_rel_sees_nan():
     assert not rel(torch.tensor([torch.nan]), torch.ones(1)) <= 1e9
+
+
+@pytest.mark.parametrize("wrap", ["ddp", "fsdp2"])
+def test_parameters_of_ddp_and_fsdp2(wrap, tmp_path):
+    check_parallel(wrap, fresh_seed(), tmp_path / "store")
