@@ -1,0 +1,243 @@
+"""Triton kernels of the LoRA linear: products with a low-rank tail, and gate/up with SwiGLU.
+
+    chain    C = scale · P op(Q) + Σ_i X_i op(W_i) (+ bias)            op(W) = Wᵀ or W
+    gate_up  h = act(g) · u     g = x Wgᵀ + sg Sg Bgᵀ (+ bias), u = x Wuᵀ + su Su Buᵀ (+ bias)
+
+The tail comes first: it is scaled in fp32 while the accumulator holds nothing else, so one
+accumulator serves both products and C is written once, never read. Both kernels are persistent
+(a program takes every n-th tile) and use TMA descriptors on sm_90 and newer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from liftcore.kernels.blocks_triton import (
+    add_product,
+    corner_of,
+    gate_argument,
+    load_row,
+    load_tile,
+    store_tile,
+)
+from liftcore.kernels.launch import launch, record
+from liftcore.kernels.tiles import CompileCase, architecture, ceil_div, pick, processors
+
+
+@triton.jit
+def chain_kernel(
+    c, p, q, x0, w0, x1, w1, x2, w2, bias, scale, rows, cols, depth, depth0, depth1, depth2,
+    stride_c, stride_p, stride_q, stride_x0, stride_w0, stride_x1, stride_w1, stride_x2, stride_w2,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
+    PAIRS: tl.constexpr, BIAS: tl.constexpr, NT: tl.constexpr, TMA: tl.constexpr,
+):  # fmt: skip
+    """C [rows, cols] = scale · P op(Q) + Σ_i X_i op(W_i) (+ bias), i < PAIRS."""
+    tiles = tl.cdiv(rows, BM) * tl.cdiv(cols, BN)
+    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0)):
+        m, n = corner_of(tile, rows, cols, BM, BN, GROUP)
+        acc = tl.zeros((BM, BN), tl.float32)
+        acc = add_product(
+            acc, p, q, m, n, rows, cols, depth, stride_p, stride_q, BM, BN, BK, NT, TMA
+        )  # fmt: skip
+        acc = acc * scale
+        acc = add_product(
+            acc, x0, w0, m, n, rows, cols, depth0, stride_x0, stride_w0, BM, BN, BK, NT, TMA
+        )  # fmt: skip
+        if PAIRS > 1:
+            acc = add_product(
+                acc, x1, w1, m, n, rows, cols, depth1, stride_x1, stride_w1, BM, BN, BK, NT, TMA
+            )  # fmt: skip
+        if PAIRS > 2:
+            acc = add_product(
+                acc, x2, w2, m, n, rows, cols, depth2, stride_x2, stride_w2, BM, BN, BK, NT, TMA
+            )  # fmt: skip
+        if BIAS:
+            acc += load_row(bias, n, cols, BN)
+        store_tile(c, acc, m, n, rows, cols, stride_c, BM, BN, TMA)
+
+
+@triton.jit
+def gate_up_kernel(
+    h, gate, up, x, wg, wu, sg, bg, su, bu, bias_g, bias_u, scale_g, scale_u,
+    rows, cols, depth, rank_g, rank_u,
+    stride_h, stride_x, stride_wg, stride_wu, stride_s, stride_bg, stride_bu,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
+    BIAS_G: tl.constexpr, BIAS_U: tl.constexpr, GELU: tl.constexpr, KEEP: tl.constexpr,
+    TMA: tl.constexpr,
+):  # fmt: skip
+    """h [rows, cols] = act(g) · u, and with KEEP also g and u for the backward."""
+    tiles = tl.cdiv(rows, BM) * tl.cdiv(cols, BN)
+    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0)):
+        m, n = corner_of(tile, rows, cols, BM, BN, GROUP)
+        g = tl.zeros((BM, BN), tl.float32)
+        u = tl.zeros((BM, BN), tl.float32)
+        g = add_product(
+            g, sg, bg, m, n, rows, cols, rank_g, stride_s, stride_bg, BM, BN, BK, True, TMA
+        )  # fmt: skip
+        g = g * scale_g
+        u = add_product(
+            u, su, bu, m, n, rows, cols, rank_u, stride_s, stride_bu, BM, BN, BK, True, TMA
+        )  # fmt: skip
+        u = u * scale_u
+        for k in tl.range(0, depth, BK):
+            a = load_tile(x, m, k, rows, depth, stride_x, BM, BK, TMA)  # [BM, BK]
+            b = load_tile(wg, n, k, cols, depth, stride_wg, BN, BK, TMA)  # [BN, BK]
+            g = tl.dot(a, b.T, g, input_precision="ieee")
+            b = load_tile(wu, n, k, cols, depth, stride_wu, BN, BK, TMA)
+            u = tl.dot(a, b.T, u, input_precision="ieee")
+        if BIAS_G:
+            g += load_row(bias_g, n, cols, BN)
+        if BIAS_U:
+            u += load_row(bias_u, n, cols, BN)
+        if KEEP:
+            store_tile(gate, g, m, n, rows, cols, stride_h, BM, BN, TMA)
+            store_tile(up, u, m, n, rows, cols, stride_h, BM, BN, TMA)
+        g = g * tl.sigmoid(gate_argument(g, GELU)) * u
+        store_tile(h, g, m, n, rows, cols, stride_h, BM, BN, TMA)
+
+
+def can_use_tma(arch: int, *matrices: Tensor) -> bool:
+    """TMA tiles fit sm_90 and sm_100, 2-byte elements, rows aligned to 16 bytes.
+
+    The interpreter (arch 0) acts them out, for any element.
+    """
+    size = matrices[0].element_size()
+    if arch and (not 90 <= arch < 120 or size != 2):
+        return False
+    return all(m.data_ptr() % 16 == 0 and m.stride(0) * size % 16 == 0 for m in matrices)
+
+
+def describe(matrix: Tensor, rows: int, cols: int) -> TensorDescriptor:
+    """A TMA descriptor of matrix [*, *] whose block is [rows, cols]."""
+    return TensorDescriptor(matrix, list(matrix.shape), [matrix.stride(0), 1], [rows, cols])
+
+
+def chain(
+    out: Tensor,
+    p: Tensor,
+    q: Tensor,
+    pairs: Sequence[tuple[Tensor, Tensor]],
+    *,
+    scale: float = 1.0,
+    bias: Tensor | None = None,
+    nt: bool,
+) -> Tensor:
+    """out [T, N] = scale · p op(q) + Σ x op(w) (+ bias) over one to three pairs (x, w).
+
+    Matrices have contiguous rows; op is the transpose when `nt`. Returns out.
+    """
+    rows, cols = out.shape
+    arch = architecture(out.device)
+    sms = processors(out.device)
+    tile = pick("forward" if nt else "dx", arch, out.element_size(), rows, cols, sms)
+    matrices = [p, q, *(m for pair in pairs for m in pair)]
+    depths = [p.shape[1], *(x.shape[1] for x, _ in pairs)]
+    strides = [m.stride(0) for m in matrices]
+    tma = can_use_tma(arch, out, *matrices)
+    target = out
+    if tma:
+        right = (tile.bn, tile.bk) if nt else (tile.bk, tile.bn)
+        blocks = ((tile.bm, tile.bk), right)
+        matrices = [describe(m, *blocks[i % 2]) for i, m in enumerate(matrices)]
+        target = describe(out, tile.bm, tile.bn)
+    unused = 3 - len(pairs)
+    tiles = ceil_div(rows, tile.bm) * ceil_div(cols, tile.bn)
+    args = [
+        target, *matrices, *matrices[:2] * unused, bias, scale,
+        rows, cols, *depths, *depths[:1] * unused,
+        out.stride(0), *strides, *strides[:2] * unused,
+    ]  # fmt: skip
+    constexprs = dict(
+        BM=tile.bm, BN=tile.bn, BK=tile.bk, GROUP=tile.group,
+        PAIRS=len(pairs), BIAS=bias is not None, NT=nt, TMA=tma,
+    )  # fmt: skip
+    launch(chain_kernel, (min(tiles, sms),), args, constexprs, tile.warps, tile.stages)
+    return out
+
+
+def gate_up(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    s: Sequence[Tensor],
+    lora_b: Sequence[Tensor],
+    scalings: Sequence[float],
+    biases: Sequence[Tensor | None],
+    *,
+    gelu: bool,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """h, gate and up [T, N] of x [T, K] and (gate, up) weights; the last two empty without keep.
+
+    s holds the two [T, R] down-projections of x, column slices of one buffer.
+    """
+    rows, cols = x.shape[0], weights[0].shape[0]
+    h = x.new_empty(rows, cols)
+    gate, up = (x.new_empty((rows, cols) if keep else (0, cols)) for _ in range(2))
+    arch = architecture(x.device)
+    sms = processors(x.device)
+    tile = pick("gate_up", arch, x.element_size(), rows, cols, sms)
+    left = [x, *s]
+    right = [*weights, *lora_b]
+    strides = [h.stride(0), *(m.stride(0) for m in (x, *weights, s[0], *lora_b))]
+    tma = can_use_tma(arch, h, *left, *right)
+    out = [h, gate if keep else h, up if keep else h]
+    if tma:
+        left = [describe(m, tile.bm, tile.bk) for m in left]
+        right = [describe(m, tile.bn, tile.bk) for m in right]
+        out = [describe(m, tile.bm, tile.bn) for m in out]
+    tiles = ceil_div(rows, tile.bm) * ceil_div(cols, tile.bn)
+    args = [
+        *out, left[0], *right[:2], left[1], right[2], left[2], right[3], *biases, *scalings,
+        rows, cols, x.shape[1], s[0].shape[1], s[1].shape[1], *strides,
+    ]  # fmt: skip
+    constexprs = dict(
+        BM=tile.bm, BN=tile.bn, BK=tile.bk, GROUP=tile.group,
+        BIAS_G=biases[0] is not None, BIAS_U=biases[1] is not None, GELU=gelu, KEEP=keep,
+        TMA=tma,
+    )  # fmt: skip
+    launch(gate_up_kernel, (min(tiles, sms),), args, constexprs, tile.warps, tile.stages)
+    return h, gate, up
+
+
+def compile_cases(arch: int) -> list[CompileCase]:
+    """The launches of Llama-3-8B and SmolLM2-135M in bf16, rank 128, at 8192 and 512 tokens."""
+
+    def matrix(*shape):
+        return torch.empty(shape, dtype=torch.bfloat16, device="meta")
+
+    def linear(t, k, n, r=128):
+        x, w, a, b = matrix(t, k), matrix(n, k), matrix(r, k), matrix(n, r)
+        s, y = matrix(t, r), matrix(t, n)
+        chain(y, s, b, [(x, w)], nt=True)
+        chain(y, s, b, [(x, w)], bias=matrix(n, 1).view(n), nt=True)
+        chain(x, s, a, [(y, w)], nt=False)
+
+    def group(t, k, ns, r=128):
+        rank = r * len(ns)
+        x, a, s = matrix(t, k), matrix(rank, k), matrix(t, rank)
+        chain(x, s, a, [(matrix(t, n), matrix(n, k)) for n in ns], nt=False)
+
+    def mlp(t, k, n, keep, r=128):
+        parts = matrix(t, 2 * r).split(r, dim=1)
+        weights, lora_b = [matrix(n, k)] * 2, [matrix(n, r)] * 2
+        gate_up(
+            matrix(t, k), weights, parts, lora_b, [1.0, 1.0], [None, None], gelu=False, keep=keep
+        )
+
+    def run():
+        for t in (8192, 512):
+            for hidden, kv, wide in ((4096, 1024, 14336), (576, 192, 1536)):
+                for k, n in ((hidden, hidden), (hidden, kv), (wide, hidden)):
+                    linear(t, k, n)
+                group(t, hidden, (hidden, kv, kv))
+                group(t, hidden, (wide, wide))
+                for keep in (True, False):
+                    mlp(t, hidden, wide, keep)
+
+    return record(arch, run)
