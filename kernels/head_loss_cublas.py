@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from liftcore.kernels.head_loss_triton import cap_parts, row_terms
-from liftcore.kernels.tiles import CompileCase, interpreting
+from liftcore.kernels.tiles import CompileCase
 
 # Memory of one chunk of rows: logits, the gathered rows and their gradient.
 CHUNK_BYTES = 256 * 2**20
@@ -97,9 +97,7 @@ def head_loss(
     row_bytes = 4 * v + 2 * k * hidden.element_size()
     chunk = max(64, CHUNK_BYTES // row_bytes // 64 * 64)
     for part in rows.split(chunk):
-        _one_chunk(
-            hidden, weight, labels, w, part, softcap, logit_scale, loss, dhidden, dweight
-        )
+        _one_chunk(hidden, weight, labels, w, part, softcap, logit_scale, loss, dhidden, dweight)
     return loss, dhidden, None if dweight is None else dweight.to(weight.dtype)
 
 
@@ -128,3 +126,20 @@ def _product_fp32(a: Tensor, b: Tensor) -> Tensor:
     if a.is_cuda:
         return torch.mm(a, b, out_dtype=torch.float32)
     return a.float() @ b.float()
+
+
+def compile_cases(arch: int) -> list[CompileCase]:
+    """The kernel between the products, for bf16 rows."""
+    types = {
+        "z": "*fp32", "dz": "*bf16", "labels": "*i64", "w": "*fp32", "rows": "*i64",
+        "loss": "*fp32", "scale": "fp32", "cap": "fp32",
+    }  # fmt: skip
+    cases = []
+    for cap in (False, True):
+        constexprs = {"CAP": cap, "KEEP": True, "BLOCK": BLOCK}
+        names = softmax_kernel.arg_names
+        signature = dict.fromkeys(names, "i32") | types | dict.fromkeys(constexprs, "constexpr")
+        divisible = tuple(n for n in names if signature[n] == "i32" or signature[n][0] == "*")
+        name = "head softmax" + " cap" * cap
+        cases.append(CompileCase(name, softmax_kernel, signature, constexprs, WARPS, 3, divisible))
+    return cases

@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from liftcore.kernels.blocks_triton import add_product, corner_of, load_tile
+from liftcore.kernels.blocks_triton import add_product, corner_of, load_tile, store_tile
 from liftcore.kernels.lora_triton import can_use_tma, describe
 from liftcore.kernels.tiles import CompileCase, Tile, architecture, processors
 
@@ -29,10 +29,13 @@ CHUNK_BYTES = 256 * 2**20
 MAX_SPLITS = 8
 COMPACT_BLOCK = 1024
 FINISH_BLOCK = 4096
+TARGET_BLOCK = 1024
 SCATTER_BLOCK = 1024
 
 # Tiles by first architecture. Not measured yet.
-LOGITS_TILES = {80: Tile(128, 128, 64, 8, 3), 90: Tile(128, 256, 64, 8, 4)}
+LOGITS_TILES = {80: Tile(128, 128, 64, 8, 3), 90: Tile(128, 256, 64, 8, 3)}
+# The cap's derivative must be kept beside the exponentials: a tile of half the registers.
+CAPPED_TILES = {80: Tile(128, 64, 64, 8, 3), 90: Tile(128, 128, 64, 8, 4)}
 PRODUCT_TILES = {80: Tile(128, 128, 64, 8, 3), 90: Tile(128, 256, 64, 8, 4)}
 FP32_TILE = Tile(64, 64, 32, 4, 2)  # fp32 runs without tensor cores
 INTERPRETER_TILE = Tile(64, 128, 128, 1, 1, group=2)  # few, large steps
@@ -87,12 +90,12 @@ def compact_kernel(w, rows, index, count, entries, ROWS: tl.constexpr, BLOCK: tl
 
 @triton.jit
 def logits_kernel(
-    h, weight, labels, index, count, e, tops, sums, z_target,
+    h, weight, labels, index, count, e, tops, sums,
     start, most, V, K, scale, cap, stride_h, stride_w, stride_e, tiles_v,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
     CAP: tl.constexpr, KEEP: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
-    """e [m, V], tops and sums [m, tiles_v], and the target's logit (before the cap) [m]."""
+    """e [m, V], and for each tile of a row tops = max z and sums = Σ e, [m, tiles_v]."""
     live = tl.minimum(tl.load(count) - start, most)
     tiles = tl.cdiv(tl.maximum(live, 0), BM) * tl.cdiv(V, BN)
     for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0)):
@@ -108,8 +111,6 @@ def logits_kernel(
         token = tl.load(index + start + row, mask=inside, other=0)
         label = tl.load(labels + token, mask=inside, other=-1).to(tl.int32)
         is_target = label[:, None] == col[None, :]
-        here = inside & (label >= n) & (label < n + BN)
-        tl.store(z_target + row, tl.sum(tl.where(is_target, z, 0.0), 1), mask=here)
         slope = 1.0
         if CAP:
             z, slope = cap_parts(z, cap)
@@ -121,16 +122,14 @@ def logits_kernel(
         tl.store(tops + at, top, mask=inside)
         tl.store(sums + at, tl.sum(z, 1), mask=inside)
         if KEEP:
-            to = e + row.to(tl.int64)[:, None] * stride_e + col[None, :]
-            value = (z * slope).to(e.dtype.element_ty)
-            tl.store(to, value, mask=inside[:, None] & (col < V)[None, :])
+            store_tile(e, z * slope, m, n, live, V, stride_e, BM, BN, TMA)
 
 
 @triton.jit
 def finish_kernel(
-    e, tops, sums, z_target, labels, w, index, count, loss,
-    start, V, scale, cap, stride_e, tiles_v,
-    BN: tl.constexpr, TILES: tl.constexpr, CAP: tl.constexpr, KEEP: tl.constexpr,
+    e, tops, sums, h, weight, labels, w, index, count, loss,
+    start, V, K, scale, cap, stride_e, stride_h, stride_w, tiles_v,
+    BN: tl.constexpr, BK: tl.constexpr, TILES: tl.constexpr, CAP: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
     """loss[token] of one row, and e turned into dz = w · scale · slope · (softmax − onehot)."""
     row = tl.program_id(0)
@@ -148,9 +147,19 @@ def finish_kernel(
         peak = tl.max(top, 0)
         total = tl.sum(total * tl.exp(top - peak), 0)
         token = tl.load(index + start + row)
-        target = tl.load(z_target + row)
         factor = tl.load(w + token) * scale
         label = tl.load(labels + token)
+        known = (label >= 0) & (label < V)
+        feature = tl.arange(0, BK)
+        x = h + row.to(tl.int64) * stride_h + feature
+        y = weight + label * stride_w + feature
+        target = tl.zeros((BK,), tl.float32)
+        for k in tl.range(0, K, BK):
+            inside = (feature < K - k) & known
+            a = tl.load(x + k, mask=inside, other=0.0).to(tl.float32)
+            target += a * tl.load(y + k, mask=inside, other=0.0).to(tl.float32)
+        # NaN, so that a label outside of the vocabulary is seen.
+        target = tl.where(known, tl.sum(target, 0) * scale, float("nan"))
         slope = 1.0
         if CAP:
             target, slope = cap_parts(target, cap)
@@ -263,13 +272,13 @@ def scale_rows(grad: Tensor, factor: Tensor) -> Tensor:
     return out
 
 
-def _tiles(arch: int, itemsize: int) -> tuple[Tile, Tile]:
+def _tiles(arch: int, itemsize: int, capped: bool) -> tuple[Tile, Tile]:
     if arch == 0:
         return INTERPRETER_TILE, INTERPRETER_TILE
     if itemsize != 2:
         return FP32_TILE, FP32_TILE
     newest = max(a for a in LOGITS_TILES if a <= arch)
-    return LOGITS_TILES[newest], PRODUCT_TILES[newest]
+    return (CAPPED_TILES if capped else LOGITS_TILES)[newest], PRODUCT_TILES[newest]
 
 
 def _finish_tiles(bn: int) -> int:
@@ -301,7 +310,7 @@ def head_loss(
     index, count = find_rows(w, row_index)
     size = hidden.element_size()
     arch, sms = architecture(hidden.device), processors(hidden.device)
-    logits_tile, product_tile = _tiles(arch, size)
+    logits_tile, product_tile = _tiles(arch, size, softcap is not None)
     bm = logits_tile.bm
     tiles_v = triton.cdiv(v, logits_tile.bn)
     width = triton.cdiv(v, 64) * 64  # rows of e start on a 128-byte line whatever V is
@@ -315,16 +324,14 @@ def head_loss(
     cap = softcap or 1.0
     for start in range(0, index.shape[0], m):
         h = hidden.index_select(0, index[start : start + m])  # [m, K]
-        # NaN, so that a label outside of the vocabulary is seen.
-        z_target = torch.full((m,), torch.nan, dtype=torch.float32, device=hidden.device)
         _logits(
-            h, weight, labels, index, count, e, stats, z_target, start, logit_scale, cap,
+            h, weight, labels, index, count, e, stats, start, logit_scale, cap,
             softcap is not None, want_hidden, logits_tile, arch, sms,
         )  # fmt: skip
         finish_kernel[(h.shape[0],)](
-            e, *stats, z_target, labels, w, index, count, loss,
-            start, v, logit_scale, cap, e.stride(0), tiles_v,
-            BN=logits_tile.bn, TILES=_finish_tiles(logits_tile.bn),
+            e, *stats, h, weight, labels, w, index, count, loss,
+            start, v, k, logit_scale, cap, e.stride(0), h.stride(0), weight.stride(0), tiles_v,
+            BN=logits_tile.bn, BK=TARGET_BLOCK, TILES=_finish_tiles(logits_tile.bn),
             CAP=softcap is not None, KEEP=want_hidden, num_warps=8,
         )  # fmt: skip
         if want_hidden:
@@ -333,16 +340,16 @@ def head_loss(
 
 
 def _logits(
-    h, weight, labels, index, count, e, stats, z_target, start, scale, cap, capped, keep, tile,
+    h, weight, labels, index, count, e, stats, start, scale, cap, capped, keep, tile,
     arch, sms,
 ):  # fmt: skip
     (m, k), v = h.shape, weight.shape[0]
-    tma = can_use_tma(arch, h, weight)
+    tma = can_use_tma(arch, h, weight, e)
     tiles = triton.cdiv(m, tile.bm) * triton.cdiv(v, tile.bn)
     logits_kernel[(min(tiles, sms),)](
         describe(h, tile.bm, tile.bk) if tma else h,
         describe(weight, tile.bn, tile.bk) if tma else weight,
-        labels, index, count, e, *stats, z_target,
+        labels, index, count, describe(e, tile.bm, tile.bn) if tma else e, *stats,
         start, m, v, k, scale, cap, h.stride(0), weight.stride(0), e.stride(0), stats.shape[2],
         BM=tile.bm, BN=tile.bn, BK=tile.bk, GROUP=tile.group,
         CAP=capped, KEEP=keep, TMA=tma, num_warps=tile.warps, num_stages=tile.stages,
@@ -366,3 +373,64 @@ def _product(dz, weight, part, count, dhidden, index, start, tile, arch, sms):
         part, dhidden, index, count, start, most, k, dhidden.stride(0), part.shape[0],
         BM=tile.bm, BN=tile.bn, SMS=sms, SPLITS=MAX_SPLITS, BLOCK=block,
     )  # fmt: skip
+
+
+def compile_cases(arch: int) -> list[CompileCase]:
+    """Every kernel at the tiles of this architecture, in bf16; they suit every model."""
+    product = PRODUCT_TILES[90 if arch >= 90 else 80]
+    tma = arch >= 90
+    bf16, fp32, ints, longs = "*bf16", "*fp32", "*i32", "*i64"
+
+    def matrix(rows, cols):
+        return f"tensordesc<bf16[{rows}, {cols}]>" if tma else bf16
+
+    def case(name, kernel, types, tile, **constexprs):
+        names = kernel.arg_names
+        signature = dict.fromkeys(names, "i32") | dict.fromkeys(constexprs, "constexpr")
+        signature |= {n: kind for n, kind in types.items() if n in signature}
+        # `most` and `tiles_v` are any number; of the rest the common shapes are multiples of 16.
+        divisible = tuple(
+            n
+            for n in names
+            if (signature[n] == "i32" or signature[n][0] == "*")
+            and n not in ("most", "tiles_v", "entries")
+        )
+        return CompileCase(name, kernel, signature, constexprs, tile.warps, tile.stages, divisible)
+
+    def shape(tile):
+        return {"BM": tile.bm, "BN": tile.bn, "BK": tile.bk, "GROUP": tile.group}
+
+    rows = {"labels": longs, "index": ints, "count": ints}
+    stats = {"e": bf16, "tops": fp32, "sums": fp32, "scale": "fp32", "cap": "fp32"}
+    split = {"SMS": 132, "SPLITS": MAX_SPLITS}
+    plain = Tile(0, 0, 0, 4, 3)
+    cases = []
+    for cap, keep in ((False, True), (True, True), (False, False)):
+        suffix = " cap" * cap + " loss only" * (not keep)
+        logits, _ = _tiles(arch, 2, cap)
+        inputs = {
+            "h": matrix(logits.bm, logits.bk),
+            "weight": matrix(logits.bn, logits.bk),
+            "e": matrix(logits.bm, logits.bn),
+        }
+        cases += [
+            case("head logits" + suffix, logits_kernel, rows | stats | inputs, logits,
+                 **shape(logits), CAP=cap, KEEP=keep, TMA=tma),
+            case("head finish" + suffix, finish_kernel,
+                 rows | stats | {"h": bf16, "weight": bf16, "w": fp32, "loss": fp32},
+                 Tile(0, 0, 0, 8, 3), BN=logits.bn, BK=TARGET_BLOCK, TILES=_finish_tiles(logits.bn),
+                 CAP=cap, KEEP=keep),
+        ]  # fmt: skip
+    return [
+        *cases,
+        case("head product", product_kernel,
+             {"dz": matrix(product.bm, product.bk), "weight": matrix(product.bk, product.bn),
+              "part": fp32, "count": ints},
+             product, **shape(product), **split, TMA=tma),
+        case("head scatter", scatter_kernel, {"part": fp32, "dhidden": bf16} | rows, plain,
+             BM=product.bm, BN=product.bn, **split, BLOCK=SCATTER_BLOCK),
+        case("head scale rows", scale_rows_kernel, {"grad": bf16, "factor": fp32, "out": bf16},
+             plain, BLOCK=SCATTER_BLOCK),
+        case("head compact", compact_kernel, {"w": fp32, "rows": longs, **rows}, plain,
+             ROWS=True, BLOCK=COMPACT_BLOCK),
+    ]  # fmt: skip
