@@ -1,7 +1,7 @@
 """Triton kernels of the head loss: both products stop at the number of scored rows.
 
     compact   index = rows t with w_t ≠ 0, count                           one program
-    logits    e = exp(z − top_tile), top_tile, Σ e      z = h Wᵀ           statistics in the epilogue
+    logits    e = exp(z − top_tile), top_tile, Σ e     of each tile of     z = h Wᵀ
     finish    loss, dz = w (e · exp(top_tile − lse) − onehot)              in place of e
     product   dhidden = dz W, the V of it split over programs              fp32 partial sums
     scatter   dhidden[index] = Σ partial sums
