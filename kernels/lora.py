@@ -7,7 +7,9 @@
     dA = dSᵀ x                     [R, K]
     dB = scaling · dyᵀ S           [N, R]
 
-W is frozen: its gradient is never formed. Source: "LoRA" (Hu et al.), equation 3.
+W is frozen: its gradient is never formed. Three ways give the same: fused Triton kernels
+(lora_fused.py), one library product over concatenated matrices (lora_concat.py), and the plain
+products below; tiles.py says which runs where. Source: "LoRA" (Hu et al.), equation 3.
 """
 
 from __future__ import annotations
@@ -15,6 +17,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from liftcore.kernels.lora_concat import ConcatLora, Packed
+from liftcore.kernels.tiles import architecture, has_triton, interpreting
+from liftcore.kernels.tiles import way as table_way
 
 
 class _LoraLinear(torch.autograd.Function):
@@ -27,6 +34,7 @@ class _LoraLinear(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dy):
         x, s, weight, lora_a, lora_b = ctx.saved_tensors
         ds = (dy @ lora_b).mul_(ctx.scaling)  # [T, R]
@@ -43,17 +51,57 @@ def lora_linear(
     lora_b: Tensor,
     scaling: float,
     bias: Tensor | None = None,
+    *,
+    dropout: float = 0.0,
+    way: str | None = None,
+    packed: Packed | None = None,
+    slack: bool = False,
 ) -> Tensor:
     """y = x Wᵀ + scaling (x Aᵀ) Bᵀ (+ bias), with gradients for x, A and B only.
 
     Shapes: x [..., K], weight [N, K], lora_a [R, K], lora_b [N, R], bias [N] -> [..., N]; all of
-    one floating dtype and on one device. Weight and bias are frozen. Raises ValueError when
-    the shapes or dtypes do not fit. Source: "LoRA" (Hu et al.), equation 3.
+    one floating dtype and on one device. Weight and bias are frozen. `way` overrides the choice
+    of the table in tiles.py: "triton", "plain", or "concat" (one library product), which needs
+    `packed`, a buffer from lora_concat.pack that holds the current W, A and scaling · B, and is
+    the default where it is given. `slack`: x comes from lora_concat.with_slack, and S may be
+    written behind its rows. Raises ValueError when the shapes or dtypes do not fit, or for a
+    dropout. Source: "LoRA" (Hu et al.), equation 3.
     """
     _check(x, weight, lora_a, lora_b, bias)
+    if dropout:
+        raise ValueError(f"lora_linear: dropout {dropout} is not supported, only 0")
     flat = x.reshape(-1, x.shape[-1])  # [T, K]
-    y = _LoraLinear.apply(flat, weight, lora_a, lora_b, float(scaling), bias)
+    chosen = choose("linear", flat, way or ("concat" if packed is not None else None))
+    if chosen == "triton":
+        from liftcore.kernels.lora_fused import FusedLora
+
+        (y,) = FusedLora.apply(flat, [float(scaling)], weight, lora_a, lora_b, bias)
+    elif chosen == "concat":
+        if packed is None:
+            raise ValueError("lora_linear: the way 'concat' needs packed=")
+        y = ConcatLora.apply(flat, lora_a, lora_b, float(scaling), bias, packed, slack)
+    else:
+        y = _LoraLinear.apply(flat, weight, lora_a, lora_b, float(scaling), bias)
     return y.view(*x.shape[:-1], weight.shape[0])
+
+
+def choose(op: str, x: Tensor, way: str | None = None) -> str:
+    """The way that runs an op for x [T, K]: `way` if given, else by device and tiles.WAYS."""
+    if way is not None:
+        if way not in ("triton", "concat", "plain"):
+            raise ValueError(f"unknown way {way!r}: not triton, concat or plain")
+        return way
+    if x.device.type == "cpu":
+        return "triton" if interpreting() and x.shape[0] else "plain"
+    if x.device.type != "cuda" or not has_triton() or not x.shape[0]:
+        return "plain"
+    return table_way(op, architecture(x.device), x.shape[0])
+
+
+def path(x: Tensor) -> str:
+    """Which path is live for tensors like x: "triton", "triton interpreter" or "plain"."""
+    chosen = choose("linear", x.reshape(-1, x.shape[-1]))
+    return "triton interpreter" if chosen == "triton" and x.device.type == "cpu" else chosen
 
 
 def _check(x: Tensor, weight: Tensor, lora_a: Tensor, lora_b: Tensor, bias: Tensor | None) -> None:

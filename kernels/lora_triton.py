@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -25,7 +26,8 @@ from liftcore.kernels.blocks_triton import (
     load_tile,
     store_tile,
 )
-from liftcore.kernels.tiles import architecture, pick, processors
+from liftcore.kernels.launch import launch, record
+from liftcore.kernels.tiles import CompileCase, architecture, pick, processors
 
 
 @triton.jit
@@ -145,14 +147,16 @@ def chain(
         target = describe(out, tile.bm, tile.bn)
     unused = 3 - len(pairs)
     tiles = triton.cdiv(rows, tile.bm) * triton.cdiv(cols, tile.bn)
-    chain_kernel[(min(tiles, sms),)](
+    args = [
         target, *matrices, *matrices[:2] * unused, bias, scale,
         rows, cols, *depths, *depths[:1] * unused,
         out.stride(0), *strides, *strides[:2] * unused,
+    ]  # fmt: skip
+    constexprs = dict(
         BM=tile.bm, BN=tile.bn, BK=tile.bk, GROUP=tile.group,
         PAIRS=len(pairs), BIAS=bias is not None, NT=nt, TMA=tma,
-        num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
+    launch(chain_kernel, (min(tiles, sms),), args, constexprs, tile.warps, tile.stages)
     return out
 
 
@@ -187,11 +191,55 @@ def gate_up(
         right = [describe(m, tile.bn, tile.bk) for m in right]
         out = [describe(m, tile.bm, tile.bn) for m in out]
     tiles = triton.cdiv(rows, tile.bm) * triton.cdiv(cols, tile.bn)
-    gate_up_kernel[(min(tiles, sms),)](
+    args = [
         *out, left[0], *right[:2], left[1], right[2], left[2], right[3], *biases, *scalings,
         rows, cols, x.shape[1], s[0].shape[1], s[1].shape[1], *strides,
+    ]  # fmt: skip
+    constexprs = dict(
         BM=tile.bm, BN=tile.bn, BK=tile.bk, GROUP=tile.group,
         BIAS_G=biases[0] is not None, BIAS_U=biases[1] is not None, GELU=gelu, KEEP=keep,
-        TMA=tma, num_warps=tile.warps, num_stages=tile.stages,
+        TMA=tma,
     )  # fmt: skip
+    launch(gate_up_kernel, (min(tiles, sms),), args, constexprs, tile.warps, tile.stages)
     return h, gate, up
+
+
+def compile_cases(arch: int) -> list[CompileCase]:
+    """The launches of Llama-3-8B and SmolLM2-135M in bf16, rank 128, at 8192 and 512 tokens."""
+
+    def matrix(*shape):
+        return torch.empty(shape, dtype=torch.bfloat16, device="meta")
+
+    def linear(t, k, n, r=128):
+        x, w, a, b = matrix(t, k), matrix(n, k), matrix(r, k), matrix(n, r)
+        chain(matrix(t, r), x, a, (), nt=True, kind="down")
+        s, y = matrix(t, r), matrix(t, n)
+        chain(y, s, b, [(x, w)], nt=True, kind="forward")
+        chain(y, s, b, [(x, w)], bias=matrix(n, 1).view(n), nt=True, kind="forward")
+        chain(s, y, b, (), nt=False, kind="down")
+        chain(x, s, a, [(y, w)], nt=False, kind="dx")
+
+    def group(t, k, ns, r=128):
+        rank = r * len(ns)
+        x, a, s = matrix(t, k), matrix(rank, k), matrix(t, rank)
+        chain(s, x, a, (), nt=True, kind="down")
+        chain(x, s, a, [(matrix(t, n), matrix(n, k)) for n in ns], nt=False, kind="dx")
+
+    def mlp(t, k, n, keep, r=128):
+        parts = matrix(t, 2 * r).split(r, dim=1)
+        weights, lora_b = [matrix(n, k)] * 2, [matrix(n, r)] * 2
+        gate_up(
+            matrix(t, k), weights, parts, lora_b, [1.0, 1.0], [None, None], gelu=False, keep=keep
+        )
+
+    def run():
+        for t in (8192, 512):
+            for hidden, kv, wide in ((4096, 1024, 14336), (576, 192, 1536)):
+                for k, n in ((hidden, hidden), (hidden, kv), (wide, hidden)):
+                    linear(t, k, n)
+                group(t, hidden, (hidden, kv, kv))
+                group(t, hidden, (wide, wide))
+                for keep in (True, False):
+                    mlp(t, hidden, wide, keep)
+
+    return record(arch, run)

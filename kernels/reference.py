@@ -7,6 +7,8 @@ T tokens, K in features, N out features, R rank, V vocabulary.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,6 +28,20 @@ def lora_linear(
     Source: "LoRA: Low-Rank Adaptation of Large Language Models", equation 3.
     """
     return F.linear(x, weight, bias) + scaling * F.linear(F.linear(x, lora_a), lora_b)
+
+
+def lora_qkv(x, weights, lora_a, lora_b, scalings, biases=None):
+    """A tuple of lora_linear over members that share x; each argument holds one a member."""
+    biases = biases or [None] * len(weights)
+    groups = zip(weights, lora_a, lora_b, scalings, biases, strict=True)
+    return tuple(lora_linear(x, *member) for member in groups)
+
+
+def lora_gate_up(x, weights, lora_a, lora_b, scalings, biases=None, activation="silu"):
+    """act(gate) · up with (gate, up) = the LoRA linears of x; act is silu or gelu_tanh."""
+    gate, up = lora_qkv(x, weights, lora_a, lora_b, scalings, biases)
+    act = F.silu if activation == "silu" else functools.partial(F.gelu, approximate="tanh")
+    return act(gate) * up
 
 
 def soft_cap(logits: Tensor, cap: float | None) -> Tensor:

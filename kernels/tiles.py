@@ -7,6 +7,7 @@ only changes the speed, never the result beyond rounding.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,21 +57,28 @@ class Tile:
     group: int = 8
 
 
+# Architectures that launches are recorded for (launch.py); the last is that of the meta device.
+planned: list[int] = []
+PROCESSORS = {80: 108, 90: 132, 100: 148}  # A100, H100 and H200, B200
+
+
 @functools.cache
+def facts(device: torch.device) -> tuple[int, int]:
+    """(architecture, processors) of a device that is there."""
+    if device.type != "cuda":
+        return 0, 3  # few, so that a program of the interpreter runs several tiles
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor, torch.cuda.get_device_properties(device).multi_processor_count
+
+
 def architecture(device: torch.device) -> int:
     """Compute capability as 80, 90, 100; 0 for the interpreter on a CPU."""
-    if device.type != "cuda":
-        return 0
-    major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor
+    return planned[-1] if device.type == "meta" else facts(device)[0]
 
 
-@functools.cache
 def processors(device: torch.device) -> int:
-    """Streaming multiprocessors; few on the interpreter, so that a program runs several tiles."""
-    if device.type != "cuda":
-        return 3
-    return torch.cuda.get_device_properties(device).multi_processor_count
+    """Streaming multiprocessors."""
+    return PROCESSORS[planned[-1]] if device.type == "meta" else facts(device)[1]
 
 
 @functools.cache
@@ -127,3 +135,28 @@ def pick(kind: str, arch: int, itemsize: int, rows: int, cols: int, sms: int) ->
         if 10 * -(-rows // tile.bm) * -(-cols // tile.bn) >= 9 * sms:
             return tile
     return tiles[-1]
+
+
+# One entry a line: (op, first architecture, most tokens or None, way); the first that fits wins.
+#   triton  the fused kernels      plain  library products, as on a CPU
+# The K-concatenated product needs its own weight buffer, so only the caller can choose it.
+WAYS = (
+    ("linear", 80, None, "triton"),  # not measured yet
+    ("group", 80, None, "triton"),  # not measured yet
+    ("gate_up", 80, None, "triton"),  # not measured yet
+    ("linear", 0, None, "plain"),  # GPUs without bf16 tensor cores
+    ("group", 0, None, "plain"),
+    ("gate_up", 0, None, "plain"),
+)
+
+
+@functools.lru_cache(4096)
+def way(op: str, arch: int, tokens: int) -> str:
+    """The way to run an op on CUDA."""
+    return next(w for o, a, t, w in WAYS if o == op and a <= arch and (t is None or tokens <= t))
+
+
+@functools.cache
+def has_triton() -> bool:
+    """Triton can be imported and targets NVIDIA GPUs here."""
+    return torch.version.hip is None and importlib.util.find_spec("triton") is not None

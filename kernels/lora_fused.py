@@ -1,0 +1,240 @@
+"""The LoRA linears that share an input, as registered ops over the Triton kernels.
+
+    S    = x [A_0; A_1; ..]ᵀ                          [T, ΣR]   x read once for all members
+    y_i  = x W_iᵀ + scaling_i S_i B_iᵀ (+ bias_i)     [T, N_i]  written once
+    dS_i = scaling_i dy_i B_i                         [T, ΣR]
+    dx   = Σ_i dy_i W_i + dS [A_0; A_1; ..]           [T, K]    one kernel, written once
+    dA   = dSᵀ x                                      [ΣR, K]   its row blocks are the dA_i
+    dB_i = scaling_i dy_iᵀ S_i                        [N_i, R_i]
+
+gate/up adds h = act(y_0) · y_1 in the same kernel and keeps y_0 and y_1 for the backward.
+Eager code calls the functions directly; torch.compile sees the ops of the same name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from liftcore.kernels import lora_backward_triton as backward_kernels
+from liftcore.kernels import lora_triton as kernels
+
+
+def lora_forward(x, weights, lora_a, lora_b, scalings, biases) -> list[Tensor]:
+    """[y_0, .., S] for x [T, K]."""
+    x, weights, lora_b = rows(x), [rows(w) for w in weights], [rows(b) for b in lora_b]
+    with on_device(x):
+        s = down(x, lora_a)
+        parts = s.split([b.shape[1] for b in lora_b], dim=1)
+        out = [
+            kernels.chain(
+                x.new_empty(x.shape[0], w.shape[0]),
+                *(part, b, [(x, w)]),
+                scale=scaling,
+                bias=bias,
+                nt=True,
+                kind="forward",
+            )
+            for w, b, part, scaling, bias in zip(
+                weights, lora_b, parts, scalings, biases, strict=True
+            )
+        ]
+    return [*out, s]
+
+
+def lora_backward(
+    dys, x, s, weights, lora_a, lora_b, scalings, need_dx, need_da, need_db
+) -> list[Tensor]:
+    """[dx] + [dA, all members' rows] + [dB_0, ..], each part only where it is needed."""
+    x, dys, weights = rows(x), [rows(dy) for dy in dys], [rows(w) for w in weights]
+    lora_b = [rows(b) for b in lora_b]
+    ranks = [b.shape[1] for b in lora_b]
+    out = []
+    with on_device(x):
+        if need_dx or need_da:
+            ds = torch.empty_like(s)
+            for part, dy, b, scaling in zip(
+                ds.split(ranks, dim=1), dys, lora_b, scalings, strict=True
+            ):
+                kernels.chain(part, dy, b, (), scale=scaling, nt=False, kind="down")
+        if need_dx:
+            pairs = list(zip(dys, weights, strict=True))
+            dx = x.new_empty(x.shape)
+            out.append(kernels.chain(dx, ds, stack(lora_a), pairs, nt=False, kind="dx"))
+        if need_da:
+            out.append(backward_kernels.outer(ds, x))
+        if need_db:
+            parts = zip(dys, s.split(ranks, dim=1), scalings, strict=True)
+            out.extend(backward_kernels.outer(dy, part, scaling) for dy, part, scaling in parts)
+    return out
+
+
+def gate_up_forward(x, weights, lora_a, lora_b, scalings, biases, gelu, keep) -> list[Tensor]:
+    """[h, gate, up, S]; gate and up are empty without keep."""
+    x, weights, lora_b = rows(x), [rows(w) for w in weights], [rows(b) for b in lora_b]
+    with on_device(x):
+        s = down(x, lora_a)
+        parts = s.split([b.shape[1] for b in lora_b], dim=1)
+        out = kernels.gate_up(x, weights, parts, lora_b, scalings, biases, gelu=gelu, keep=keep)
+    return [*out, s]
+
+
+def swiglu_backward(dh, gate, up, gelu) -> tuple[Tensor, Tensor]:
+    """Gradients of gate and up."""
+    with on_device(gate):
+        return backward_kernels.swiglu_backward(dh.contiguous(), gate, up, gelu)
+
+
+def down(x: Tensor, lora_a: Sequence[Tensor]) -> Tensor:
+    """S = x Aᵀ [T, ΣR] for the A of all members at once."""
+    a = stack(lora_a)
+    return kernels.chain(x.new_empty(x.shape[0], a.shape[0]), x, a, (), nt=True, kind="down")
+
+
+def rows(matrix: Tensor) -> Tensor:
+    """The matrix with contiguous rows that do not overlap; itself where they are already."""
+    if matrix.stride(-1) == 1 and matrix.stride(0) >= matrix.shape[1]:
+        return matrix
+    return matrix.contiguous()
+
+
+def stack(matrices: Sequence[Tensor]) -> Tensor:
+    """The matrices [*, K] one below the other; a view where they lie so in memory already."""
+    first, total = matrices[0], 0
+    end = first.data_ptr()
+    for m in matrices:
+        if m.data_ptr() != end or not m.is_contiguous():
+            return torch.cat(list(matrices))
+        total += m.shape[0]
+        end += m.numel() * m.element_size()
+    if len(matrices) == 1:
+        return first
+    return first.as_strided((total, first.shape[1]), (first.shape[1], 1))
+
+
+def on_device(x: Tensor):
+    """Triton launches on the current device: make it the one of x."""
+    if x.device.type == "cuda" and x.device.index != torch.cuda.current_device():
+        return torch.cuda.device(x.device)
+    return nullcontext()
+
+
+def _fake_forward(x, weights, lora_a, lora_b, scalings, biases):
+    rank = sum(a.shape[0] for a in lora_a)
+    return [x.new_empty(x.shape[0], n) for n in (*(w.shape[0] for w in weights), rank)]
+
+
+def _fake_backward(dys, x, s, weights, lora_a, lora_b, scalings, need_dx, need_da, need_db):
+    out = [x.new_empty(x.shape)] if need_dx else []
+    if need_da:
+        out.append(x.new_empty(s.shape[1], x.shape[1]))
+    if need_db:
+        out.extend(b.new_empty(b.shape) for b in lora_b)
+    return out
+
+
+def _fake_gate_up(x, weights, lora_a, lora_b, scalings, biases, gelu, keep):
+    tokens, n = x.shape[0], weights[0].shape[0]
+    kept = [x.new_empty(tokens if keep else 0, n) for _ in range(2)]
+    return [x.new_empty(tokens, n), *kept, x.new_empty(tokens, sum(a.shape[0] for a in lora_a))]
+
+
+def _fake_swiglu(dh, gate, up, gelu):
+    return gate.new_empty(gate.shape), up.new_empty(up.shape)
+
+
+_GROUP = "Tensor[] weights, Tensor[] lora_a, Tensor[] lora_b, float[] scalings"
+_OPS = {
+    lora_forward: (f"(Tensor x, {_GROUP}, Tensor?[] biases) -> Tensor[]", _fake_forward),
+    lora_backward: (
+        f"(Tensor[] dys, Tensor x, Tensor s, {_GROUP}, bool dx, bool da, bool db) -> Tensor[]",
+        _fake_backward,
+    ),
+    gate_up_forward: (
+        f"(Tensor x, {_GROUP}, Tensor?[] biases, bool gelu, bool keep) -> Tensor[]",
+        _fake_gate_up,
+    ),
+    swiglu_backward: (
+        "(Tensor dh, Tensor gate, Tensor up, bool gelu) -> (Tensor, Tensor)",
+        _fake_swiglu,
+    ),
+}
+_library = torch.library.Library("liftcore", "FRAGMENT")
+for _function, (_schema, _fake) in _OPS.items():
+    _library.define(_function.__name__ + _schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _library.impl(_function.__name__, _function, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"liftcore::{_function.__name__}", _fake, lib=_library)
+
+
+def ops(x: Tensor):
+    """Where to call the four functions: this module, or torch.ops for whoever traces."""
+    traced = torch.compiler.is_compiling() or type(x) is not Tensor
+    return torch.ops.liftcore if traced else _Direct
+
+
+class _Direct:
+    lora_forward = staticmethod(lora_forward)
+    lora_backward = staticmethod(lora_backward)
+    gate_up_forward = staticmethod(gate_up_forward)
+    swiglu_backward = staticmethod(swiglu_backward)
+
+
+class FusedLora(torch.autograd.Function):
+    """apply(x, scalings, *weights, *lora_a, *lora_b, *biases) -> (y_0, ..)."""
+
+    @staticmethod
+    def forward(ctx, x, scalings, *tensors):
+        weights, lora_a, lora_b, biases = _quarters(tensors)
+        *out, s = ops(x).lora_forward(x, weights, lora_a, lora_b, scalings, biases)
+        ctx.save_for_backward(x, s, *weights, *lora_a, *lora_b)
+        ctx.scalings = scalings
+        return tuple(out)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *dys):
+        return _group_backward(ctx, list(dys), *ctx.saved_tensors)
+
+
+class FusedGateUp(torch.autograd.Function):
+    """apply(x, scalings, *weights, *lora_a, *lora_b, *biases, gelu, keep) -> h."""
+
+    @staticmethod
+    def forward(ctx, x, scalings, *rest):
+        *tensors, gelu, keep = rest
+        weights, lora_a, lora_b, biases = _quarters(tensors)
+        h, gate, up, s = ops(x).gate_up_forward(
+            x, weights, lora_a, lora_b, scalings, biases, gelu, keep
+        )
+        ctx.save_for_backward(gate, up, x, s, *weights, *lora_a, *lora_b)
+        ctx.scalings, ctx.gelu = scalings, gelu
+        return h
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dh):
+        gate, up, *saved = ctx.saved_tensors
+        dys = list(ops(dh).swiglu_backward(dh, gate, up, ctx.gelu))
+        return (*_group_backward(ctx, dys, *saved), None, None)
+
+
+def _quarters(tensors):
+    n = len(tensors) // 4
+    return [list(tensors[i : i + n]) for i in range(0, 4 * n, n)]
+
+
+def _group_backward(ctx, dys, x, s, *tensors):
+    """Gradients for (x, scalings, *weights, *lora_a, *lora_b, *biases)."""
+    n = len(dys)
+    weights, lora_a, lora_b = (list(tensors[i : i + n]) for i in range(0, 3 * n, n))
+    wanted = ctx.needs_input_grad
+    need = wanted[0], any(wanted[2 + n : 2 + 2 * n]), any(wanted[2 + 2 * n : 2 + 3 * n])
+    out = ops(x).lora_backward(dys, x, s, weights, lora_a, lora_b, ctx.scalings, *need)
+    none = (None,) * n
+    dx = out.pop(0) if need[0] else None
+    da = out.pop(0).split([a.shape[0] for a in lora_a]) if need[1] else none
+    return (dx, None, *none, *da, *(out if need[2] else none), *none)
