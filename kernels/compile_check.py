@@ -15,7 +15,7 @@ from pathlib import Path
 
 from liftcore.kernels.tiles import CompileCase
 
-MODULES = ("lora_triton", "head_loss_triton", "head_loss_cublas")
+MODULES = ("lora_triton", "lora_backward_triton", "head_loss_fused", "head_loss_cublas")
 # Bytes of shared memory that one program may have: A100; H100; B200.
 SHARED_LIMIT = {80: 166_912, 90: 232_448, 100: 232_448}
 

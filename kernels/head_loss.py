@@ -9,20 +9,19 @@
 The logits exist a chunk of rows at a time. With a frozen head the gradient is formed in the
 forward and the backward only multiplies each row by its upstream gradient; with a trainable
 head the backward runs the chunks again, since dW needs the upstream gradients first.
-Statistics are fp32. On CUDA the work is done by head_loss_triton.py or head_loss_cublas.py,
+Statistics are fp32. On CUDA the work is done by head_loss_fused.py or head_loss_cublas.py,
 elsewhere by head_loss_cpu.py.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.util
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from liftcore.kernels.tiles import architecture, interpreting
+from liftcore.kernels.tiles import architecture, has_triton, interpreting
 
 # How a CUDA device runs the two products, by what the host knows. Not measured on a GPU yet.
 #   rows known on the host: cuBLAS has the higher throughput and no row is computed in vain
@@ -44,20 +43,22 @@ def _head_loss(
     hidden, weight, labels, w, row_index, softcap, logit_scale, want_hidden, want_weight, way
 ):
     """w_t · nll_t [T] fp32, and the gradients of its sum; an empty tensor for one not wanted."""
-    args = (hidden, weight, labels, w, row_index, softcap, logit_scale, want_hidden, want_weight)
-    if not _use_triton(hidden.device):
+    args = (hidden, weight, labels, w, row_index, softcap, logit_scale, want_hidden)
+    dweight = None
+    if not _use_triton(hidden.device, hidden.dtype):
         from liftcore.kernels.head_loss_cpu import head_loss
+
+        loss, dhidden, dweight = head_loss(*args, want_weight)
     elif want_weight or way == "cublas":
         from liftcore.kernels.head_loss_cublas import head_loss
+
+        loss, dhidden, dweight = head_loss(*args, want_weight)
     else:
-        from liftcore.kernels.head_loss_triton import head_loss
-    loss, dhidden, dweight = head_loss(*args)
-    empty = hidden.new_empty(0)
-    return (
-        loss,
-        dhidden if want_hidden else empty,
-        dweight if want_weight else empty.clone(),
-    )
+        from liftcore.kernels.head_loss_fused import head_loss
+
+        loss, dhidden = head_loss(*args)
+    dhidden = hidden.new_empty(0) if dhidden is None else dhidden
+    return loss, dhidden, hidden.new_empty(0) if dweight is None else dweight
 
 
 @torch.library.register_fake("liftcore::head_loss", lib=_library)
@@ -72,8 +73,8 @@ def _(hidden, weight, labels, w, row_index, softcap, logit_scale, want_hidden, w
 @torch.library.impl(_library, "head_loss_scale", "CompositeExplicitAutograd")
 def _head_loss_scale(grad, factor):
     """grad [T, K] with row t multiplied by factor [T]."""
-    if _use_triton(grad.device):
-        from liftcore.kernels.head_loss_triton import scale_rows
+    if _use_triton(grad.device, grad.dtype):
+        from liftcore.kernels.head_loss_fused import scale_rows
 
         return scale_rows(grad, factor)
     return grad * factor[:, None].to(grad.dtype)
@@ -85,8 +86,8 @@ def _(grad, factor):
 
 
 @functools.cache
-def _use_triton(device: torch.device) -> bool:
-    if importlib.util.find_spec("triton") is None:
+def _use_triton(device: torch.device, dtype: torch.dtype) -> bool:
+    if dtype not in (torch.bfloat16, torch.float16, torch.float32) or not has_triton():
         return False
     return architecture(device) >= 80 if device.type == "cuda" else interpreting()
 

@@ -16,7 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from liftcore.kernels.head_loss_fused import example_inputs
 from liftcore.kernels.head_loss_triton import cap_parts, row_terms
+from liftcore.kernels.launch import launch, record
 from liftcore.kernels.tiles import CompileCase
 
 # Memory of one chunk of rows: logits, the gathered rows and their gradient.
@@ -94,22 +96,27 @@ def head_loss(
     dhidden = hidden.new_zeros(t, k) if want_hidden else None
     dweight = torch.zeros_like(weight, dtype=torch.float32) if want_weight else None
     rows = torch.arange(t, device=hidden.device) if row_index is None else row_index
+    labels = labels.contiguous()
     row_bytes = 4 * v + 2 * k * hidden.element_size()
     chunk = max(64, CHUNK_BYTES // row_bytes // 64 * 64)
-    for part in rows.split(chunk):
+    for part in rows.split(chunk) if rows.numel() else ():
         _one_chunk(hidden, weight, labels, w, part, softcap, logit_scale, loss, dhidden, dweight)
     return loss, dhidden, None if dweight is None else dweight.to(weight.dtype)
 
 
 def _one_chunk(hidden, weight, labels, w, rows, softcap, scale, loss, dhidden, dweight):
+    capped, softcap, scale = softcap is not None, float(softcap or 1.0), float(scale)
     h = hidden.index_select(0, rows)  # [m, K]
     z = _product_fp32(h, weight.T)  # [m, V]
     dz = z.view(h.dtype)[:, : z.shape[1]]  # in the place of z
     keep = dhidden is not None or dweight is not None
-    softmax_kernel[(h.shape[0],)](
-        z, dz, labels, w, rows, loss, z.shape[1], scale, softcap or 1.0, z.stride(0), dz.stride(0),
-        CAP=softcap is not None, KEEP=keep, BLOCK=BLOCK, num_warps=WARPS,
-    )  # fmt: skip
+    launch(
+        softmax_kernel,
+        (h.shape[0],),
+        (z, dz, labels, w, rows, loss, z.shape[1], scale, softcap, z.stride(0), dz.stride(0)),
+        {"CAP": capped, "KEEP": keep, "BLOCK": BLOCK},
+        WARPS,
+    )
     if dhidden is not None:
         # Padding repeats a row of weight 0, whose gradient is 0 each time: the order is no matter.
         dhidden.index_copy_(0, rows, dz @ weight)
@@ -121,25 +128,18 @@ def _one_chunk(hidden, weight, labels, w, rows, softcap, scale, loss, dhidden, d
 
 def _product_fp32(a: Tensor, b: Tensor) -> Tensor:
     """a b in fp32 without a rounding between."""
-    if a.dtype == torch.float32:
-        return a @ b
-    if a.is_cuda:
+    if a.is_cuda and a.dtype != torch.float32:
         return torch.mm(a, b, out_dtype=torch.float32)
     return a.float() @ b.float()
 
 
 def compile_cases(arch: int) -> list[CompileCase]:
-    """The kernel between the products, for bf16 rows."""
-    types = {
-        "z": "*fp32", "dz": "*bf16", "labels": "*i64", "w": "*fp32", "rows": "*i64",
-        "loss": "*fp32", "scale": "fp32", "cap": "fp32",
-    }  # fmt: skip
-    cases = []
-    for cap in (False, True):
-        constexprs = {"CAP": cap, "KEEP": True, "BLOCK": BLOCK}
-        names = softmax_kernel.arg_names
-        signature = dict.fromkeys(names, "i32") | types | dict.fromkeys(constexprs, "constexpr")
-        divisible = tuple(n for n in names if signature[n] == "i32" or signature[n][0] == "*")
-        name = "head softmax" + " cap" * cap
-        cases.append(CompileCase(name, softmax_kernel, signature, constexprs, WARPS, 3, divisible))
-    return cases
+    """The launches of Llama-3-8B in bf16; the tiles suit every model."""
+
+    def run():
+        hidden, weight, labels, w = example_inputs(512, 4096, 128256)
+        for cap in (None, 30.0):
+            for want in (True, False):
+                head_loss(hidden, weight, labels, w, None, cap, 1.0, want, False)
+
+    return record(arch, run)
