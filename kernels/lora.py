@@ -20,8 +20,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from liftcore.kernels.lora_concat import ConcatLora, Packed
-from liftcore.kernels.tiles import architecture, has_triton, interpreting
+from liftcore.kernels.tiles import HAS_TRITON, architecture, interpreting
 from liftcore.kernels.tiles import way as table_way
+
+TRITON_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 class _LoraLinear(torch.autograd.Function):
@@ -87,13 +89,18 @@ def lora_linear(
 
 def choose(op: str, x: Tensor, way: str | None = None) -> str:
     """The way that runs an op for x [T, K]: `way` if given, else by device and tiles.WAYS."""
+    device, dtype = x.device.type, x.dtype
     if way is not None:
         if way not in ("triton", "concat", "plain"):
             raise ValueError(f"unknown way {way!r}: not triton, concat or plain")
+        if way == "triton" and device == "cpu" and not interpreting():
+            raise ValueError("way 'triton' needs tensors on a GPU, or TRITON_INTERPRET=1")
         return way
-    if x.device.type == "cpu":
-        return "triton" if interpreting() and x.shape[0] else "plain"
-    if x.device.type != "cuda" or not has_triton() or not x.shape[0]:
+    if device == "cpu":
+        # bf16 products are wrong in Triton's interpreter.
+        live = interpreting() and dtype == torch.float32 and x.shape[0]
+        return "triton" if live else "plain"
+    if device != "cuda" or not x.shape[0] or dtype not in TRITON_DTYPES or not HAS_TRITON:
         return "plain"
     return table_way(op, architecture(x.device), x.shape[0])
 

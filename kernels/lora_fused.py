@@ -235,6 +235,6 @@ def _group_backward(ctx, dys, x, s, *tensors):
     need = wanted[0], any(wanted[2 + n : 2 + 2 * n]), any(wanted[2 + 2 * n : 2 + 3 * n])
     out = ops(x).lora_backward(dys, x, s, weights, lora_a, lora_b, ctx.scalings, *need)
     none = (None,) * n
-    dx = out.pop(0) if need[0] else None
-    da = out.pop(0).split([a.shape[0] for a in lora_a]) if need[1] else none
+    dx, out = (out[0], out[1:]) if need[0] else (None, out)
+    da, out = (out[0].split([a.shape[0] for a in lora_a]), out[1:]) if need[1] else (none, out)
     return (dx, None, *none, *da, *(out if need[2] else none), *none)

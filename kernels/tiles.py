@@ -62,18 +62,23 @@ planned: list[int] = []
 PROCESSORS = {80: 108, 90: 132, 100: 148}  # A100, H100 and H200, B200
 
 
-@functools.cache
-def facts(device: torch.device) -> tuple[int, int]:
+def read_facts(device: torch.device) -> tuple[int, int]:
     """(architecture, processors) of a device that is there."""
     if device.type != "cuda":
         return 0, 3  # few, so that a program of the interpreter runs several tiles
-    major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor, torch.cuda.get_device_properties(device).multi_processor_count
+    card = torch.cuda.get_device_properties(device)
+    return 10 * card.major + card.minor, card.multi_processor_count
+
+
+facts = functools.cache(read_facts)
 
 
 def architecture(device: torch.device) -> int:
     """Compute capability as 80, 90, 100; 0 for the interpreter on a CPU."""
-    return planned[-1] if device.type == "meta" else facts(device)[0]
+    if device.type == "meta":
+        return planned[-1]
+    # torch.compile folds the plain call into a constant and warns of a cache.
+    return (read_facts if torch.compiler.is_compiling() else facts)(device)[0]
 
 
 def processors(device: torch.device) -> int:
@@ -81,10 +86,15 @@ def processors(device: torch.device) -> int:
     return PROCESSORS[planned[-1]] if device.type == "meta" else facts(device)[1]
 
 
-@functools.cache
+# TRITON_INTERPRET=1 asks for the Triton path on CPU tensors; Triton reads it when imported.
+INTERPRET = os.environ.get("TRITON_INTERPRET", "0") == "1"
+# Triton can be imported and targets NVIDIA GPUs here.
+HAS_TRITON = torch.version.hip is None and importlib.util.find_spec("triton") is not None
+
+
 def interpreting() -> bool:
-    """True when TRITON_INTERPRET=1 asks for the Triton path on CPU tensors."""
-    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+    """True when CPU tensors take the Triton path."""
+    return INTERPRET and HAS_TRITON
 
 
 # One entry a line: (kind, first architecture, tile), from the widest tile to the smallest. The
@@ -137,26 +147,20 @@ def pick(kind: str, arch: int, itemsize: int, rows: int, cols: int, sms: int) ->
     return tiles[-1]
 
 
-# One entry a line: (op, first architecture, most tokens or None, way); the first that fits wins.
+# One entry a line: (op, first architecture, most tokens or None, way); the first that fits wins,
+# and where none does (GPUs without bf16 tensor cores) the way is plain.
 #   triton  the fused kernels      plain  library products, as on a CPU
 # The K-concatenated product needs its own weight buffer, so only the caller can choose it.
 WAYS = (
     ("linear", 80, None, "triton"),  # not measured yet
     ("group", 80, None, "triton"),  # not measured yet
     ("gate_up", 80, None, "triton"),  # not measured yet
-    ("linear", 0, None, "plain"),  # GPUs without bf16 tensor cores
-    ("group", 0, None, "plain"),
-    ("gate_up", 0, None, "plain"),
 )
 
 
-@functools.lru_cache(4096)
 def way(op: str, arch: int, tokens: int) -> str:
     """The way to run an op on CUDA."""
-    return next(w for o, a, t, w in WAYS if o == op and a <= arch and (t is None or tokens <= t))
-
-
-@functools.cache
-def has_triton() -> bool:
-    """Triton can be imported and targets NVIDIA GPUs here."""
-    return torch.version.hip is None and importlib.util.find_spec("triton") is not None
+    for name, first, most, chosen in WAYS:
+        if name == op and first <= arch and (most is None or tokens <= most):
+            return chosen
+    return "plain"
