@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from liftcore.kernels.tiles import architecture, has_triton, interpreting
+from liftcore.kernels.tiles import HAS_TRITON, architecture, interpreting
 
 # How a CUDA device runs the two products, by what the host knows. Not measured on a GPU yet.
 #   rows known on the host: cuBLAS has the higher throughput and no row is computed in vain
@@ -49,7 +49,7 @@ def _head_loss(
         from liftcore.kernels.head_loss_cpu import head_loss
 
         loss, dhidden, dweight = head_loss(*args, want_weight)
-    elif want_weight or way == "cublas":
+    elif want_weight or way == "cublas" or _interpreted_bf16(hidden):
         from liftcore.kernels.head_loss_cublas import head_loss
 
         loss, dhidden, dweight = head_loss(*args, want_weight)
@@ -87,9 +87,14 @@ def _(grad, factor):
 
 @functools.cache
 def _use_triton(device: torch.device, dtype: torch.dtype) -> bool:
-    if dtype not in (torch.bfloat16, torch.float16, torch.float32) or not has_triton():
+    if dtype not in (torch.bfloat16, torch.float16, torch.float32) or not HAS_TRITON:
         return False
     return architecture(device) >= 80 if device.type == "cuda" else interpreting()
+
+
+def _interpreted_bf16(x: Tensor) -> bool:
+    """bf16 products are wrong in Triton's interpreter."""
+    return x.device.type == "cpu" and x.dtype != torch.float32
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

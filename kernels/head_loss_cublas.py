@@ -62,15 +62,15 @@ def softmax_kernel(
     scored = weight != 0.0
     tl.store(loss + token, tl.where(scored, weight * nll, 0.0), mask=scored)
     if KEEP:
-        factor = tl.where(scored, weight * scale, 0.0)
-        at_target = tl.where(scored, -factor * slope_target * rest, 0.0)
-        share = tl.where(scored, factor * share, 0.0)
+        share = weight * scale * share
+        at_target = -weight * scale * slope_target * rest
         for v in tl.range(0, V, BLOCK):
             x = tl.load(z + v + lane, mask=lane < V - v, other=0.0) * scale
             slope = 1.0
             if CAP:
                 x, slope = cap_parts(x, cap)
             x = tl.where(lane == label - v, at_target, share * slope * tl.exp(x - peak))
+            x = tl.where(scored, x, 0.0)
             # dz lies over the first half of z's row: all must have read before one writes.
             tl.debug_barrier()
             tl.store(dz + v + lane, x.to(dz.dtype.element_ty), mask=lane < V - v)
@@ -95,7 +95,7 @@ def head_loss(
     loss = torch.zeros(t, dtype=torch.float32, device=hidden.device)
     dhidden = hidden.new_zeros(t, k) if want_hidden else None
     dweight = torch.zeros_like(weight, dtype=torch.float32) if want_weight else None
-    rows = torch.arange(t, device=hidden.device) if row_index is None else row_index
+    rows = torch.arange(t, device=hidden.device) if row_index is None else row_index.long()
     labels = labels.contiguous()
     row_bytes = 4 * v + 2 * k * hidden.element_size()
     chunk = max(64, CHUNK_BYTES // row_bytes // 64 * 64)
