@@ -84,7 +84,7 @@ def make_group(generator, tokens, k, widths, ranks, bias=True) -> Group:
 
 def run(function, group: Group, dys: list[Tensor], args=None):
     """Outputs and the gradients of x, A and B."""
-    out = function(*(args or group.args))
+    out = function(*(group.args if args is None else args))
     outs = [out] if isinstance(out, Tensor) else list(out)
     grads = torch.autograd.grad(outs, group.trained, dys)
     return [*outs, *grads]

@@ -1,0 +1,183 @@
+"""The LoRA ops where no GPU is: plain PyTorch and the concatenated product, and the dispatch."""
+
+import pytest
+import torch
+from lora_checks import assert_close, fresh_seed, make_group, names, rel, run, truth
+from torch.utils.checkpoint import checkpoint
+
+from liftcore.kernels import lora, tiles
+from liftcore.kernels.lora import lora_linear, path
+from liftcore.kernels.lora_concat import pack, with_slack
+from liftcore.kernels.lora_group import lora_gate_up, lora_qkv
+
+pytestmark = pytest.mark.skipif(tiles.INTERPRET, reason="TRITON_INTERPRET=1 takes another path")
+
+
+def test_the_plain_path_is_live_on_a_cpu():
+    assert path(torch.ones(2, 3)) == "plain"
+    with pytest.raises(ValueError, match="TRITON_INTERPRET"):
+        lora.choose("linear", torch.ones(2, 3), "triton")
+
+
+@pytest.mark.parametrize("widths", [(80,), (80, 48, 33)])
+def test_group(widths):
+    g = fresh_seed()
+    group = make_group(g, 7, 57, widths, (8, 1, 16)[: len(widths)])
+    dys = [torch.randn(7, n, generator=g) for n in widths]
+    assert_close(
+        run(lora_qkv, group, dys), truth("lora_qkv", group, dys), names(group, len(widths))
+    )
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+@pytest.mark.parametrize("lead", [(), (2, 3)])
+def test_gate_up(activation, lead):
+    g = fresh_seed()
+    group = make_group(g, 6, 57, (80, 80), (8, 3))
+    dy = torch.randn(6, 80, generator=g)
+
+    def op(x, *rest):
+        return lora_gate_up(x.view(*lead, -1, 57), *rest, activation=activation).view(6, 80)
+
+    right = truth("lora_gate_up", group, [dy], activation)
+    assert_close(run(op, group, [dy]), right, names(group, 1))
+
+
+@pytest.mark.parametrize("op", [lora_qkv, lora_gate_up])
+@pytest.mark.parametrize("bias", [False, True])
+def test_gradcheck_in_fp64(op, bias):
+    group = make_group(fresh_seed(), 3, 7, (5, 5), (2, 1), bias).to(dtype=torch.float64)
+
+    def call(x, a0, a1, b0, b1):
+        return op(x, group.weights, (a0, a1), (b0, b1), group.scalings, group.biases)
+
+    assert torch.autograd.gradcheck(call, group.trained)
+
+
+def test_double_backward_is_refused():
+    group = make_group(fresh_seed(), 3, 7, (5,), (2,))
+    (dx,) = torch.autograd.grad(
+        lora_linear(*group.single).square().sum(), group.x, create_graph=True
+    )
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        dx.sum().backward()
+
+
+@pytest.mark.parametrize("op", [lora_qkv, lora_gate_up])
+def test_compiled_in_one_graph(op):
+    g = fresh_seed()
+    group = make_group(g, 9, 20, (24, 24), (4, 3))
+    dys = [torch.randn(9, 24, generator=g) for _ in range(1 if op is lora_gate_up else 2)]
+    right = run(op, group, dys)
+    torch._dynamo.reset()
+    ours = run(torch.compile(op, fullgraph=True, backend="aot_eager"), group, dys)
+    assert_close(ours, right, names(group, len(dys)), bound=1e-6)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_gives_the_same(reentrant):
+    group = make_group(fresh_seed(), 9, 20, (24,), (4,))
+
+    def call(x):
+        return lora_linear(x, *group.single[1:])
+
+    right = torch.autograd.grad(call(group.x).square().sum(), group.trained)
+    checkpoint(call, group.x, use_reentrant=reentrant).square().sum().backward()
+    assert all(torch.equal(t.grad, r) for t, r in zip(group.trained, right, strict=True))
+
+
+# N below and above K: dx is one product over [dy | dS] or two.
+@pytest.mark.parametrize("n", [33, 80])
+@pytest.mark.parametrize("slack", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_concatenated(n, slack, bias):
+    g = fresh_seed()
+    group = make_group(g, 7, 48, (n,), (5,), bias)
+    dy = torch.randn(7, n, generator=g)
+    right = truth("lora_qkv", group, [dy])
+    x, w, a, b, scaling, bias = group.single
+    packed = pack(w, a, b, scaling)
+    if slack:
+        wide = with_slack(x, 7, 48, 5)
+        group.x = wide.copy_(x.detach()).requires_grad_()
+
+    def op():
+        return lora_linear(group.x, packed.weight, a, b, scaling, bias, packed=packed, slack=slack)
+
+    version = group.x._version
+    y = op()
+    assert group.x._version == version
+    other = op()  # writes the same slack again: the first graph must not notice
+    ours = [y, *torch.autograd.grad(y, group.trained, dy)]
+    assert_close(ours, right, names(group, 1))
+    assert torch.equal(y, other)
+
+
+def test_concatenated_follows_the_shadow_of_the_adapter():
+    """What an optimizer writes into the views is what the next call computes with."""
+    g = fresh_seed()
+    group = make_group(g, 7, 48, (33,), (5,))
+    x, w, a, b, scaling, bias = group.single
+    packed = pack(w, torch.zeros_like(a), torch.zeros_like(b), scaling)
+    base = lora_linear(x, packed.weight, a, b, scaling, bias, packed=packed)
+    assert rel(base, torch.nn.functional.linear(x, w, bias)) < 1e-5
+    packed.lora_a.copy_(a.detach())
+    packed.scaled_b.copy_(scaling * b.detach())
+    y = lora_linear(x, packed.weight, a, b, scaling, bias, packed=packed)
+    assert rel(y, lora_linear(x, w, a, b, scaling, bias)) < 1e-5
+
+
+def test_concatenated_compiles_and_checkpoints():
+    group = make_group(fresh_seed(), 7, 48, (33,), (5,))
+    x, w, a, b, scaling, bias = group.single
+    packed = pack(w, a, b, scaling)
+
+    def op(x):
+        return lora_linear(x, packed.weight, a, b, scaling, bias, packed=packed)
+
+    right = torch.autograd.grad(op(x).square().sum(), group.trained)
+    torch._dynamo.reset()
+    for call in (
+        torch.compile(op, fullgraph=True, backend="aot_eager"),
+        lambda x: checkpoint(op, x, use_reentrant=False),
+    ):
+        ours = torch.autograd.grad(call(x).square().sum(), group.trained)
+        assert_close(ours, right, ["dx", "dA", "dB"], bound=1e-6)
+
+
+def test_table_prefers_large_tiles_that_fill_the_gpu():
+    for arch, sms in ((80, 108), (90, 132), (100, 148), (120, 170)):
+        large = tiles.pick("forward", arch, 2, 8192, 4096, sms)
+        small = tiles.pick("forward", arch, 2, 16, 576, sms)
+        assert large.bm * large.bn > small.bm * small.bn
+        assert tiles.way("linear", arch, 8192) == "triton"
+    assert tiles.way("linear", 75, 8192) == "plain"
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"dropout": 0.1}, "dropout"),
+        ({"way": "fast"}, "way"),
+        ({"way": "concat"}, "packed"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(change, message):
+    group = make_group(fresh_seed(), 3, 7, (5,), (2,))
+    with pytest.raises(ValueError, match=message):
+        lora_linear(*group.single, **change)
+
+
+def test_groups_that_do_not_fit_are_refused():
+    g = fresh_seed()
+    group = make_group(g, 3, 7, (5, 5), (2, 2))
+    x, w, a, b, scalings, biases = group.args
+    with pytest.raises(ValueError, match="one each"):
+        lora_qkv(x, w, a, b, scalings[:1], biases)
+    with pytest.raises(ValueError, match="do not fit"):
+        lora_qkv(x, w, a, [b[0], b[1][:4]], scalings, biases)
+    with pytest.raises(ValueError, match="activation"):
+        lora_gate_up(x, w, a, b, scalings, biases, activation="relu")
+    uneven = make_group(g, 3, 7, (5, 6), (2, 2))
+    with pytest.raises(ValueError, match="two of one shape"):
+        lora_gate_up(*uneven.args)
