@@ -127,7 +127,9 @@ BF16_TILES = (
     ("outer", 80, Tile(128, 128, 64, 8, 3)),  # not measured yet
     ("outer", 90, Tile(128, 128, 64, 8, 4)),  # not measured yet
 )
-FP32_TILE = Tile(64, 64, 32, 4, 2)  # not measured yet; fp32 runs without tensor cores
+# fp32 runs without tensor cores.
+FP32_TILE = Tile(64, 64, 32, 4, 2)  # not measured yet
+FP32_PAIR_TILE = Tile(32, 64, 32, 4, 2)  # gate_up has two accumulators; not measured yet
 INTERPRETER_TILE = Tile(64, 64, 64, 1, 1, group=2)  # few, large steps: each costs a millisecond
 
 
@@ -137,7 +139,7 @@ def pick(kind: str, arch: int, itemsize: int, rows: int, cols: int, sms: int) ->
     if arch == 0:
         return INTERPRETER_TILE
     if itemsize != 2:
-        return FP32_TILE
+        return FP32_PAIR_TILE if kind == "gate_up" else FP32_TILE
     table = [(a, tile) for k, a, tile in BF16_TILES if k == kind and a <= arch]
     newest = max(a for a, _ in table)
     tiles = [tile for a, tile in table if a == newest]
