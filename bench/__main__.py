@@ -1,0 +1,17 @@
+"""python -m bench NAME [options]: runs one benchmark."""
+
+import importlib
+import sys
+
+NAMES = ("kernels",)
+
+
+def main(argv: list[str]) -> int:
+    if not argv or argv[0] not in NAMES:
+        print(f"usage: python -m bench {{{','.join(NAMES)}}} [options]", file=sys.stderr)
+        return 2
+    return importlib.import_module(f"bench.{argv[0]}").main(argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
