@@ -97,15 +97,22 @@ def head_loss(
     dweight = torch.zeros_like(weight, dtype=torch.float32) if want_weight else None
     rows = torch.arange(t, device=hidden.device) if row_index is None else row_index.long()
     labels = labels.contiguous()
-    row_bytes = 4 * v + 2 * k * hidden.element_size()
-    chunk = max(64, CHUNK_BYTES // row_bytes // 64 * 64)
-    for part in rows.split(chunk) if rows.numel() else ():
+    for part in rows.split(_chunk(rows.shape[0], v, k, hidden.element_size())):
         _one_chunk(hidden, weight, labels, w, part, softcap, logit_scale, loss, dhidden, dweight)
     return loss, dhidden, None if dweight is None else dweight.to(weight.dtype)
 
 
+def _chunk(rows: int, v: int, k: int, itemsize: int) -> int:
+    """Rows of one chunk: within CHUNK_BYTES, a multiple of 64, and all chunks about as large."""
+    most = max(64, CHUNK_BYTES // (4 * v + 2 * k * itemsize) // 64 * 64)
+    chunks = max(1, triton.cdiv(rows, most))
+    return max(64, triton.cdiv(triton.cdiv(rows, chunks), 64) * 64)
+
+
 def _one_chunk(hidden, weight, labels, w, rows, softcap, scale, loss, dhidden, dweight):
     capped, softcap, scale = softcap is not None, float(softcap or 1.0), float(scale)
+    if not rows.shape[0]:
+        return
     h = hidden.index_select(0, rows)  # [m, K]
     z = _product_fp32(h, weight.T)  # [m, V]
     dz = z.view(h.dtype)[:, : z.shape[1]]  # in the place of z
