@@ -55,7 +55,8 @@ def _case(kernel, args, constexprs, warps, stages) -> CompileCase:
             divisible.append(name)
     signature.update(dict.fromkeys(constexprs, "constexpr"))
     sizes = "x".join(str(v) for k, v in constexprs.items() if k.startswith("B") and k[1:] in "MNKT")
-    flags = "".join(f" {k.lower()}" for k, v in constexprs.items() if v is True)
+    flags = "".join(f" {v}" for v in constexprs.values() if isinstance(v, str))
+    flags += "".join(f" {k.lower()}" for k, v in constexprs.items() if v is True)
     pairs = f" {constexprs['PAIRS']} pairs" if "PAIRS" in constexprs else ""
     name = f"{kernel.__name__} {sizes}{pairs}{flags}".strip()
     return CompileCase(name, kernel, signature, values, warps, stages, tuple(divisible))

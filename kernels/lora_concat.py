@@ -58,9 +58,9 @@ def with_slack(like: Tensor, tokens: int, k: int, r: int) -> Tensor:
 
 
 def beside(x: Tensor, r: int, slack: bool) -> Tensor:
-    """[tokens, K + r] that starts with x: its own memory with slack, else a copy."""
+    """[tokens, K + r] that starts with x: its own memory where it has slack, else a copy."""
     tokens, k = x.shape
-    if slack:
+    if slack and x.stride(0) >= k + r:
         # .data: the columns after x are no part of x, so its version must not change.
         return x.data.as_strided((tokens, k + r), (x.stride(0), 1))
     both = wide(x, tokens, k + r)

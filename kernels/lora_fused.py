@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from liftcore.kernels import lora_backward_triton as backward_kernels
 from liftcore.kernels import lora_triton as kernels
+from liftcore.kernels.lora_backward_triton import swiglu_backward as swiglu_gradients
+from liftcore.kernels.lora_split_triton import split_product
 
 
 def lora_forward(x, weights, lora_a, lora_b, scalings, biases) -> list[Tensor]:
@@ -37,7 +38,6 @@ def lora_forward(x, weights, lora_a, lora_b, scalings, biases) -> list[Tensor]:
                 scale=scaling,
                 bias=bias,
                 nt=True,
-                kind="forward",
             )
             for w, b, part, scaling, bias in zip(
                 weights, lora_b, parts, scalings, biases, strict=True
@@ -60,16 +60,19 @@ def lora_backward(
             for part, dy, b, scaling in zip(
                 ds.split(ranks, dim=1), dys, lora_b, scalings, strict=True
             ):
-                kernels.chain(part, dy, b, (), scale=scaling, nt=False, kind="down")
+                split_product(part, dy, b, "nn", scaling)
         if need_dx:
             pairs = list(zip(dys, weights, strict=True))
             dx = x.new_empty(x.shape)
-            out.append(kernels.chain(dx, ds, stack(lora_a), pairs, nt=False, kind="dx"))
+            out.append(kernels.chain(dx, ds, stack(lora_a), pairs, nt=False))
         if need_da:
-            out.append(backward_kernels.outer(ds, x))
+            out.append(split_product(x.new_empty(ds.shape[1], x.shape[1]), ds, x, "tn"))
         if need_db:
-            parts = zip(dys, s.split(ranks, dim=1), scalings, strict=True)
-            out.extend(backward_kernels.outer(dy, part, scaling) for dy, part, scaling in parts)
+            parts = zip(lora_b, dys, s.split(ranks, dim=1), scalings, strict=True)
+            out.extend(
+                split_product(b.new_empty(b.shape), dy, part, "tn", scaling)
+                for b, dy, part, scaling in parts
+            )
     return out
 
 
@@ -86,13 +89,13 @@ def gate_up_forward(x, weights, lora_a, lora_b, scalings, biases, gelu, keep) ->
 def swiglu_backward(dh, gate, up, gelu) -> tuple[Tensor, Tensor]:
     """Gradients of gate and up."""
     with on_device(gate):
-        return backward_kernels.swiglu_backward(dh.contiguous(), gate, up, gelu)
+        return swiglu_gradients(dh.contiguous(), gate, up, gelu)
 
 
 def down(x: Tensor, lora_a: Sequence[Tensor]) -> Tensor:
     """S = x Aᵀ [T, ΣR] for the A of all members at once."""
     a = stack(lora_a)
-    return kernels.chain(x.new_empty(x.shape[0], a.shape[0]), x, a, (), nt=True, kind="down")
+    return split_product(x.new_empty(x.shape[0], a.shape[0]), x, a, "nt")
 
 
 def rows(matrix: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from liftcore.kernels.blocks_triton import (
     store_tile,
 )
 from liftcore.kernels.launch import launch, record
-from liftcore.kernels.tiles import CompileCase, architecture, pick, processors
+from liftcore.kernels.tiles import CompileCase, architecture, ceil_div, pick, processors
 
 
 @triton.jit
@@ -46,10 +46,9 @@ def chain_kernel(
             acc, p, q, m, n, rows, cols, depth, stride_p, stride_q, BM, BN, BK, NT, TMA
         )  # fmt: skip
         acc = acc * scale
-        if PAIRS > 0:
-            acc = add_product(
-                acc, x0, w0, m, n, rows, cols, depth0, stride_x0, stride_w0, BM, BN, BK, NT, TMA
-            )  # fmt: skip
+        acc = add_product(
+            acc, x0, w0, m, n, rows, cols, depth0, stride_x0, stride_w0, BM, BN, BK, NT, TMA
+        )  # fmt: skip
         if PAIRS > 1:
             acc = add_product(
                 acc, x1, w1, m, n, rows, cols, depth1, stride_x1, stride_w1, BM, BN, BK, NT, TMA
@@ -104,9 +103,12 @@ def gate_up_kernel(
 
 
 def can_use_tma(arch: int, *matrices: Tensor) -> bool:
-    """TMA needs sm_90, 2-byte elements and 16-byte aligned rows; the interpreter acts it out."""
+    """TMA tiles fit sm_90 and sm_100, 2-byte elements, rows aligned to 16 bytes.
+
+    The interpreter (arch 0) acts them out, for any element.
+    """
     size = matrices[0].element_size()
-    if arch and (arch < 90 or size != 2):
+    if arch and (not 90 <= arch < 120 or size != 2):
         return False
     return all(m.data_ptr() % 16 == 0 and m.stride(0) * size % 16 == 0 for m in matrices)
 
@@ -125,16 +127,15 @@ def chain(
     scale: float = 1.0,
     bias: Tensor | None = None,
     nt: bool,
-    kind: str,
 ) -> Tensor:
-    """out [T, N] = scale · p op(q) + Σ x op(w) (+ bias) over up to three pairs (x, w).
+    """out [T, N] = scale · p op(q) + Σ x op(w) (+ bias) over one to three pairs (x, w).
 
     Matrices have contiguous rows; op is the transpose when `nt`. Returns out.
     """
     rows, cols = out.shape
     arch = architecture(out.device)
     sms = processors(out.device)
-    tile = pick(kind, arch, out.element_size(), rows, cols, sms)
+    tile = pick("forward" if nt else "dx", arch, out.element_size(), rows, cols, sms)
     matrices = [p, q, *(m for pair in pairs for m in pair)]
     depths = [p.shape[1], *(x.shape[1] for x, _ in pairs)]
     strides = [m.stride(0) for m in matrices]
@@ -146,7 +147,7 @@ def chain(
         matrices = [describe(m, *blocks[i % 2]) for i, m in enumerate(matrices)]
         target = describe(out, tile.bm, tile.bn)
     unused = 3 - len(pairs)
-    tiles = triton.cdiv(rows, tile.bm) * triton.cdiv(cols, tile.bn)
+    tiles = ceil_div(rows, tile.bm) * ceil_div(cols, tile.bn)
     args = [
         target, *matrices, *matrices[:2] * unused, bias, scale,
         rows, cols, *depths, *depths[:1] * unused,
@@ -190,7 +191,7 @@ def gate_up(
         left = [describe(m, tile.bm, tile.bk) for m in left]
         right = [describe(m, tile.bn, tile.bk) for m in right]
         out = [describe(m, tile.bm, tile.bn) for m in out]
-    tiles = triton.cdiv(rows, tile.bm) * triton.cdiv(cols, tile.bn)
+    tiles = ceil_div(rows, tile.bm) * ceil_div(cols, tile.bn)
     args = [
         *out, left[0], *right[:2], left[1], right[2], left[2], right[3], *biases, *scalings,
         rows, cols, x.shape[1], s[0].shape[1], s[1].shape[1], *strides,
@@ -212,18 +213,15 @@ def compile_cases(arch: int) -> list[CompileCase]:
 
     def linear(t, k, n, r=128):
         x, w, a, b = matrix(t, k), matrix(n, k), matrix(r, k), matrix(n, r)
-        chain(matrix(t, r), x, a, (), nt=True, kind="down")
         s, y = matrix(t, r), matrix(t, n)
-        chain(y, s, b, [(x, w)], nt=True, kind="forward")
-        chain(y, s, b, [(x, w)], bias=matrix(n, 1).view(n), nt=True, kind="forward")
-        chain(s, y, b, (), nt=False, kind="down")
-        chain(x, s, a, [(y, w)], nt=False, kind="dx")
+        chain(y, s, b, [(x, w)], nt=True)
+        chain(y, s, b, [(x, w)], bias=matrix(n, 1).view(n), nt=True)
+        chain(x, s, a, [(y, w)], nt=False)
 
     def group(t, k, ns, r=128):
         rank = r * len(ns)
         x, a, s = matrix(t, k), matrix(rank, k), matrix(t, rank)
-        chain(s, x, a, (), nt=True, kind="down")
-        chain(x, s, a, [(matrix(t, n), matrix(n, k)) for n in ns], nt=False, kind="dx")
+        chain(x, s, a, [(matrix(t, n), matrix(n, k)) for n in ns], nt=False)
 
     def mlp(t, k, n, keep, r=128):
         parts = matrix(t, 2 * r).split(r, dim=1)

@@ -97,10 +97,13 @@ def interpreting() -> bool:
     return INTERPRET and HAS_TRITON
 
 
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
 # One entry a line: (kind, first architecture, tile), from the widest tile to the smallest. The
 # first whose tiles keep nine processors of ten busy is taken, else the smallest.
-#   forward  y = x Wᵀ + tail     dx  Σ dy W + tail     down  x Aᵀ and dy B, [T, R]
-#   gate_up  two products and SwiGLU                   outer dA and dB, a product over T
+#   forward  y = x Wᵀ + tail     dx  Σ dy W + tail     gate_up  two products and SwiGLU
 BF16_TILES = (
     ("forward", 80, Tile(128, 128, 64, 8, 3)),  # not measured yet
     ("forward", 80, Tile(64, 128, 64, 4, 3)),  # not measured yet
@@ -116,16 +119,24 @@ BF16_TILES = (
     ("dx", 90, Tile(128, 128, 64, 8, 4)),  # not measured yet
     ("dx", 90, Tile(64, 128, 64, 4, 4)),  # not measured yet
     ("dx", 90, Tile(64, 64, 64, 4, 4)),  # not measured yet
-    ("down", 80, Tile(64, 128, 64, 4, 4)),  # not measured yet
-    ("down", 80, Tile(64, 32, 64, 4, 4)),  # not measured yet
-    ("down", 90, Tile(64, 128, 64, 4, 5)),  # not measured yet
-    ("down", 90, Tile(64, 32, 64, 4, 5)),  # not measured yet
     ("gate_up", 80, Tile(128, 128, 32, 8, 3)),  # not measured yet
     ("gate_up", 80, Tile(64, 64, 64, 4, 3)),  # not measured yet
     ("gate_up", 90, Tile(128, 128, 64, 8, 3)),  # not measured yet
     ("gate_up", 90, Tile(64, 64, 64, 4, 4)),  # not measured yet
+)
+# Products split over their depth: the first tile that is not larger than the result, else the
+# last.         down  x Aᵀ and dy B, [T, R]         outer  dA [R, K] and dB [N, R]
+BF16_SPLIT_TILES = (
+    ("down", 80, Tile(64, 128, 64, 4, 4)),  # not measured yet
+    ("down", 80, Tile(64, 64, 64, 4, 4)),  # not measured yet
+    ("down", 80, Tile(64, 32, 64, 4, 4)),  # not measured yet
+    ("down", 90, Tile(64, 128, 64, 4, 5)),  # not measured yet
+    ("down", 90, Tile(64, 64, 64, 4, 5)),  # not measured yet
+    ("down", 90, Tile(64, 32, 64, 4, 5)),  # not measured yet
     ("outer", 80, Tile(128, 128, 64, 8, 3)),  # not measured yet
+    ("outer", 80, Tile(64, 64, 64, 4, 3)),  # not measured yet
     ("outer", 90, Tile(128, 128, 64, 8, 4)),  # not measured yet
+    ("outer", 90, Tile(64, 64, 64, 4, 4)),  # not measured yet
 )
 # fp32 runs without tensor cores.
 FP32_TILE = Tile(64, 64, 32, 4, 2)  # not measured yet
@@ -136,17 +147,30 @@ INTERPRETER_TILE = Tile(64, 64, 64, 1, 1, group=2)  # few, large steps: each cos
 @functools.lru_cache(4096)
 def pick(kind: str, arch: int, itemsize: int, rows: int, cols: int, sms: int) -> Tile:
     """The tile for an output [rows, cols] of `itemsize` bytes an element on `sms` processors."""
-    if arch == 0:
-        return INTERPRETER_TILE
-    if itemsize != 2:
-        return FP32_PAIR_TILE if kind == "gate_up" else FP32_TILE
-    table = [(a, tile) for k, a, tile in BF16_TILES if k == kind and a <= arch]
-    newest = max(a for a, _ in table)
-    tiles = [tile for a, tile in table if a == newest]
-    for tile in tiles:
-        if 10 * -(-rows // tile.bm) * -(-cols // tile.bn) >= 9 * sms:
+    for tile in (tiles := _table(BF16_TILES, kind, arch, itemsize)):
+        if 10 * ceil_div(rows, tile.bm) * ceil_div(cols, tile.bn) >= 9 * sms:
             return tile
     return tiles[-1]
+
+
+@functools.lru_cache(4096)
+def pick_split(kind: str, arch: int, itemsize: int, rows: int, cols: int) -> Tile:
+    """The tile for a split product with an output [rows, cols]."""
+    for tile in (tiles := _table(BF16_SPLIT_TILES, kind, arch, itemsize)):
+        if tile.bm <= rows and tile.bn <= cols:
+            return tile
+    return tiles[-1]
+
+
+def _table(table, kind: str, arch: int, itemsize: int) -> list[Tile]:
+    if arch == 0:
+        return [INTERPRETER_TILE]
+    if itemsize != 2:
+        return [FP32_PAIR_TILE if kind == "gate_up" else FP32_TILE]
+    # sm_120 has the shared memory and the mma instructions of sm_80's kin.
+    arch = 80 if arch >= 120 else arch
+    newest = max(first for k, first, _ in table if k == kind and first <= arch)
+    return [tile for k, first, tile in table if k == kind and first == newest]
 
 
 # One entry a line: (op, first architecture, most tokens or None, way); the first that fits wins,

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from liftcore.kernels import reference
+from liftcore.kernels.lora import lora_linear
+from liftcore.kernels.lora_group import lora_gate_up, lora_qkv
 
 SCALINGS = (0.7, 1.5, -2.0)
 
@@ -110,3 +113,53 @@ def assert_close(ours, right, labels, bound=1e-5):
     errors = {label: rel(a, b) for label, a, b in zip(labels, ours, right, strict=True)}
     bad = {label: e for label, e in errors.items() if not e <= bound}
     assert not bad, f"relative errors {bad} over {bound}"
+
+
+class Block(torch.nn.Module):
+    """q/k/v, gate/up and a linear with adapters as parameters, all bases frozen buffers."""
+
+    def __init__(self, generator, way=None):
+        super().__init__()
+        self.groups = [
+            make_group(generator, 1, 16, (16, 8, 8), (4, 4, 4), bias=False),
+            make_group(generator, 1, 16, (24, 24), (4, 4), bias=False),
+            make_group(generator, 1, 24, (16,), (4,), bias=False),
+        ]
+        self.way = way
+        self.adapters = torch.nn.ParameterList(
+            torch.nn.Parameter(t.detach()) for g in self.groups for t in g.trained[1:]
+        )
+
+    def forward(self, x):
+        at, args = 0, []
+        for group in self.groups:
+            n = len(group.weights)
+            a, b = ([self.adapters[i] for i in range(at + j, at + j + n)] for j in (0, n))
+            args.append((group.weights, a, b, group.scalings))
+            at += 2 * n
+        q, k, v = lora_qkv(x, *args[0], way=self.way)
+        h = lora_gate_up(x + q * torch.cat([k, v], dim=-1), *args[1], way=self.way)
+        return lora_linear(h, *(m[0] for m in args[2]), way=self.way)
+
+
+def check_parallel(wrap: str, generator, store) -> None:
+    """Gradients of a Block under DDP or FSDP2, in a process group of this process alone."""
+    from torch.distributed.fsdp import fully_shard
+
+    block = Block(generator)
+    x, dy = torch.randn(6, 16, generator=generator), torch.randn(6, 16, generator=generator)
+    block(x).backward(dy)
+    right = [p.grad for p in block.adapters]
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
+    try:
+        if wrap == "ddp":
+            parallel = torch.nn.parallel.DistributedDataParallel(block)
+        else:
+            parallel = fully_shard(block, mesh=dist.init_device_mesh("cpu", (1,)))
+        for _ in range(2):
+            block.zero_grad()
+            parallel(x).backward(dy)
+            grads = [p.grad.full_tensor() if wrap == "fsdp2" else p.grad for p in block.adapters]
+            assert_close(grads, right, [f"adapter {i}" for i in range(len(right))], bound=1e-6)
+    finally:
+        dist.destroy_process_group()

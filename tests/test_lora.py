@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lora_checks import assert_close, fresh_seed, make_group, names, rel, run, truth
+from lora_checks import assert_close, check_parallel, fresh_seed, make_group, names, rel, run, truth
 from torch.utils.checkpoint import checkpoint
 
 from liftcore.kernels import lora, tiles
@@ -181,3 +181,8 @@ def test_groups_that_do_not_fit_are_refused():
     uneven = make_group(g, 3, 7, (5, 6), (2, 2))
     with pytest.raises(ValueError, match="two of one shape"):
         lora_gate_up(*uneven.args)
+
+
+@pytest.mark.parametrize("wrap", ["ddp", "fsdp2"])
+def test_parameters_of_ddp_and_fsdp2(wrap, tmp_path):
+    check_parallel(wrap, fresh_seed(), tmp_path / "store")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lora_checks import assert_close, fresh_seed, make_group, names, rel, run, truth
+from lora_checks import assert_close, check_parallel, fresh_seed, make_group, names, rel, run, truth
 from torch.utils.checkpoint import checkpoint
 
 from liftcore.kernels import lora_fused, lora_triton
@@ -12,13 +12,13 @@ from liftcore.kernels.lora_group import lora_gate_up, lora_qkv
 
 @pytest.fixture
 def launches(monkeypatch):
-    """The kinds of the chain products that were launched, in order."""
+    """What the chain products that were launched computed, in order: "forward" or "dx"."""
     kinds = []
     chain = lora_triton.chain
 
-    def spy(*args, kind, **kwargs):
-        kinds.append(kind)
-        return chain(*args, kind=kind, **kwargs)
+    def spy(*args, nt, **kwargs):
+        kinds.append("forward" if nt else "dx")
+        return chain(*args, nt=nt, **kwargs)
 
     monkeypatch.setattr(lora_triton, "chain", spy)
     return kinds
@@ -36,7 +36,7 @@ def test_x_without_gradient_costs_no_dx(launches):
     dys = [torch.randn(9, 24, generator=g), torch.randn(9, 16, generator=g)]
     ys = lora_qkv(*group.args)
     ours = torch.autograd.grad(ys, [*group.lora_a, *group.lora_b], dys)
-    assert "dx" not in launches and launches.count("forward") == 2
+    assert launches == ["forward", "forward"]
     right = truth("lora_qkv", group, dys)
     assert_close(ours, right[3:], names(group, 2)[3:])
 
@@ -48,7 +48,7 @@ def test_frozen_adapter_still_passes_dx(launches):
     x, w, a, b, scaling, bias = group.single
     y = lora_linear(x, w, a.detach(), b.detach(), scaling, bias)
     (dx,) = torch.autograd.grad(y, x, dy)
-    assert launches == ["down", "forward", "down", "dx"]
+    assert launches == ["forward", "dx"]
     assert_close([dx], truth("lora_qkv", group, [dy])[1:2], ["dx"])
 
 
@@ -215,3 +215,8 @@ def test_ten_steps_of_training_follow_the_plain_path():
 
 def test_rel_sees_nan():
     assert not rel(torch.tensor([torch.nan]), torch.ones(1)) <= 1e9
+
+
+@pytest.mark.parametrize("wrap", ["ddp", "fsdp2"])
+def test_parameters_of_ddp_and_fsdp2(wrap, tmp_path):
+    check_parallel(wrap, fresh_seed(), tmp_path / "store")

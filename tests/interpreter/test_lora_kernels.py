@@ -6,8 +6,8 @@ from lora_checks import assert_close, fresh_seed, make_group, names, rel, run, t
 
 from liftcore.kernels import lora_triton
 from liftcore.kernels.lora import lora_linear, path
-from liftcore.kernels.lora_backward_triton import outer, split
 from liftcore.kernels.lora_group import lora_gate_up, lora_qkv
+from liftcore.kernels.lora_split_triton import split, split_product
 
 # T, K, N, R: each value of T in 1, 7, 64, 129, K and N in 48, 80, 257 and R in 1, 8, 16, 128.
 LINEAR = [
@@ -83,14 +83,19 @@ def test_gate_up_without_gradients_keeps_nothing(monkeypatch):
     assert kept == [True, False]
 
 
-@pytest.mark.parametrize("tokens, m, n", [(1, 16, 48), (129, 80, 1), (200, 257, 8), (640, 64, 70)])
-def test_outer_over_many_spans(tokens, m, n):
+@pytest.mark.parametrize("depth, m, n", [(1, 16, 48), (129, 80, 1), (200, 257, 8), (640, 64, 70)])
+@pytest.mark.parametrize("layout", ["nt", "nn", "tn"])
+def test_split_product_over_many_spans(depth, m, n, layout):
     g = fresh_seed()
-    p, q = torch.randn(tokens, m, generator=g), torch.randn(tokens, n, generator=g)
-    right = 0.3 * p.double().T @ q.double()
-    ours = outer(p, q, 0.3)
+    p, q = torch.randn(m, depth, generator=g), torch.randn(depth, n, generator=g)
+    right = 0.3 * p.double() @ q.double()
+    p = p.T.contiguous() if layout == "tn" else p
+    q = q.T.contiguous() if layout == "nt" else q
+    wide = torch.full((m, 2 * n + 3), 7.0)
+    ours = split_product(wide[:, n : 2 * n], p, q, layout, 0.3)
     assert rel(ours, right) < 1e-5
-    assert torch.equal(ours, outer(p, q, 0.3))
+    assert (wide[:, :n] == 7).all() and (wide[:, 2 * n :] == 7).all()
+    assert torch.equal(ours, split_product(torch.empty(m, n), p, q, layout, 0.3))
 
 
 def test_spans_cover_every_token_once():
@@ -107,6 +112,6 @@ def test_tiles_beside_the_matrix_are_not_touched(rows, cols):
         buffer = torch.full((rows + 2, cols + (-cols) % 8 + (8 if aligned else 9)), 7.0)
         out = buffer[:rows, :cols]
         p, q = torch.randn(rows, 16, generator=g), torch.randn(cols, 16, generator=g)
-        lora_triton.chain(out, p, q, (), scale=2.0, nt=True, kind="down")
-        assert rel(out, 2.0 * p.double() @ q.double().T) < 1e-5
+        lora_triton.chain(out, p, q, [(p, q)], scale=2.0, nt=True)
+        assert rel(out, 3.0 * p.double() @ q.double().T) < 1e-5
         assert (buffer[rows:] == 7).all() and (buffer[:, cols:] == 7).all()

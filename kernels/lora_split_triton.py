@@ -1,0 +1,124 @@
+"""Triton kernels for the products whose result is small and whose depth is long.
+
+    C = scale · op(P) op(Q)      "nt" P Qᵀ: S = x Aᵀ      "nn" P Q: dS = scaling · dy B
+                                 "tn" Pᵀ Q: dA = dSᵀ x,  dB = scaling · dyᵀ S
+
+There are too few tiles for a GPU, so the depth (K, N or T) is split into spans. Each span has
+its own fp32 partial result, and a second kernel adds them in order: no atomics, so the same
+inputs give the same bits.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from liftcore.kernels.blocks_triton import corner_of, load_tile, store_tile
+from liftcore.kernels.launch import launch, record
+from liftcore.kernels.lora_triton import can_use_tma, describe
+from liftcore.kernels.tiles import CompileCase, architecture, ceil_div, pick_split, processors
+
+# A span shorter than this is not worth a partial result of its own.
+MIN_SPAN = 256
+BLOCK = 1024  # elements a program of the sum takes
+
+
+@triton.jit
+def split_kernel(
+    c, p, q, scale, rows, cols, depth, span, stride_c, stride_p, stride_q,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
+    LAYOUT: tl.constexpr, TMA: tl.constexpr,
+):  # fmt: skip
+    """c[i] [rows, cols] = scale · op(P) op(Q) over depth i·span to (i + 1)·span."""
+    m, n = corner_of(tl.program_id(0), rows, cols, BM, BN, GROUP)
+    part = tl.program_id(1)
+    acc = tl.zeros((BM, BN), tl.float32)
+    for k in tl.range(part * span, min((part + 1) * span, depth), BK):
+        if LAYOUT == "tn":
+            a = load_tile(p, k, m, depth, rows, stride_p, BK, BM, TMA).T  # [BM, BK]
+        else:
+            a = load_tile(p, m, k, rows, depth, stride_p, BM, BK, TMA)  # [BM, BK]
+        if LAYOUT == "nt":
+            b = load_tile(q, n, k, cols, depth, stride_q, BN, BK, TMA).T  # [BK, BN]
+        else:
+            b = load_tile(q, k, n, depth, cols, stride_q, BK, BN, TMA)  # [BK, BN]
+        acc = tl.dot(a, b, acc, input_precision="ieee")
+    c += tl.cast(part, tl.int64) * rows * cols
+    store_tile(c, acc * scale, m, n, rows, cols, stride_c, BM, BN, False)
+
+
+@triton.jit
+def sum_kernel(out, parts, count, size, cols, stride, BLOCK: tl.constexpr):
+    """out [size / cols, cols] = the sum of parts [count, size], first to last."""
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    acc = tl.zeros((BLOCK,), tl.float32)
+    for part in tl.range(0, count):
+        acc += tl.load(parts + tl.cast(part, tl.int64) * size + i, mask=i < size, other=0.0)
+    target = out + (i // cols * stride + i % cols)
+    tl.store(target, acc.to(out.dtype.element_ty), mask=i < size)
+
+
+def split_product(out: Tensor, p: Tensor, q: Tensor, layout: str, scale: float = 1.0) -> Tensor:
+    """out [M, N] = scale · op(p) op(q); layout "nt", "nn" or "tn" says which are transposed.
+
+    Matrices have contiguous rows. Returns out.
+    """
+    rows, cols = out.shape
+    depth = p.shape[0] if layout == "tn" else p.shape[1]
+    arch = architecture(p.device)
+    sms = processors(p.device)
+    kind = "outer" if layout == "tn" else "down"
+    tile = pick_split(kind, arch, p.element_size(), rows, cols)
+    tiles = ceil_div(rows, tile.bm) * ceil_div(cols, tile.bn)
+    span, spans = split(depth, tiles, sms, tile.bk, MIN_SPAN if arch else 1)
+    parts, stride = out, out.stride(0)
+    if spans > 1:
+        parts, stride = p.new_empty((spans, rows, cols), dtype=torch.float32), cols
+    tma = can_use_tma(arch, p, q)
+    left, right = p, q
+    if tma:
+        left = describe(p, *((tile.bk, tile.bm) if layout == "tn" else (tile.bm, tile.bk)))
+        right = describe(q, *((tile.bn, tile.bk) if layout == "nt" else (tile.bk, tile.bn)))
+    args = (
+        parts, left, right, scale, rows, cols, depth, span, stride, p.stride(0), q.stride(0)
+    )  # fmt: skip
+    constexprs = dict(
+        BM=tile.bm, BN=tile.bn, BK=tile.bk, GROUP=tile.group, LAYOUT=layout, TMA=tma
+    )  # fmt: skip
+    launch(split_kernel, (tiles, spans), args, constexprs, tile.warps, tile.stages)
+    if spans > 1:
+        size = rows * cols
+        args = out, parts, spans, size, cols, out.stride(0)
+        launch(sum_kernel, (ceil_div(size, BLOCK),), args, {"BLOCK": BLOCK})
+    return out
+
+
+def split(depth: int, tiles: int, sms: int, step: int, least: int) -> tuple[int, int]:
+    """Depth of a span (a multiple of step) and how many spans, so that all processors work."""
+    wanted = max(1, min(sms // tiles, depth // least))
+    span = ceil_div(ceil_div(depth, wanted), step) * step
+    return span, ceil_div(depth, span)
+
+
+def compile_cases(arch: int) -> list[CompileCase]:
+    """The launches of Llama-3-8B and SmolLM2-135M in bf16, rank 128, at 8192 and 512 tokens."""
+
+    def matrix(*shape):
+        return torch.empty(shape, dtype=torch.bfloat16, device="meta")
+
+    def run():
+        for t in (8192, 512):
+            for hidden, kv, wide in ((4096, 1024, 14336), (576, 192, 1536)):
+                for k in (hidden, wide):
+                    for r in (128, 256, 384):
+                        x, s = matrix(t, k), matrix(t, r)
+                        split_product(s, x, matrix(r, k), "nt")
+                        split_product(matrix(r, k), s, x, "tn")
+                for n in (hidden, kv, wide):
+                    dy, s = matrix(t, n), matrix(t, 384)[:, 128:256]
+                    split_product(s, dy, matrix(n, 128), "nn", 2.0)
+                    split_product(matrix(n, 128), dy, s, "tn", 2.0)
+
+    return record(arch, run)
