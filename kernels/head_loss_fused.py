@@ -24,7 +24,8 @@ from liftcore.kernels.tiles import CompileCase, Tile, architecture, processors
 
 # Memory of one chunk of rows: exponentials, statistics and partial sums.
 CHUNK_BYTES = 256 * 2**20
-MAX_SPLITS = 8
+PART_BYTES = 16 * 2**20  # partial sums of a few rows may take this much
+MAX_SPLITS = 12
 COMPACT_BLOCK = 1024
 FINISH_BLOCK = 4096
 TARGET_BLOCK = 1024
@@ -89,7 +90,7 @@ def head_loss(
     m = min(chunk, max(1, triton.cdiv(entries, tile.bm)) * tile.bm)
     e = hidden.new_empty(m if want_hidden else 1, width)[:, :v]
     stats = torch.empty(2, m, tiles_v, dtype=torch.float32, device=hidden.device)
-    capacity = max(4 * m, min(MAX_SPLITS * m, 1024)) if want_hidden else 0
+    capacity = max(4 * m, min(MAX_SPLITS * m, PART_BYTES // (4 * k))) if want_hidden else 0
     part = torch.empty(capacity, k, dtype=torch.float32, device=hidden.device)
     flags = {"CAP": softcap is not None, "KEEP": want_hidden}
     numbers = (float(logit_scale), float(softcap or 1.0))
