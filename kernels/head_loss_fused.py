@@ -36,7 +36,8 @@ LOGITS_TILES = {80: Tile(128, 128, 64, 8, 3), 90: Tile(128, 256, 64, 8, 3)}
 # The cap's derivative must be kept beside the exponentials: a tile of half the registers.
 CAPPED_TILES = {80: Tile(128, 64, 64, 8, 3), 90: Tile(128, 128, 64, 8, 4)}
 PRODUCT_TILES = {80: Tile(128, 128, 64, 8, 3), 90: Tile(128, 256, 64, 8, 4)}
-FP32_TILE = Tile(64, 64, 32, 4, 2)  # fp32 runs without tensor cores
+# fp32 runs without tensor cores, and rows of K not a multiple of 8 are loaded one by one.
+SMALL_TILE = Tile(64, 64, 32, 4, 2)
 INTERPRETER_TILE = Tile(64, 128, 128, 1, 1, group=2)  # few, large steps
 
 
@@ -82,7 +83,7 @@ def head_loss(
     index, count = find_rows(w, row_index)
     entries = index.shape[0]
     size = hidden.element_size()
-    tile, product_tile = _tiles(architecture(hidden.device), size, softcap is not None)
+    tile, product_tile = _tiles(architecture(hidden.device), size, k, softcap is not None)
     tiles_v = triton.cdiv(v, tile.bn)
     width = triton.cdiv(v, 64) * 64  # rows of e start on a 128-byte line whatever V is
     row_bytes = (want_hidden * width + k) * size + 8 * tiles_v + want_hidden * 16 * k
@@ -161,12 +162,12 @@ def _product(dz, weight, part, dhidden, index, count, start, m, tile):
     )
 
 
-def _tiles(arch: int, itemsize: int, capped: bool) -> tuple[Tile, Tile]:
+def _tiles(arch: int, itemsize: int, k: int, capped: bool) -> tuple[Tile, Tile]:
     """The tiles of the logits and of dz W."""
     if arch == 0:
         return INTERPRETER_TILE, INTERPRETER_TILE
-    if itemsize != 2:
-        return FP32_TILE, FP32_TILE
+    if itemsize != 2 or k % 8:
+        return SMALL_TILE, SMALL_TILE
     newest = max(a for a in LOGITS_TILES if a <= arch)
     return (CAPPED_TILES if capped else LOGITS_TILES)[newest], PRODUCT_TILES[newest]
 
