@@ -84,7 +84,7 @@ def lora_linear(
         y = ConcatLora.apply(flat, lora_a, lora_b, float(scaling), bias, packed, slack)
     else:
         y = _LoraLinear.apply(flat, weight, lora_a, lora_b, float(scaling), bias)
-    return y.view(*x.shape[:-1], weight.shape[0])
+    return y if x.ndim == 2 else y.view(*x.shape[:-1], weight.shape[0])
 
 
 def choose(op: str, x: Tensor, way: str | None = None) -> str:

@@ -53,27 +53,22 @@ def lora_backward(
     x, dys, weights = rows(x), [rows(dy) for dy in dys], [rows(w) for w in weights]
     lora_b = [rows(b) for b in lora_b]
     ranks = [b.shape[1] for b in lora_b]
-    out = []
+    ds, out, db = torch.empty_like(s), [], []
+    members = zip(dys, lora_b, s.split(ranks, 1), ds.split(ranks, 1), scalings, strict=True)
     with on_device(x):
-        if need_dx or need_da:
-            ds = torch.empty_like(s)
-            for part, dy, b, scaling in zip(
-                ds.split(ranks, dim=1), dys, lora_b, scalings, strict=True
-            ):
-                split_product(part, dy, b, "nn", scaling)
+        for dy, b, s_part, ds_part, scaling in members:
+            # Both read dy: the second finds what fits of it in the L2 cache.
+            if need_dx or need_da:
+                split_product(ds_part, dy, b, "nn", scaling)
+            if need_db:
+                db.append(split_product(b.new_empty(b.shape), dy, s_part, "tn", scaling))
         if need_dx:
             pairs = list(zip(dys, weights, strict=True))
             dx = x.new_empty(x.shape)
             out.append(kernels.chain(dx, ds, stack(lora_a), pairs, nt=False))
         if need_da:
             out.append(split_product(x.new_empty(ds.shape[1], x.shape[1]), ds, x, "tn"))
-        if need_db:
-            parts = zip(lora_b, dys, s.split(ranks, dim=1), scalings, strict=True)
-            out.extend(
-                split_product(b.new_empty(b.shape), dy, part, "tn", scaling)
-                for b, dy, part, scaling in parts
-            )
-    return out
+    return out + db
 
 
 def gate_up_forward(x, weights, lora_a, lora_b, scalings, biases, gelu, keep) -> list[Tensor]:
@@ -106,11 +101,12 @@ def rows(matrix: Tensor) -> Tensor:
 
 
 def stack(matrices: Sequence[Tensor]) -> Tensor:
-    """The matrices [*, K] one below the other; a view where they lie so in memory already."""
+    """The matrices [*, K] one below the other; a view where they lie so in one buffer already."""
     first, total = matrices[0], 0
-    end = first.data_ptr()
+    end, buffer = first.data_ptr(), first.untyped_storage().data_ptr()
     for m in matrices:
-        if m.data_ptr() != end or not m.is_contiguous():
+        together = m.data_ptr() == end and m.untyped_storage().data_ptr() == buffer
+        if not together or not m.is_contiguous():
             return torch.cat(list(matrices))
         total += m.shape[0]
         end += m.numel() * m.element_size()

@@ -44,7 +44,7 @@ def lora_qkv(
         ys = FusedLora.apply(flat, scalings, *weights, *lora_a, *lora_b, *biases)
     else:
         ys = _plain(flat, weights, lora_a, lora_b, scalings, biases)
-    return tuple(y.view(*x.shape[:-1], y.shape[-1]) for y in ys)
+    return tuple(ys) if x.ndim == 2 else tuple(y.view(*x.shape[:-1], y.shape[-1]) for y in ys)
 
 
 def lora_gate_up(
@@ -82,7 +82,7 @@ def lora_gate_up(
     else:
         gate, up = _plain(flat, weights, lora_a, lora_b, scalings, biases)
         h = (F.gelu(gate, approximate="tanh") if gelu else F.silu(gate)) * up
-    return h.view(*x.shape[:-1], h.shape[-1])
+    return h if x.ndim == 2 else h.view(*x.shape[:-1], h.shape[-1])
 
 
 def _plain(x, weights, lora_a, lora_b, scalings, biases):

@@ -94,6 +94,11 @@ def test_adapters_that_lie_in_one_buffer_are_not_copied():
     assert lora_fused.stack(views).data_ptr() == buffer.data_ptr()
     assert torch.equal(lora_fused.stack(views), buffer)
     assert torch.equal(lora_fused.stack(views[::-1]), torch.cat(views[::-1]))
+    # Neighbours in memory that belong to different buffers cannot be one view.
+    array = buffer.numpy().copy()
+    apart = [torch.frombuffer(array[i : i + 4].data, dtype=buffer.dtype) for i in (0, 4)]
+    apart = [t.view(4, -1) for t in apart]
+    assert torch.equal(lora_fused.stack(apart), torch.cat(apart))
 
 
 @pytest.mark.parametrize("op", [lora_qkv, lora_gate_up])
