@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+import time
 
 import torch
 
@@ -208,6 +209,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seconds", type=float, default=0.15, help="for each variant and shape")
+    parser.add_argument("--minutes", type=float, default=9.0, help="no new shape after this long")
     parser.add_argument("--compile-only", action="store_true")
     args = parser.parse_args(argv)
     if args.compile_only:
@@ -223,8 +225,12 @@ def main(argv: list[str]) -> int:
         print("no GPU: small shapes on the CPU; these are CPU figures and say nothing of a GPU")
     stem = RESULTS / f"kernels-{slug(device)}"
     rows = Rows(stem.with_suffix(".csv"), device, COLUMNS)
-    results, not_run, wrong = [], {}, 0
+    results, not_run, late, wrong = [], {}, [], 0
+    deadline = time.monotonic() + 60 * args.minutes
     for case in cases(args.op, models):
+        if time.monotonic() > deadline:
+            late.append(f"{case.op} {case.model} {case.name}")
+            continue
         checks = check(case, args.rank, device, args.dtype, max(lengths))
         correct = {name: ok for name, (_, _, ok, _) in checks.items()}
         for tokens in lengths:
@@ -234,7 +240,11 @@ def main(argv: list[str]) -> int:
             wrong += sum(n[:4] == "ours" and not correct[n] for n in times)
             print(f"{case.op} {case.model} {case.name} {tokens}", file=sys.stderr, flush=True)
     print_tables(results, not_run)
+    if late:
+        print(f"\nnot run within {args.minutes:g} minutes: {', '.join(late)}")
     print(f"\nrows: {rows.path}")
+    if not results:
+        return 1
     try:
         from bench.kernel_plot import plot
     except ImportError as error:
