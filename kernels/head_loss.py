@@ -4,75 +4,125 @@
     loss = Σ_t w_t (logsumexp(z_t) − z_t[label_t])
     dz_t = w_t (softmax(z_t) − onehot(label_t))       [V]   through the cap and the scale
     dhidden_t = dz_t W                                [K]
+    dW   = Σ_t dz_tᵀ hidden_t                         [V, K]   only for a trainable head
 
-The logits exist a chunk of rows at a time and the gradient is formed in the forward, so the
-backward only multiplies it by the upstream gradient. Statistics are fp32. The head is frozen.
+The logits exist a chunk of rows at a time. With a frozen head the gradient is formed in the
+forward and the backward only multiplies each row by its upstream gradient; with a trainable
+head the backward runs the chunks again, since dW needs the upstream gradients first.
+Statistics are fp32. On CUDA the work is done by head_loss_fused.py or head_loss_cublas.py,
+elsewhere by head_loss_cpu.py.
 """
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-# Bytes of fp32 logits alive at once: enough rows for a fast product, few enough for the cache.
-CHUNK_BYTES = 48 * 2**20
+from liftcore.kernels.tiles import HAS_TRITON, architecture, interpreting
+
+# How a CUDA device runs the two products, by what the host knows. Not measured on a GPU yet.
+#   rows known on the host: cuBLAS has the higher throughput and no row is computed in vain
+#   rows found on the device: only a Triton product can stop at a count that the host never sees
+WAY_WITH_ROW_INDEX = "cublas"
+WAY_WITHOUT_ROW_INDEX = "triton"
+
+_library = torch.library.Library("liftcore", "FRAGMENT")
+_library.define(
+    "head_loss(Tensor hidden, Tensor weight, Tensor labels, Tensor w, Tensor? row_index, "
+    "float? softcap, float logit_scale, bool want_hidden, bool want_weight, str way) "
+    "-> (Tensor, Tensor, Tensor)"
+)
+_library.define("head_loss_scale(Tensor grad, Tensor factor) -> Tensor")
+
+
+@torch.library.impl(_library, "head_loss", "CompositeExplicitAutograd")
+def _head_loss(
+    hidden, weight, labels, w, row_index, softcap, logit_scale, want_hidden, want_weight, way
+):
+    """w_t · nll_t [T] fp32, and the gradients of its sum; an empty tensor for one not wanted."""
+    args = (hidden, weight, labels, w, row_index, softcap, logit_scale, want_hidden)
+    dweight = None
+    if not _use_triton(hidden.device, hidden.dtype):
+        from liftcore.kernels.head_loss_cpu import head_loss
+
+        loss, dhidden, dweight = head_loss(*args, want_weight)
+    elif want_weight or way == "cublas" or _interpreted_bf16(hidden):
+        from liftcore.kernels.head_loss_cublas import head_loss
+
+        loss, dhidden, dweight = head_loss(*args, want_weight)
+    else:
+        from liftcore.kernels.head_loss_fused import head_loss
+
+        loss, dhidden = head_loss(*args)
+    dhidden = hidden.new_empty(0) if dhidden is None else dhidden
+    return loss, dhidden, hidden.new_empty(0) if dweight is None else dweight
+
+
+@torch.library.register_fake("liftcore::head_loss", lib=_library)
+def _(hidden, weight, labels, w, row_index, softcap, logit_scale, want_hidden, want_weight, way):
+    return (
+        hidden.new_empty(hidden.shape[0], dtype=torch.float32),
+        hidden.new_empty(hidden.shape if want_hidden else 0),
+        weight.new_empty(weight.shape if want_weight else 0),
+    )
+
+
+@torch.library.impl(_library, "head_loss_scale", "CompositeExplicitAutograd")
+def _head_loss_scale(grad, factor):
+    """grad [T, K] with row t multiplied by factor [T]."""
+    if _use_triton(grad.device, grad.dtype):
+        from liftcore.kernels.head_loss_fused import scale_rows
+
+        return scale_rows(grad, factor)
+    return grad * factor[:, None].to(grad.dtype)
+
+
+@torch.library.register_fake("liftcore::head_loss_scale", lib=_library)
+def _(grad, factor):
+    return torch.empty_like(grad)
+
+
+@functools.cache
+def _use_triton(device: torch.device, dtype: torch.dtype) -> bool:
+    if dtype not in (torch.bfloat16, torch.float16, torch.float32) or not HAS_TRITON:
+        return False
+    return architecture(device) >= 80 if device.type == "cuda" else interpreting()
+
+
+def _interpreted_bf16(x: Tensor) -> bool:
+    """bf16 products are wrong in Triton's interpreter."""
+    return x.device.type == "cpu" and x.dtype != torch.float32
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, labels, w, softcap, logit_scale):
-        rows = w.nonzero().squeeze(-1)  # [M]
-        loss = torch.zeros(hidden.shape[0], dtype=torch.float32, device=hidden.device)  # [T]
-        grad = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
-        chunk = max(1, min(len(rows), CHUNK_BYTES // (4 * weight.shape[0])))
-        # Two buffers for all chunks: fresh memory costs more than the arithmetic on it.
-        product = hidden.new_empty(chunk, weight.shape[0])
-        logits = torch.empty_like(product, dtype=torch.float32)
-        for part in rows.split(chunk):
-            z, dz = logits[: len(part)], product[: len(part)]
-            z.copy_(torch.mm(hidden[part], weight.T, out=dz))
-            slope = _cap_and_scale(z, softcap, logit_scale)
-            loss[part] = w[part] * _nll_and_dz(z, labels[part, None])
-            if grad is not None:
-                if slope is not None:
-                    z.mul_(slope)
-                grad[part] = torch.mm(dz.copy_(z), weight)
-        ctx.save_for_backward(grad, w)
+    def forward(ctx, hidden, weight, labels, w, row_index, cap, scale, way, dhidden, dweight):
+        loss, grad, _ = torch.ops.liftcore.head_loss(
+            hidden, weight, labels, w, row_index, cap, scale, dhidden and not dweight, False, way
+        )
+        ctx.trainable_head = dweight
+        if dweight:
+            ctx.save_for_backward(hidden, weight, labels, w, row_index)
+            ctx.rest = (cap, scale, dhidden, True, way)
+        else:
+            ctx.save_for_backward(grad)
         return loss
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dloss):
-        grad, w = ctx.saved_tensors
-        return grad * (dloss * w)[:, None].to(grad.dtype), None, None, None, None, None
-
-
-def _cap_and_scale(z, softcap, logit_scale):
-    """Turns products [m, V] into logits in place; returns d logits / d product, None for 1."""
-    if logit_scale != 1.0:
-        z.mul_(logit_scale)
-    if softcap is None:
-        return logit_scale if logit_scale != 1.0 else None
-    t = z.div_(softcap).tanh_()
-    slope = t.square().neg_().add_(1.0).mul_(logit_scale)
-    t.mul_(softcap)
-    return slope
-
-
-def _nll_and_dz(z, target):
-    """Loss [m] of each row; z [m, V] is overwritten with d loss / dz.
-
-    The target is left out of the sum: softmax − 1 is then −(sum of the others) / total, which
-    stays exact for a token that the model is almost sure of.
-    """
-    top = z.amax(-1, keepdim=True)
-    z_target = z.gather(-1, target) - top
-    e_target = z_target.exp()
-    dz = z.sub_(top).exp_().scatter_(-1, target, 0.0)
-    others = dz.sum(-1, keepdim=True)
-    total = others + e_target
-    nll = torch.where(e_target > 0.5, torch.log1p(others / e_target), total.log() - z_target)
-    dz.div_(total).scatter_(-1, target, -others / total)
-    return nll.squeeze(-1)
+        nothing = (None,) * 8
+        if not ctx.trainable_head:
+            (grad,) = ctx.saved_tensors
+            return torch.ops.liftcore.head_loss_scale(grad, dloss), None, *nothing
+        hidden, weight, labels, w, row_index = ctx.saved_tensors
+        _, dhidden, dweight = torch.ops.liftcore.head_loss(
+            hidden, weight, labels, w * dloss, row_index, *ctx.rest
+        )
+        return dhidden if ctx.rest[2] else None, dweight, *nothing
 
 
 def linear_cross_entropy(
@@ -85,30 +135,69 @@ def linear_cross_entropy(
     reduction: str = "mean",
     softcap: float | None = None,
     logit_scale: float = 1.0,
+    row_index: Tensor | None = None,
+    way: str | None = None,
 ) -> Tensor:
     """Weighted cross entropy of the LM head, computed for the scored rows only.
 
-    Shapes: hidden [T, K], weight [V, K] (frozen), labels [T] int64, token_weights [T] float or
-    None -> a fp32 scalar, or [T] with reduction "none". A row whose label is `ignore_index` or
-    whose weight is 0 costs nothing: no logits and no gradient. "mean" divides by the sum of the
+    Shapes: hidden [T, K], weight [V, K], labels [T] int64, token_weights [T] float or None -> a
+    fp32 scalar, or [T] with reduction "none". A row whose label is `ignore_index` or whose
+    weight is 0 costs nothing: no logits and no gradient. "mean" divides by the sum of the
     weights of the scored rows and is 0 when there are none. `softcap` and `logit_scale` give the
-    logits of Gemma 2 and Granite. Raises ValueError when shapes or the reduction do not fit.
+    logits of Gemma 2 and Granite. The head's gradient is formed only if `weight` requires one.
+
+    `row_index` [M] int32 or int64, when the caller knows the rows: every scored row once, the
+    rest of a fixed length filled with rows of weight 0. Without it the rows are found on the
+    device, and the host never waits for their number. `way` ("cublas" or "triton") overrides
+    the choice of products on CUDA. Raises ValueError when shapes, dtypes or options do not fit.
     """
-    if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
-        raise ValueError(
-            f"linear_cross_entropy: hidden {tuple(hidden.shape)} and weight "
-            f"{tuple(weight.shape)} do not fit [T, K], [V, K]"
-        )
-    if labels.shape != hidden.shape[:1]:
-        raise ValueError(f"linear_cross_entropy: labels {tuple(labels.shape)} are not [T]")
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"linear_cross_entropy: unknown reduction {reduction!r}")
+    _check(hidden, weight, labels, token_weights, reduction, row_index, way)
     w = (labels != ignore_index).float()
     if token_weights is not None:
         w = w * token_weights.float()
-    loss = _LinearCrossEntropy.apply(hidden, weight, labels, w, softcap, float(logit_scale))
+    if way is None:
+        way = WAY_WITHOUT_ROW_INDEX if row_index is None else WAY_WITH_ROW_INDEX
+    grad = torch.is_grad_enabled()
+    loss = _LinearCrossEntropy.apply(
+        hidden,
+        weight,
+        labels,
+        w,
+        row_index,
+        softcap,
+        float(logit_scale),
+        way,
+        grad and hidden.requires_grad,
+        grad and weight.requires_grad,
+    )
     if reduction == "none":
         return loss
     if reduction == "sum":
         return loss.sum()
     return loss.sum() / w.sum().clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def _check(hidden, weight, labels, token_weights, reduction, row_index, way):
+    if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
+        raise ValueError(
+            f"linear_cross_entropy: hidden {tuple(hidden.shape)} and weight "
+            f"{tuple(weight.shape)} do not fit [T, K], [V, K]"
+        )
+    if hidden.dtype != weight.dtype:
+        raise ValueError(
+            f"linear_cross_entropy: hidden is {hidden.dtype}, weight is {weight.dtype}"
+        )
+    if labels.shape != hidden.shape[:1]:
+        raise ValueError(f"linear_cross_entropy: labels {tuple(labels.shape)} are not [T]")
+    if token_weights is not None and token_weights.shape != labels.shape:
+        raise ValueError(
+            f"linear_cross_entropy: token_weights {tuple(token_weights.shape)} are not [T]"
+        )
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"linear_cross_entropy: unknown reduction {reduction!r}")
+    if row_index is not None and (
+        row_index.ndim != 1 or row_index.dtype not in (torch.int32, torch.int64)
+    ):
+        raise ValueError("linear_cross_entropy: row_index must be [M] of int32 or int64")
+    if way not in (None, "cublas", "triton"):
+        raise ValueError(f"linear_cross_entropy: unknown way {way!r}")

@@ -57,6 +57,7 @@ def batch_loss(model: nn.Module, lm_head: Head, step: Batch) -> Tensor:
         token_weights=step.weights.flatten(),
         softcap=lm_head.softcap,
         logit_scale=lm_head.logit_scale,
+        row_index=step.row_index,
     )
 
 

@@ -1,0 +1,137 @@
+"""What the benchmarks share: the machine's description, interleaved timing, rows on disk."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import os
+import platform
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).resolve().parent / "results"
+PACKAGES = (
+    "torch", "triton", "peft", "liger-kernel", "cut-cross-entropy", "quack-kernels", "unsloth",
+    "lorafusion",
+)  # fmt: skip
+
+
+def device_name(device: torch.device) -> str:
+    """The card's name, or the processor's with the number of threads in use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
+    return f"{found.group(1) if found else cpu} ({torch.get_num_threads()} threads)"
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of every package that a result may depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+class Timer:
+    """Median seconds of variants that take turns, each from a cold L2 cache on a GPU."""
+
+    def __init__(self, device: torch.device, seconds: float, rounds: tuple[int, int]):
+        self.device, self.seconds, self.rounds = device, seconds, rounds
+        if device.type == "cuda":
+            self.flush = torch.empty(2**28, dtype=torch.int8, device=device)
+
+    def compare(self, variants: dict[str, Callable[[], Any]]) -> dict[str, float]:
+        """Median seconds by variant; as many rounds as fit into `seconds` for each of them."""
+        for run in variants.values():
+            run()
+            run()
+        started, times = time.perf_counter(), {name: [] for name in variants}
+        least, most = self.rounds
+        for done in range(most):
+            if done >= least and time.perf_counter() - started > self.seconds * len(variants):
+                break
+            for name, run in variants.items():
+                times[name].append(self._once(run))
+        return {name: statistics.median(t) for name, t in times.items()}
+
+    def _once(self, run) -> float:
+        if self.device.type != "cuda":
+            start = time.perf_counter()
+            run()
+            return time.perf_counter() - start
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        self.flush.zero_()
+        begin.record()
+        run()
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) / 1e3
+
+
+def peak_mib(run: Callable[[], Any], device: torch.device) -> float | None:
+    """MiB that a call needs at most beyond what is already there; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    run()
+    torch.cuda.synchronize(device)
+    return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+
+
+def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
+    """‖a − b‖ / ‖b‖ in fp32; NaN if a holds one."""
+    a, b = a.float(), b.float()
+    return ((a - b).norm() / b.norm().clamp_min(1e-30)).item()
+
+
+class Rows:
+    """Rows of a CSV file that is written as it goes, each with the machine and the command."""
+
+    def __init__(self, path: Path, device: torch.device, columns: Sequence[str]):
+        self.path = path
+        self.fixed = {
+            "device": device_name(device),
+            "versions": " ".join(f"{k}={v}" for k, v in versions().items()),
+            "command": " ".join(["python -m bench", *sys.argv[1:]]),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = path.open("w", newline="")
+        self.writer = csv.DictWriter(self.file, [*columns, *self.fixed], restval="")
+        self.writer.writeheader()
+
+    def add(self, **row) -> None:
+        self.writer.writerow({**row, **self.fixed})
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+
+def slug(device: torch.device) -> str:
+    """The device's name as a part of a file name."""
+    if device.type == "cpu":
+        return "cpu"
+    return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name(device).lower()).strip("-")
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text in columns; the first column to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))
+        )
+        for r in rows
+    )

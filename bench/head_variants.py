@@ -1,0 +1,128 @@
+"""The head loss in every way that can be had: ours, plain PyTorch and the peers.
+
+As in lora_variants.py a variant is built from a problem and returns (loss, dhidden). The loss is
+a sum over the scored rows, unweighted, since the peers know labels of −100 only.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from liftcore.kernels.head_loss import linear_cross_entropy
+
+IGNORE = -100
+
+
+class HeadProblem:
+    """hidden [T, K], a frozen head [V, K], and labels [T] of which a share is not scored."""
+
+    def __init__(self, tokens, k, v, masked, device, dtype):
+        self.hidden = torch.randn(tokens, k, device=device).to(dtype).requires_grad_()
+        self.weight = (torch.randn(v, k, device=device) * 2 * k**-0.5).to(dtype)
+        self.labels = torch.randint(0, v, (tokens,), device=device)
+        # The overlap of a segment is its head: the first rows are the ones not scored.
+        self.skipped = int(masked * tokens)
+        self.labels[: self.skipped] = IGNORE
+        self.rows = torch.arange(self.skipped, tokens, device=device)
+
+    def differentiated(self, forward):
+        def run():
+            loss = forward(self.hidden, self.weight, self.labels)
+            return loss, *torch.autograd.grad(loss, self.hidden)
+
+        return run
+
+    def truth(self):
+        """Loss and gradient of the plain formula in fp32, over the scored rows."""
+        h = self.hidden.detach()[self.skipped :].float().requires_grad_()
+        z = h @ self.weight.float().T
+        loss = F.cross_entropy(z, self.labels[self.skipped :], reduction="sum")
+        (dh,) = torch.autograd.grad(loss, h)
+        return loss.detach(), torch.cat([dh.new_zeros(self.skipped, dh.shape[1]), dh])
+
+
+def base(p):
+    """The floor: the two products of the scored rows, 512 of them at a time."""
+    h = p.hidden.detach()[p.skipped :]
+
+    def run():
+        for part in h.split(512):
+            z = part @ p.weight.T
+            z @ p.weight
+
+    return run
+
+
+def plain(p):
+    def forward(h, w, labels):
+        return F.cross_entropy(F.linear(h, w).float(), labels, ignore_index=IGNORE, reduction="sum")
+
+    return p.differentiated(forward)
+
+
+def torch_op(chunked):
+    def build(p):
+        op = getattr(F, "linear_cross_entropy", None)
+        if op is None:
+            raise RuntimeError(f"torch {torch.__version__} has no F.linear_cross_entropy")
+        options = torch.nn.LinearCrossEntropyOptions() if chunked else None
+        return p.differentiated(
+            lambda h, w, y: op(h, w, y, ignore_index=IGNORE, reduction="sum", options=options)
+        )
+
+    return build
+
+
+def ours(way, with_rows):
+    def build(p):
+        rows = p.rows if with_rows else None
+        return p.differentiated(
+            lambda h, w, y: linear_cross_entropy(h, w, y, reduction="sum", row_index=rows, way=way)
+        )
+
+    return build
+
+
+def on_gpu(build):
+    """The variant, refused on a CPU, where it would be another name for the plain path."""
+
+    def checked(p):
+        if p.hidden.device.type != "cuda":
+            raise RuntimeError("needs a GPU")
+        return build(p)
+
+    return checked
+
+
+def liger(p):
+    from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy as op
+
+    return p.differentiated(lambda h, w, y: op(h, w, y, ignore_index=IGNORE, reduction="sum"))
+
+
+def cce(p):
+    from cut_cross_entropy import linear_cross_entropy as op
+
+    return p.differentiated(lambda h, w, y: op(h, w, y, ignore_index=IGNORE, reduction="sum"))
+
+
+def quack(p):
+    from quack.linear_cross_entropy import chunked_linear_cross_entropy as op
+
+    return p.differentiated(lambda h, w, y: op(h, w, y, ignore_index=IGNORE, reduction="sum"))
+
+
+VARIANTS = {
+    "base products": base,
+    "plain torch": plain,
+    "ours, rows known": ours(None, True),
+    "ours, rows found": ours(None, False),
+    "ours triton, rows known": on_gpu(ours("triton", True)),
+    "ours cublas, all rows": on_gpu(ours("cublas", False)),
+    "torch op": torch_op(False),
+    "torch op chunked": torch_op(True),
+    "Liger": on_gpu(liger),
+    "CCE": on_gpu(cce),
+    "QuACK": on_gpu(quack),
+}

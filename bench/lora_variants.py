@@ -1,0 +1,172 @@
+"""The LoRA ops in every way that can be had: ours, plain PyTorch and the peers.
+
+A problem is one op at one shape. Each variant is built from it and is a call without arguments
+that runs forward and backward and returns the outputs and gradients in the order of `truth`.
+Building or running may raise: the variant is then reported as not run, with the reason.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from liftcore.kernels import lora_concat, reference
+from liftcore.kernels.lora import lora_linear
+from liftcore.kernels.lora_group import lora_gate_up, lora_qkv
+
+SCALING = 2.0
+
+
+class LoraProblem:
+    """x [T, K] and one or more members with weight [N, K], A [R, K] and B [N, R]."""
+
+    def __init__(self, op, tokens, k, widths, rank, device, dtype):
+        def random(*shape, scale=1.0):
+            return (torch.randn(*shape, device=device) * scale).to(dtype)
+
+        self.op = op
+        self.x = lora_concat.with_slack(random(1, 1), tokens, k, rank)
+        self.x.copy_(random(tokens, k))
+        self.x.requires_grad_()
+        self.weights = [random(n, k, scale=k**-0.5) for n in widths]
+        self.lora_a = [random(rank, k, scale=k**-0.5).requires_grad_() for _ in widths]
+        self.lora_b = [random(n, rank, scale=rank**-0.5).requires_grad_() for n in widths]
+        self.scalings = [SCALING] * len(widths)
+        outputs = widths[:1] if op == "gate_up" else widths
+        self.dy = [random(tokens, n) for n in outputs]
+
+    @property
+    def trained(self):
+        return [self.x, *self.lora_a, *self.lora_b]
+
+    @property
+    def args(self):
+        return self.x, self.weights, self.lora_a, self.lora_b, self.scalings
+
+    @property
+    def member(self):
+        return self.x, self.weights[0], self.lora_a[0], self.lora_b[0], SCALING
+
+    def differentiated(self, forward, trained=None, dy=None):
+        """A call that runs forward and backward of a function of no arguments."""
+        trained, dy = trained or self.trained, dy or self.dy
+
+        def run():
+            y = forward()
+            y = y if isinstance(y, tuple) else (y,)
+            return *y, *torch.autograd.grad(y, trained, dy)
+
+        return run
+
+    def truth(self):
+        """Outputs and gradients of the plain formula in fp32."""
+        wide = LoraProblem.__new__(LoraProblem)
+        wide.op = self.op
+        wide.x = self.x.detach().float().requires_grad_()
+        wide.weights = [w.float() for w in self.weights]
+        wide.lora_a = [a.detach().float().requires_grad_() for a in self.lora_a]
+        wide.lora_b = [b.detach().float().requires_grad_() for b in self.lora_b]
+        wide.scalings, wide.dy = self.scalings, [d.float() for d in self.dy]
+        return plain(wide)()
+
+
+def base(p):
+    """The floor: the frozen products alone, forward and backward."""
+
+    def run():
+        y = [F.linear(p.x, w) for w in p.weights]
+        dy = p.dy * len(p.weights) if p.op == "gate_up" else p.dy
+        return y, [d @ w for d, w in zip(dy, p.weights, strict=True)]
+
+    return run
+
+
+def plain(p):
+    op = {
+        "linear": lambda *a: reference.lora_qkv(*a)[0],
+        "qkv": reference.lora_qkv,
+        "gate_up": reference.lora_gate_up,
+    }[p.op]
+    return p.differentiated(lambda: op(*p.args))
+
+
+def ours(way):
+    def build(p):
+        if way == "triton" and p.x.device.type != "cuda":
+            raise RuntimeError("needs a GPU")
+        if p.op == "linear":
+            return p.differentiated(lambda: lora_linear(*p.member, way=way))
+        op = lora_qkv if p.op == "qkv" else lora_gate_up
+        return p.differentiated(lambda: op(*p.args, way=way))
+
+    return build
+
+
+def ours_concat(p):
+    if p.op != "linear":
+        raise RuntimeError("for a single linear only")
+    packed = lora_concat.pack(*p.member[1:])
+    return p.differentiated(lambda: lora_linear(*p.member, packed=packed, slack=True))
+
+
+def peft(fp32_adapters):
+    def build(p):
+        from peft import LoraConfig, inject_adapter_in_model
+
+        if p.op != "linear":
+            raise RuntimeError("PEFT has no grouped op")
+        n, k = p.weights[0].shape
+        rank = p.lora_a[0].shape[0]
+        model = torch.nn.Sequential(torch.nn.Linear(k, n, bias=False, device=p.x.device))
+        model.to(p.x.dtype)
+        config = LoraConfig(r=rank, lora_alpha=SCALING * rank, target_modules=["0"])
+        layer = inject_adapter_in_model(config, model)[0]
+        # What PEFT's autocast_adapter_dtype, on by default, does to bf16 adapters.
+        layer.lora_A.to(torch.float32 if fp32_adapters else p.x.dtype)
+        layer.lora_B.to(torch.float32 if fp32_adapters else p.x.dtype)
+        a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        with torch.no_grad():
+            layer.base_layer.weight.copy_(p.weights[0])
+            a.copy_(p.lora_a[0])
+            b.copy_(p.lora_b[0])
+        return p.differentiated(lambda: layer(p.x), [p.x, a, b])
+
+    return build
+
+
+def unsloth(p):
+    from unsloth.kernels.fast_lora import LoRA_QKV, LoRA_W
+
+    if p.op == "gate_up":
+        raise RuntimeError("its MLP op holds the down projection too")
+    # Its kernels want [batch, T, K] and may overwrite x with dx, which a benchmark must refuse.
+    op, last = (LoRA_W, ()) if p.op == "linear" else (LoRA_QKV, (False,))
+    members = [
+        v
+        for w, a, b, s in zip(*p.args[1:], strict=True)
+        for v in (w, None, a, b, s)
+    ]  # fmt: skip
+    dy = [d[None] for d in p.dy]
+    return p.differentiated(lambda: op.apply(p.x[None], *members, *last), dy=dy)
+
+
+def lorafusion(p):
+    from lorafusion.ops.lora_v1 import fused_linear_lora
+
+    if p.op != "linear":
+        raise RuntimeError("has no grouped op")
+    x, *rest = p.member
+    return p.differentiated(lambda: fused_linear_lora(x[None], *rest), dy=[d[None] for d in p.dy])
+
+
+VARIANTS = {
+    "base products": base,
+    "plain torch": plain,
+    "ours triton": ours("triton"),
+    "ours concat": ours_concat,
+    "ours plain": ours("plain"),
+    "PEFT": peft(True),
+    "PEFT bf16": peft(False),
+    "Unsloth": unsloth,
+    "LoRAFusion": lorafusion,
+}

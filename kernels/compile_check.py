@@ -1,0 +1,126 @@
+"""Compiles Triton kernels for a GPU that is not there, and reads what they would use of it.
+
+Registers and stack come from the cubin through the `cuobjdump` that Triton carries: a kernel
+without a stack does not spill. Shared memory is what Triton would ask for at launch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import re
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from liftcore.kernels.tiles import CompileCase
+
+MODULES = (
+    "lora_triton",
+    "lora_split_triton",
+    "lora_backward_triton",
+    "head_loss_fused",
+    "head_loss_cublas",
+)
+ARCHITECTURES = (80, 90, 100)
+# Bytes of shared memory that one program may have: A100; H100; B200.
+SHARED_LIMIT = {80: 166_912, 90: 232_448, 100: 232_448}
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one compiled kernel uses of a GPU, or the error that Triton raised.
+
+    `matrix` names the tensor-core instruction in its PTX; `has_product` is whether the kernel
+    asks for a product at all.
+    """
+
+    module: str
+    kernel: str
+    arch: int
+    warps: int
+    stages: int
+    registers: int = 0
+    spilled: int = 0
+    shared: int = 0
+    matrix: str = ""
+    has_product: bool = False
+    error: str = ""
+
+
+def compile_all(archs: Sequence[int] = ARCHITECTURES, processes: int = 2) -> list[Usage]:
+    """Every case of every module for these architectures; an error is reported, not raised."""
+    jobs = [
+        (module, arch, i)
+        for arch in archs
+        for module in MODULES
+        for i in range(len(_cases(module, arch)))
+    ]
+    # Not a fork: Triton's compiler and torch keep threads.
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        return pool.map(_job, jobs, chunksize=4)
+
+
+def compile_case(case: CompileCase, arch: int, module: str = "") -> Usage:
+    """Compiles one case for sm_<arch>; raises what Triton raises when it cannot."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    compiled = triton.compile(
+        case.source(), target=GPUTarget("cuda", arch, 32), options=dict(case.options)
+    )
+    registers, stack = _resources(compiled.asm["cubin"])
+    return Usage(
+        module=module,
+        kernel=case.name,
+        arch=arch,
+        warps=case.num_warps,
+        stages=case.num_stages,
+        registers=registers,
+        spilled=stack,
+        shared=compiled.metadata.shared,
+        matrix=_matrix_instruction(compiled.asm["ptx"]),
+        has_product="tt.dot" in compiled.asm["ttir"],
+    )
+
+
+def _cases(module: str, arch: int) -> list[CompileCase]:
+    """The module's cases; of those that share a name, which differ in alignment, the first."""
+    cases = importlib.import_module(f"liftcore.kernels.{module}").compile_cases(arch)
+    return list({case.name: case for case in reversed(cases)}.values())[::-1]
+
+
+def _job(job: tuple[str, int, int]) -> Usage:
+    module, arch, i = job
+    case = _cases(module, arch)[i]
+    try:
+        return compile_case(case, arch, module)
+    except Exception as error:
+        return Usage(module, case.name, arch, case.num_warps, case.num_stages, error=repr(error))
+
+
+def _resources(cubin: bytes) -> tuple[int, int]:
+    """Registers a thread and bytes of stack a thread of the one kernel in a cubin."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        text = subprocess.run(
+            [tool, "-res-usage", file.name], check=True, capture_output=True, text=True
+        ).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", text)
+    if found is None:
+        raise RuntimeError(f"cuobjdump said nothing of registers:\n{text}")
+    registers, stack, local = map(int, found.groups())
+    return registers, max(stack, local)
+
+
+def _matrix_instruction(ptx: str) -> str:
+    for name in ("tcgen05.mma", "wgmma.mma_async", "mma.sync"):
+        if name in ptx:
+            return name
+    return ""

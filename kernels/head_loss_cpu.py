@@ -1,0 +1,82 @@
+"""The head loss in plain PyTorch, a chunk of rows at a time: the path of a CPU.
+
+Same formulas as head_loss.py; the row list is found with `nonzero()`, so this path waits for a
+device that is not a CPU.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Bytes of fp32 logits alive at once: enough rows for a fast product, few enough for the cache.
+CHUNK_BYTES = 48 * 2**20
+
+
+def head_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    w: Tensor,
+    row_index: Tensor | None,
+    softcap: float | None,
+    logit_scale: float,
+    want_hidden: bool,
+    want_weight: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """w_t · nll_t [T], and Σ_t of it differentiated: dhidden [T, K], dweight [V, K] or None."""
+    rows = w.nonzero().squeeze(-1) if row_index is None else row_index.long()  # [M]
+    if row_index is not None:
+        rows = rows[w[rows] != 0]
+    loss = torch.zeros(hidden.shape[0], dtype=torch.float32, device=hidden.device)  # [T]
+    dhidden = hidden.new_zeros(hidden.shape) if want_hidden else None
+    dweight = torch.zeros_like(weight, dtype=torch.float32) if want_weight else None
+    chunk = max(1, min(len(rows), CHUNK_BYTES // (4 * weight.shape[0])))
+    # Two buffers for all chunks: fresh memory costs more than the arithmetic on it.
+    product = hidden.new_empty(chunk, weight.shape[0])
+    logits = torch.empty_like(product, dtype=torch.float32)
+    for part in rows.split(chunk):
+        h, wp = hidden[part], w[part]
+        z, dz = logits[: len(part)], product[: len(part)]  # [m, V]
+        z.copy_(torch.mm(h, weight.T, out=dz))
+        slope = _cap_and_scale(z, softcap, logit_scale)
+        loss[part] = wp * _nll_and_dz(z, labels[part, None])
+        if not (want_hidden or want_weight):
+            continue
+        if slope is not None:
+            z.mul_(slope)
+        dz.copy_(z)
+        if want_hidden:
+            dhidden[part] = torch.mm(dz, weight).mul_(wp[:, None])
+        if want_weight:
+            dweight += dz.T @ (h * wp[:, None]).to(dz.dtype)
+    return loss, dhidden, None if dweight is None else dweight.to(weight.dtype)
+
+
+def _cap_and_scale(z, softcap, logit_scale):
+    """Turns products [m, V] into logits in place; returns d logits / d product, None for 1."""
+    if logit_scale != 1.0:
+        z.mul_(logit_scale)
+    if softcap is None:
+        return logit_scale if logit_scale != 1.0 else None
+    t = z.div_(softcap).tanh_()
+    slope = t.square().neg_().add_(1.0).mul_(logit_scale)
+    t.mul_(softcap)
+    return slope
+
+
+def _nll_and_dz(z, target):
+    """Loss [m] of each row; z [m, V] is overwritten with d loss / dz.
+
+    The target is left out of the sum: softmax − 1 is then −(sum of the others) / total, which
+    stays exact for a token that the model is almost sure of.
+    """
+    top = z.amax(-1, keepdim=True)
+    z_target = z.gather(-1, target) - top
+    e_target = z_target.exp()
+    dz = z.sub_(top).exp_().scatter_(-1, target, 0.0)
+    others = dz.sum(-1, keepdim=True)
+    total = others + e_target
+    nll = torch.where(e_target > 0.5, torch.log1p(others / e_target), total.log() - z_target)
+    dz.div_(total).scatter_(-1, target, -others / total)
+    return nll.squeeze(-1)

@@ -1,0 +1,152 @@
+"""The head loss with its products in cuBLAS: for rows that the host knows, or a trainable head.
+
+    z  = h Wᵀ                      fp32 out of cuBLAS                    [m, V]
+    dz = w (softmax(z) − onehot)   written over z in the dtype of h      softmax_kernel
+    dhidden[rows] = dz W           cuBLAS
+    dW += dzᵀ h                    cuBLAS, in fp32, a slice of V at a time
+
+Logits are fp32, never rounded; they cost 8 instead of 4 bytes of traffic each. cuBLAS takes its
+row count from the host: every row of `row_index` is computed, or all rows without one.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from liftcore.kernels.head_loss_fused import example_inputs
+from liftcore.kernels.head_loss_triton import cap_parts, row_terms
+from liftcore.kernels.launch import launch, record
+from liftcore.kernels.tiles import CompileCase
+
+# Memory of one chunk of rows: logits, the gathered rows and their gradient.
+CHUNK_BYTES = 256 * 2**20
+DWEIGHT_BYTES = 64 * 2**20
+BLOCK = 4096
+WARPS = 8
+
+
+@triton.jit
+def softmax_kernel(
+    z, dz, labels, w, rows, loss, V, scale, cap, stride_z, stride_dz,
+    CAP: tl.constexpr, KEEP: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """loss[token] of one row of z [m, V] fp32 (before scale and cap), and dz over z."""
+    row = tl.program_id(0).to(tl.int64)
+    token = tl.load(rows + row)
+    label = tl.load(labels + token)
+    weight = tl.load(w + token)
+    z += row * stride_z
+    dz += row * stride_dz
+    lane = tl.arange(0, BLOCK)
+    target = tl.load(z + label, mask=(label >= 0) & (label < V), other=float("nan")) * scale
+    slope_target = 1.0
+    if CAP:
+        target, slope_target = cap_parts(target, cap)
+    top = tl.full((BLOCK,), -1e30, tl.float32)
+    others = tl.zeros((BLOCK,), tl.float32)
+    for v in tl.range(0, V, BLOCK):
+        x = tl.load(z + v + lane, mask=lane < V - v, other=0.0) * scale
+        if CAP:
+            x, slope = cap_parts(x, cap)
+        x = tl.where((lane < V - v) & (lane != label - v), x, float("-inf"))
+        peak = tl.maximum(top, x)
+        others = others * tl.exp(top - peak) + tl.exp(x - peak)
+        top = peak
+    peak = tl.max(top, 0)
+    others = tl.sum(others * tl.exp(top - peak), 0)
+    nll, share, rest = row_terms(peak, others, target)
+    # A row of padding may have no label: 0 · NaN must stay 0.
+    scored = weight != 0.0
+    tl.store(loss + token, tl.where(scored, weight * nll, 0.0), mask=scored)
+    if KEEP:
+        share = weight * scale * share
+        at_target = -weight * scale * slope_target * rest
+        for v in tl.range(0, V, BLOCK):
+            x = tl.load(z + v + lane, mask=lane < V - v, other=0.0) * scale
+            slope = 1.0
+            if CAP:
+                x, slope = cap_parts(x, cap)
+            x = tl.where(lane == label - v, at_target, share * slope * tl.exp(x - peak))
+            x = tl.where(scored, x, 0.0)
+            # dz lies over the first half of z's row: all must have read before one writes.
+            tl.debug_barrier()
+            tl.store(dz + v + lane, x.to(dz.dtype.element_ty), mask=lane < V - v)
+
+
+def head_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    w: Tensor,
+    row_index: Tensor | None,
+    softcap: float | None,
+    logit_scale: float,
+    want_hidden: bool,
+    want_weight: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """w_t · nll_t [T] fp32 and, if wanted, the gradients of their sum: dhidden, dweight.
+
+    hidden [T, K], weight [V, K], labels [T], w [T] fp32, row_index [M] or None.
+    """
+    (t, k), v = hidden.shape, weight.shape[0]
+    loss = torch.zeros(t, dtype=torch.float32, device=hidden.device)
+    dhidden = hidden.new_zeros(t, k) if want_hidden else None
+    dweight = torch.zeros_like(weight, dtype=torch.float32) if want_weight else None
+    rows = torch.arange(t, device=hidden.device) if row_index is None else row_index.long()
+    labels = labels.contiguous()
+    for part in rows.split(_chunk(rows.shape[0], v, k, hidden.element_size())):
+        _one_chunk(hidden, weight, labels, w, part, softcap, logit_scale, loss, dhidden, dweight)
+    return loss, dhidden, None if dweight is None else dweight.to(weight.dtype)
+
+
+def _chunk(rows: int, v: int, k: int, itemsize: int) -> int:
+    """Rows of one chunk: within CHUNK_BYTES, a multiple of 64, and all chunks about as large."""
+    most = max(64, CHUNK_BYTES // (4 * v + 2 * k * itemsize) // 64 * 64)
+    chunks = max(1, triton.cdiv(rows, most))
+    return max(64, triton.cdiv(triton.cdiv(rows, chunks), 64) * 64)
+
+
+def _one_chunk(hidden, weight, labels, w, rows, softcap, scale, loss, dhidden, dweight):
+    capped, softcap, scale = softcap is not None, float(softcap or 1.0), float(scale)
+    if not rows.shape[0]:
+        return
+    h = hidden.index_select(0, rows)  # [m, K]
+    z = _product_fp32(h, weight.T)  # [m, V]
+    dz = z.view(h.dtype)[:, : z.shape[1]]  # in the place of z
+    keep = dhidden is not None or dweight is not None
+    launch(
+        softmax_kernel,
+        (h.shape[0],),
+        (z, dz, labels, w, rows, loss, z.shape[1], scale, softcap, z.stride(0), dz.stride(0)),
+        {"CAP": capped, "KEEP": keep, "BLOCK": BLOCK},
+        WARPS,
+    )
+    if dhidden is not None:
+        # Padding repeats a row of weight 0, whose gradient is 0 each time: the order is no matter.
+        dhidden.index_copy_(0, rows, dz @ weight)
+    if dweight is not None:
+        step = max(1, DWEIGHT_BYTES // (4 * h.shape[1]))
+        for v in range(0, z.shape[1], step):
+            dweight[v : v + step] += _product_fp32(dz[:, v : v + step].T, h)
+
+
+def _product_fp32(a: Tensor, b: Tensor) -> Tensor:
+    """a b in fp32 without a rounding between."""
+    if a.is_cuda and a.dtype != torch.float32:
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return a.float() @ b.float()
+
+
+def compile_cases(arch: int) -> list[CompileCase]:
+    """The launches of Llama-3-8B in bf16; the tiles suit every model."""
+
+    def run():
+        hidden, weight, labels, w = example_inputs(512, 4096, 128256)
+        for cap in (None, 30.0):
+            for want in (True, False):
+                head_loss(hidden, weight, labels, w, None, cap, 1.0, want, False)
+
+    return record(arch, run)

@@ -1,0 +1,90 @@
+"""Problems and comparisons that the head-loss tests share, whatever the device and path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from liftcore.kernels import reference
+from liftcore.kernels.head_loss import linear_cross_entropy
+
+
+def rel(a: Tensor, b: Tensor) -> float:
+    """‖a − b‖ / ‖b‖; NaN in a gives NaN, which is under no bound."""
+    a, b = a.detach().double(), b.detach().double()
+    return ((a - b).norm() / b.norm().clamp_min(1e-30)).item()
+
+
+def fresh_seed() -> torch.Generator:
+    seed = int(torch.seed() % 2**31)
+    print("seed", seed)
+    return torch.Generator().manual_seed(seed)
+
+
+@dataclass
+class Problem:
+    """Inputs of the head loss; rows whose label is −100 or whose weight is 0 hold NaN."""
+
+    hidden: Tensor  # [T, K]
+    weight: Tensor  # [V, K]
+    labels: Tensor  # [T]
+    token_weights: Tensor | None  # [T]
+    options: dict
+
+    @property
+    def scored(self) -> Tensor:
+        mask = self.labels != -100
+        return mask if self.token_weights is None else mask & (self.token_weights != 0)
+
+    def row_index(self, length: int, dtype=torch.int64) -> Tensor:
+        """The scored rows, padded to `length` with the first row that is not scored."""
+        rows = self.scored.nonzero().squeeze(-1)
+        padding = (~self.scored).nonzero()[0].expand(length - len(rows))
+        return torch.cat([rows, padding]).to(dtype)
+
+    def run(self, up: Tensor | None = None, train_head=False, **kwargs):
+        """Loss, dhidden and dweight (None for a frozen head) of the op."""
+        return self._run(linear_cross_entropy, self.hidden, self.weight, up, train_head, **kwargs)
+
+    def truth(self, up: Tensor | None = None, dtype=torch.float64, **kwargs):
+        """The same of the plain formula, in fp64 or, as the rival to beat, another dtype."""
+        hidden = torch.where(self.scored[:, None], self.hidden, 0.0).to(dtype)
+        return self._run(
+            reference.linear_cross_entropy, hidden, self.weight.to(dtype), up, True, **kwargs
+        )
+
+    def _run(self, op, hidden, weight, up, train_head, **kwargs):
+        h = hidden.detach().clone().requires_grad_()
+        w = weight.detach().clone().requires_grad_(train_head)
+        options = {"token_weights": self.token_weights, **self.options, **kwargs}
+        loss = op(h, w, self.labels, **options)
+        loss.backward(torch.ones_like(loss) if up is None else up.to(loss.dtype))
+        return loss.detach(), h.grad, w.grad
+
+
+def problem(t, k, v, g, *, masked=0.4, weighted=True, device="cpu", dtype=torch.float32, **options):
+    """A random Problem; `masked` of its rows are not scored, half of them by their weight."""
+    hidden = torch.randn(t, k, generator=g)
+    weight = torch.randn(v, k, generator=g) * (3.0 / k**0.5)
+    labels = torch.randint(0, v, (t,), generator=g)
+    token_weights = torch.rand(t, generator=g) + 0.1 if weighted else None
+    drop = torch.rand(t, generator=g) < masked
+    if t > 1:
+        drop[0], drop[-1] = masked > 0, False
+    elif masked < 1:
+        drop[:] = False
+    by_weight = drop & (torch.rand(t, generator=g) < 0.5) if weighted else drop & False
+    if weighted:
+        token_weights[by_weight] = 0
+        token_weights = token_weights.to(device)
+    labels[drop & ~by_weight] = -100
+    hidden[drop] = torch.nan
+    return Problem(
+        hidden.to(device, dtype),
+        weight.to(device, dtype),
+        labels.to(device),
+        token_weights,
+        options,
+    )

@@ -1,0 +1,224 @@
+"""The Triton kernels of the head loss against fp64 truth, in fp32 on the CPU."""
+
+import pytest
+import torch
+from head_checks import Problem, fresh_seed, problem, rel
+from torch.utils.checkpoint import checkpoint
+
+from liftcore.kernels import head_loss_cublas, head_loss_fused
+from liftcore.kernels.head_loss import linear_cross_entropy
+
+WAYS = ("triton", "cublas")
+# Every T, K, V of interest once, each beside the other sizes that strain it most.
+SHAPES = [(1, 48, 97), (7, 257, 1000), (64, 80, 4099), (129, 48, 97), (129, 80, 1000)]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("options", [{}, {"softcap": 3.0, "logit_scale": 0.7}])
+def test_values_and_gradients(shape, way, options):
+    g = fresh_seed()
+    p = problem(*shape, g, **options)
+    up = torch.randn(shape[0], generator=g)
+    loss, dhidden, dweight = p.run(up, reduction="none", way=way)
+    right, right_hidden, _ = p.truth(up, reduction="none")
+    assert rel(loss, right) < 1e-5
+    assert rel(dhidden, right_hidden) < 1e-5
+    assert dhidden[~p.scored].abs().sum() == 0 and dweight is None
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_reductions(way, reduction, weighted):
+    g = fresh_seed()
+    p = problem(20, 48, 97, g, weighted=weighted)
+    up = torch.randn((), generator=g)
+    loss, dhidden, _ = p.run(up, reduction=reduction, way=way)
+    right, right_hidden, _ = p.truth(up, reduction=reduction)
+    assert rel(loss, right) < 1e-5 and rel(dhidden, right_hidden) < 1e-5
+
+
+@pytest.mark.parametrize("with_rows", [False, True])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_trainable_head(reduction, with_rows, monkeypatch):
+    g = fresh_seed()
+    monkeypatch.setattr(head_loss_cublas, "DWEIGHT_BYTES", 4 * 48 * 40)  # slices of V
+    p = problem(21, 48, 97, g, softcap=4.0)
+    p.hidden[~p.scored] = 0  # 0 · NaN is NaN in dzᵀ h
+    up = torch.randn((21,) if reduction == "none" else (), generator=g)
+    rows = p.row_index(21) if with_rows else None
+    got = p.run(up, train_head=True, reduction=reduction, row_index=rows)
+    for ours, right in zip(got, p.truth(up, reduction=reduction), strict=True):
+        assert rel(ours, right) < 1e-5
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_row_index_of_a_fixed_length(way, dtype):
+    p = problem(70, 48, 97, fresh_seed())
+    p.hidden[0] = 0  # padding computes this row and must drop it
+    loss, dhidden, _ = p.run(reduction="none", row_index=p.row_index(64, dtype), way=way)
+    right, right_hidden, _ = p.truth(reduction="none")
+    assert rel(loss, right) < 1e-5 and rel(dhidden, right_hidden) < 1e-5
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_many_chunks(way, monkeypatch):
+    monkeypatch.setattr(head_loss_fused, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(head_loss_cublas, "CHUNK_BYTES", 1)
+    p = problem(200, 48, 97, fresh_seed())
+    loss, dhidden, _ = p.run(way=way)
+    right, right_hidden, _ = p.truth()
+    assert rel(loss, right) < 1e-5 and rel(dhidden, right_hidden) < 1e-5
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_nothing_scored(way):
+    p = problem(5, 48, 97, fresh_seed(), masked=0.0)
+    p.labels.fill_(-100)
+    p.hidden.zero_()
+    loss, dhidden, _ = p.run(way=way)
+    assert loss == 0 and dhidden.abs().max() == 0
+    empty = Problem(p.hidden[:0], p.weight, p.labels[:0], None, {})
+    assert empty.run(way=way)[0] == 0
+
+
+def test_no_program_runs_for_rows_that_are_not_scored():
+    """Behind the count the kernels touch nothing: the poison of fresh memory stays."""
+    p = problem(6, 48, 97, fresh_seed(), masked=0.0)
+    w = torch.zeros(6)
+    index, count = head_loss_fused.find_rows(w, None)
+    e, stats = torch.empty(64, 97), torch.empty(2, 64, 1)
+    tile = head_loss_fused.INTERPRETER_TILE
+    flags = {"CAP": False, "KEEP": True}
+    head_loss_fused._logits(
+        p.hidden, p.weight, p.labels, index, count, e, stats, 0, (1.0, 1.0), flags, tile
+    )
+    part, dhidden = torch.empty(512, 48), torch.empty(6, 48)
+    head_loss_fused._product(e, p.weight, part, dhidden, index, count, 0, 6, tile)
+    for untouched in (e, stats, part, dhidden):
+        assert untouched.isnan().all()
+
+
+def test_rows_are_found_in_order():
+    g = fresh_seed()
+    w = (torch.rand(2500, generator=g) < 0.3).float()
+    index, count = head_loss_fused.find_rows(w, None)
+    rows = w.nonzero().squeeze(-1)
+    assert count == len(rows) and torch.equal(index[:count].long(), rows)
+    assert (index[count:] == 0).all()
+    listed = torch.randperm(2500, generator=g)
+    index, count = head_loss_fused.find_rows(w, listed)
+    assert torch.equal(index[:count].long(), listed[w[listed] != 0])
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("gap", [12.0, 30.0, 60.0])
+def test_confident_tokens_keep_loss_and_gradient(way, gap):
+    """softmax − 1 far below the precision of fp32 is not rounded to 0."""
+    g = fresh_seed()
+    k, v = 48, 97
+    hidden = torch.zeros(5, k)
+    hidden[:, 0] = gap
+    hidden[:, 1:] = 0.1 * torch.randn(5, k - 1, generator=g)
+    weight = torch.randn(v, k, generator=g) * 0.1
+    weight[:, 0] = 0
+    weight[3, 0] = 1.0
+    p = Problem(hidden, weight, torch.full((5,), 3), None, {})
+    loss, dhidden, _ = p.run(reduction="none", way=way)
+    # The formula with the target left out of the sum: logsumexp − z loses it even in fp64.
+    h64 = hidden.double().requires_grad_()
+    z = h64 @ weight.double().T
+    others = (z - z[:, 3:4])[:, torch.arange(v) != 3]
+    right = others.exp().sum(-1).log1p()
+    right.sum().backward()
+    assert right.max() < 1e-2
+    assert rel(loss, right) < 1e-4 and rel(dhidden, h64.grad) < 1e-4
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_surprising_tokens_do_not_overflow(way):
+    p = problem(9, 48, 1000, fresh_seed(), masked=0.0, weighted=False)
+    p.weight.mul_(60)
+    loss, dhidden, _ = p.run(reduction="none", way=way)
+    right, right_hidden, _ = p.truth(reduction="none")
+    assert right.max() > 150
+    assert rel(loss, right) < 1e-5 and rel(dhidden, right_hidden) < 1e-4
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_saturated_cap_has_the_right_slope(way):
+    p = problem(9, 48, 97, fresh_seed(), softcap=1.0)
+    p.weight.mul_(4)
+    for ours, right in zip(p.run(way=way)[:2], p.truth()[:2], strict=True):
+        assert rel(ours, right) < 1e-5
+
+
+def test_bf16_gradient_written_over_fp32_logits():
+    p = problem(33, 64, 5001, fresh_seed(), dtype=torch.bfloat16)
+    loss, dhidden, _ = p.run(way="cublas")
+    right, right_hidden, _ = p.truth()
+    _, plain, _ = p.truth(dtype=torch.bfloat16)
+    assert rel(loss, right) < 1e-3
+    assert rel(dhidden, right_hidden) < 2 * rel(plain, right_hidden) + 1e-3
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_label_outside_of_the_vocabulary_is_seen(way):
+    p = problem(4, 48, 97, fresh_seed(), masked=0.0)
+    p.labels[2] = 97
+    loss, _, _ = p.run(reduction="none", way=way)
+    assert loss[2].isnan() and loss[[0, 1, 3]].isfinite().all()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_backward_twice_and_no_second_derivative(way):
+    p = problem(9, 48, 97, fresh_seed(), masked=0.0)
+    h = p.hidden.clone().requires_grad_()
+    loss = linear_cross_entropy(h, p.weight, p.labels, way=way)
+    (first,) = torch.autograd.grad(loss, h, retain_graph=True)
+    factor = torch.ones((), requires_grad=True)
+    (second,) = torch.autograd.grad(loss * factor, h, create_graph=True)
+    assert torch.equal(first, second)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        second.sum().backward()
+
+
+def test_checkpoint_and_evaluation():
+    p = problem(9, 48, 97, fresh_seed(), masked=0.0)
+    h = p.hidden.clone().requires_grad_()
+
+    def loss(x):
+        return linear_cross_entropy(x, p.weight, p.labels, token_weights=p.token_weights)
+
+    saved = checkpoint(loss, h, use_reentrant=False)
+    saved.backward()
+    right, right_hidden, _ = p.truth()
+    assert rel(saved, right) < 1e-5 and rel(h.grad, right_hidden) < 1e-5
+    with torch.no_grad():
+        assert rel(loss(h), right) < 1e-5
+
+
+@pytest.mark.parametrize("train_head", [False, True])
+def test_compiled_in_one_graph(train_head):
+    p = problem(9, 48, 97, fresh_seed(), softcap=5.0)
+    p.hidden.nan_to_num_(0.0)
+    compiled = torch.compile(linear_cross_entropy, fullgraph=True, backend="aot_eager")
+    h = p.hidden.clone().requires_grad_()
+    w = p.weight.clone().requires_grad_(train_head)
+    loss = compiled(h, w, p.labels, token_weights=p.token_weights, **p.options)
+    loss.backward()
+    for ours, right in zip((loss, h.grad, w.grad), p.truth(), strict=True):
+        assert ours is None or rel(ours, right) < 1e-5
+    assert (w.grad is not None) == train_head
+
+
+def test_strided_inputs():
+    p = problem(12, 48, 97, fresh_seed())
+    right = p.truth()
+    p.hidden = torch.stack([p.hidden, p.hidden * torch.nan], 1).view(12, 96)[:, :48]
+    p.weight = p.weight.T.contiguous().T
+    for way in WAYS:
+        for ours, wanted in zip(p.run(way=way)[:2], right[:2], strict=True):
+            assert rel(ours, wanted) < 1e-5
