@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 
 import torch
 
 from liftcore import __version__
+from liftcore.kernels import lora, tiles
 from liftcore.model import cpu_has_bf16, default_device, default_dtype
 
 PACKAGES = ("torch", "triton", "transformers", "safetensors", "numpy", "peft", "matplotlib")
@@ -39,19 +39,23 @@ def device_name(device: torch.device) -> str:
     )
 
 
-def path() -> tuple[str, str]:
-    """(path the ops take by default, why)."""
-    if not torch.cuda.is_available():
-        if os.environ.get("TRITON_INTERPRET") == "1":
-            return "reference", "Triton kernels are not part of this version"
-        return "plain PyTorch", "no CUDA device"
-    return "plain PyTorch", "Triton kernels are not part of this version"
+def path(device: torch.device) -> tuple[str, str]:
+    """(path the ops take on a device, why)."""
+    x = torch.empty(1, 1, device=device, dtype=default_dtype(device))
+    chosen = lora.path(x)
+    if chosen != "plain":
+        return f"Triton kernels ({chosen})", f"a {device.type} device that they are made for"
+    if not tiles.HAS_TRITON:
+        return "plain PyTorch", "Triton is not installed"
+    if device.type != "cuda":
+        return "plain PyTorch", f"Triton kernels need a CUDA device; this is {device}"
+    return "plain PyTorch", f"{device_name(device)} is older than the kernels are made for"
 
 
 def info() -> dict:
     """Everything `liftcore info` prints."""
     device = torch.device(default_device())
-    ops, why = path()
+    ops, why = path(device)
     return {
         "device": str(device),
         "device_name": device_name(device),

@@ -146,7 +146,9 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
     if not all(w.is_floating_point() for w in weights):
         raise UsageError("the model's linear layers are quantised; load it in bf16 or fp32")
     if len({(w.device, w.dtype) for w in weights}) > 1:
-        raise LiftError("the model's linear layers differ in device or dtype; load it on one device")
+        raise LiftError(
+            "the model's linear layers differ in device or dtype; load it on one device"
+        )
     return found
 
 

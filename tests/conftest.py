@@ -1,4 +1,4 @@
-"""Shared by all tests: no network, a private cache that is converted once, tiny models."""
+"""Shared by all tests: no network, fresh random numbers, the models."""
 
 import os
 
@@ -8,46 +8,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import numpy as np
 import pytest
 import torch
-import transformers
+from tiny import tiny_model
 
 import liftcore
 
 # Tiny models gain nothing from threads, and lose much when tests run side by side.
 torch.set_num_threads(1)
-
-TINY = dict(
-    vocab_size=211,
-    hidden_size=48,
-    intermediate_size=80,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=256,
-    pad_token_id=0,
-    bos_token_id=1,
-    eos_token_id=2,
-)
-FAMILIES = {
-    "llama": (transformers.LlamaConfig, {}),
-    "mistral": (transformers.MistralConfig, {"head_dim": 12}),
-    "qwen2": (transformers.Qwen2Config, {}),
-    "qwen3": (transformers.Qwen3Config, {"head_dim": 12}),
-    "gemma2": (
-        transformers.Gemma2Config,
-        {"head_dim": 12, "final_logit_softcapping": 0.5, "query_pre_attn_scalar": 12},
-    ),
-    "gemma3": (transformers.Gemma3TextConfig, {"head_dim": 12, "query_pre_attn_scalar": 12}),
-    "granite": (transformers.GraniteConfig, {"logits_scaling": 4.0}),
-}
-
-
-def tiny_model(family="llama", seed=0, dtype=torch.float32, **changes):
-    """A random model of a real family, small enough for a unit test."""
-    kind, extra = FAMILIES[family]
-    torch.manual_seed(seed)
-    config = kind(**{**TINY, **extra, **changes})
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
-    return model.eval().requires_grad_(False)
 
 
 @pytest.fixture

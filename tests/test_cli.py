@@ -173,7 +173,7 @@ def test_an_output_folder_that_is_not_empty_is_refused(absorb, text_file, tmp_pa
 
 
 def test_a_model_without_a_tokenizer_and_a_model_that_is_not_there(text_file, tmp_path, capsys):
-    from conftest import tiny_model
+    from tiny import tiny_model
 
     tiny_model().save_pretrained(tmp_path / "bare")
     capsys.readouterr()

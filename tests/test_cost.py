@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import TINY, tiny_model
+from tiny import TINY, tiny_model
 from transformers import LlamaConfig
 
 import liftcore

@@ -65,7 +65,6 @@ def test_absorb_makes_the_model_recall_a_document_it_never_saw(embedded):
     """The quality claim in small: 500 words, a fraction of the demo's time."""
     model, tokenizer = embedded
     fiction = fictional_document(seed=11, words=400)
-    torch.set_num_threads(2)
     try:
         config = liftcore.LiftConfig(segment_length=128, epochs=12, rank=32, learning_rate=2e-3)
         memory = liftcore.absorb(model, tokenizer, fiction.text, config=config, progress=False)
@@ -74,7 +73,6 @@ def test_absorb_makes_the_model_recall_a_document_it_never_saw(embedded):
                     for f in fiction.facts)  # fmt: skip
         assert right >= len(fiction.facts) // 2
     finally:
-        torch.set_num_threads(1)
         if getattr(model, "_liftcore_adapter", None):
             model._liftcore_adapter.remove()
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from liftcore.kernels import reference
 from liftcore.kernels.head_loss import linear_cross_entropy
 from liftcore.kernels.lora import lora_linear

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from conftest import tiny_model
+from tiny import tiny_model
 
 import liftcore
 from liftcore import adapter as adapters

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILIES, tiny_model
+from tiny import FAMILIES, tiny_model
 
 from liftcore import model as models
 from liftcore.attention import NAME, causal_attention, fast_cpu_attention

@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-from conftest import tiny_model
 from peft import LoraConfig, get_peft_model
+from tiny import tiny_model
 
 import liftcore
 

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
+from tiny import tiny_model
 
 from liftcore import checkpoint, train
 from liftcore.config import LiftConfig
