@@ -7,7 +7,7 @@ of that name, which transformers imports. So the packages are named here and nev
 from setuptools import setup
 
 setup(
-    packages=["liftcore", "liftcore.objectives", "liftcore.kernels"],
+    packages=["liftcore", "liftcore.kernels"],
     package_dir={"liftcore.kernels": "kernels"},
     package_data={"liftcore": ["prose/*.txt"]},
 )

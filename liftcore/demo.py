@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -56,8 +58,8 @@ def demo(out: Path, *, seed: int = 0) -> dict:
         f"peak memory {gib(peak_bytes(device))}\n"
         f"device {device} ({info.device_name(device)})\n"
         f"adapter in {out}\n\nnext:\n"
-        f'  liftcore ask {out} --complete "{fiction.facts[0].cue}"\n'
-        f"  liftcore absorb YOUR-FILE.txt --out my-memory"
+        f'  {_command()} ask {out} --complete "{min((f.cue for f in fiction.facts), key=len)}"\n'
+        f"  {_command()} absorb YOUR-FILE.txt --out my-memory"
     )
     return {
         "recall_before": before.recall,
@@ -102,9 +104,17 @@ def _table(fiction: Fiction, before: list[str], after: list[str]) -> None:
     print(_row(("the document's words up to the fact", "before", "after"), widths))
     print(_row(tuple("-" * w for w in widths), widths))
     for fact, old, new in rows:
-        cells = ("…" + fact.cue[-(widths[0] - 1) :], _mark(old, fact), _mark(new, fact))
+        cells = (_end_of(fact.cue, widths[0]), _mark(old, fact), _mark(new, fact))
         print(_row(cells, widths))
     print("\n+ the fact exactly as in the document, - something else")
+
+
+def _end_of(cue: str, width: int) -> str:
+    """The last whole words of a cue that fit."""
+    words = cue.split()
+    while len(" ".join(words)) > width - 2:
+        del words[0]
+    return "… " + " ".join(words)
 
 
 def _mark(completion: str, fact: Fact) -> str:
@@ -115,6 +125,13 @@ def _mark(completion: str, fact: Fact) -> str:
 
 def _row(cells: tuple[str, ...], widths: tuple[int, ...]) -> str:
     return "  ".join(c[:w].ljust(w) for c, w in zip(cells, widths, strict=True)).rstrip()
+
+
+def _command() -> str:
+    """liftcore as the user can type it: the name when it is on the PATH, else the path."""
+    if shutil.which("liftcore") or not sys.argv[0].endswith("liftcore"):
+        return "liftcore"
+    return os.path.relpath(sys.argv[0])
 
 
 def _say(text: str) -> None:

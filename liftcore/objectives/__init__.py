@@ -1,1 +1,0 @@
-"""Objectives: each turns a document into weighted training samples."""
