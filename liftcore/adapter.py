@@ -27,6 +27,9 @@ def write(adapter: Adapter, folder: Path) -> str:
         tensors[f"base_model.model.{path}.lora_A.weight"] = layer.lora_a.detach().cpu().contiguous()
         tensors[f"base_model.model.{path}.lora_B.weight"] = layer.lora_b.detach().cpu().contiguous()
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    # safetensors writes for the owner alone; a server may run as somebody else.
+    (folder / CONFIG).touch()
+    (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)
     alpha = int(adapter.alpha) if adapter.alpha == int(adapter.alpha) else adapter.alpha
     settings = {
         "peft_type": "LORA",

@@ -21,7 +21,7 @@ EMBEDDED = "smollm2-135m"
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one verb; returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    args = _parser().parse_args(argv)
+    args = _parse(argv)
     try:
         result = args.run(args)
     except KeyboardInterrupt:
@@ -35,6 +35,17 @@ def main(argv: list[str] | None = None) -> int:
     if args.json:
         print(json.dumps(result))
     return 0
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    # argparse takes `ask DIR --complete QUESTION` for a surplus argument.
+    if rest and "question" in args and not any(r.startswith("-") for r in rest):
+        args.question, rest = args.question + rest, []
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return args
 
 
 def _one_line(error: Exception) -> str:

@@ -60,16 +60,30 @@ def test_absorb_then_ask(absorb, text_file, tmp_path, capsys):
     names = {"adapter_config.json", "adapter_model.safetensors", "liftcore.json", "recall.png"}
     assert names <= {f.name for f in folder.iterdir()}
     assert (folder / "merged" / "model.safetensors").exists()
+    modes = {f.stat().st_mode for f in folder.iterdir() if f.is_file()}
+    assert len(modes) == 1, "readable by all or by none"
     info = json.loads((folder / "liftcore.json").read_text())
     assert info["document"]["title"] == "the voyage"
 
     assert main(["ask", str(folder), "Who sailed?", "Where to?", "--device", "cpu", "--json"]) == 0
     answers = json.loads(capsys.readouterr().out.splitlines()[-1])["answers"]
     assert [a["question"] for a in answers] == ["Who sailed?", "Where to?"]
-    assert main(["ask", str(folder), "Ordo Vance", "--complete", "--device", "cpu"]) == 0
+    assert main(["ask", str(folder), "--device", "cpu", "--complete", "Ordo Vance"]) == 0
     assert capsys.readouterr().out.startswith("Ordo Vance")
     assert main(["report", str(folder), "--png", str(tmp_path / "strip.png")]) == 0
     assert (tmp_path / "strip.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_question_may_stand_behind_the_options(absorb, text_file, tmp_path, capsys):
+    absorb(text_file)
+    folder = str(tmp_path / "memory")
+    for words in (["--context", "truncated", "Who?"], ["Who?", "--context", "truncated"]):
+        assert main(["ask", folder, *words, "--device", "cpu", "--json"]) == 0
+        answers = json.loads(capsys.readouterr().out.splitlines()[-1])["answers"]
+        assert [a["question"] for a in answers] == ["Who?"]
+    with pytest.raises(SystemExit) as stop:
+        main(["ask", folder, "Who?", "--nope"])
+    assert stop.value.code == 2
 
 
 def test_ask_is_interactive_without_a_question(absorb, text_file, tmp_path, monkeypatch, capsys):
