@@ -70,6 +70,18 @@ print(liftcore.__file__)
 """
 
 
+# An editable install of liftcore in this environment must not answer for the one under test.
+FORGET = """
+import site, sys
+sys.meta_path[:] = [f for f in sys.meta_path if "Editable" not in getattr(f, "__name__", "")]
+for name in [m for m in sys.modules if m.startswith("__editable__")]:
+    del sys.modules[name]
+def enter(folder):
+    sys.path.insert(0, folder)
+    site.addsitedir(folder)
+"""
+
+
 def test_checkout_does_not_shadow_the_package_kernels():
     pytest.importorskip("kernels")
     done = run(USE, ROOT)
@@ -97,8 +109,7 @@ def test_installed_layouts_do_not_shadow_it_either(wheel, tmp_path, layout):
         command, capture_output=True, text=True, env={**CLEAN, "LIFTCORE_CUDA": "0"}
     )
     assert done.returncode == 0, done.stderr
-    site = f"import site, sys; sys.path.insert(0, {str(target)!r})\nsite.addsitedir(sys.path[0])\n"
-    done = run(site + USE, tmp_path)
+    done = run(FORGET + f"enter({str(target)!r})\n" + USE, tmp_path)
     assert done.returncode == 0, done.stderr
     assert str(tmp_path) in done.stdout, "another liftcore was imported"
 
