@@ -50,8 +50,9 @@ class Liftcore:
         losses = []
         with fast_cpu_attention(self.model):
             for step in self.rows:
-                loss = batch_loss(self.model, self.head, step)
+                loss = batch_loss(self.model, self.head, step, step.weight)
                 loss.backward()
+                self.optimizer.clip()
                 self.optimizer.step(self.config.learning_rate)
                 losses.append(loss.item())
         return losses

@@ -96,8 +96,11 @@ def vllm_rank(rank: int) -> int | None:
 
 
 def file_sha256(file: Path) -> str:
+    digest = hashlib.sha256()
     with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def read_json(file: Path) -> dict:

@@ -29,6 +29,7 @@ class Batch:
     weights: Tensor  # float32 [B, S]
     row_index: Tensor  # int64 [M]
     tokens: int  # tokens of the document in this batch, padding left out
+    weight: float  # sum of the weights
 
     def to(self, device: torch.device | str) -> Batch:
         def move(t: Tensor) -> Tensor:
@@ -40,6 +41,7 @@ class Batch:
             move(self.weights),
             move(self.row_index),
             self.tokens,
+            self.weight,
         )
 
 
@@ -65,7 +67,8 @@ def make(
         total += n
     labels[weights == 0] = IGNORE
     row_index = np.flatnonzero(weights.reshape(-1))
-    return Batch(*map(torch.from_numpy, (ids, labels, weights, row_index)), total)
+    tensors = map(torch.from_numpy, (ids, labels, weights, row_index))
+    return Batch(*tensors, total, float(weights.sum()))
 
 
 def order(segments: Segments, config: LiftConfig, epoch: int) -> list[np.ndarray]:
@@ -89,6 +92,12 @@ def plan(length: int, config: LiftConfig, epoch: int, prefix: Sequence[int] = ()
     return segments, [
         rows for rows in steps if any(segments.weights[i][first:].any() for i in rows)
     ]
+
+
+def weight(segments: Segments, steps, prefix: Sequence[int] = ()) -> float:
+    """Sum of the weights that the steps of an epoch score."""
+    first = 0 if len(prefix) else 1
+    return float(sum(segments.weights[i][first:].sum() for rows in steps for i in rows))
 
 
 def count(length: int, config: LiftConfig, prefix: Sequence[int] = ()) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ class Position:
     index: int = 0  # steps done in this epoch
     step: int = 0  # steps done in all
     seconds: float = 0.0
+    loss_sum: float = 0.0  # over the steps of this epoch
+    loss: float = 0.0  # mean of the last whole epoch
 
 
 def write_atomically(path: Path, write) -> None:
@@ -40,7 +43,7 @@ def write_atomically(path: Path, write) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
-        with open(temporary, "rb") as file:
+        with open(temporary, "r+b") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
@@ -49,6 +52,11 @@ def write_atomically(path: Path, write) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Halves of a state file that a kill left behind."""
+    return list(folder.glob(f".{FILE_NAME}.*"))
 
 
 def save(path: Path, state: dict[str, Tensor], position: Position, run: dict[str, str]) -> None:
@@ -82,9 +90,12 @@ def read(path: Path, run: dict[str, str]) -> tuple[dict[str, Tensor], Position]:
 def identity(config: LiftConfig, document_sha256: str, model: torch.nn.Module) -> dict[str, str]:
     """What must be the same for a run to go on."""
     parameter = next(model.parameters())
+    # A sample of every weight tells one model from another of the same shape.
+    sample = torch.stack([p.detach().flatten()[:64].double().sum() for p in model.parameters()])
     return {
         "document": document_sha256,
         "settings": json.dumps(dataclasses.asdict(config), sort_keys=True),
         "model": f"{type(model).__name__} {sum(p.numel() for p in model.parameters())}",
+        "weights": hashlib.sha256(sample.cpu().numpy().tobytes()).hexdigest(),
         "dtype": str(parameter.dtype),
     }

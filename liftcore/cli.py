@@ -54,6 +54,8 @@ def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, LiftError):
         return text
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return "out of memory: try a smaller --segment-length, --batch-size or --rank"
     return f"{type(error).__name__}: {text} (--debug shows where)"
@@ -77,23 +79,21 @@ def _absorb(args) -> dict:
     out = Path(args.out or f"{file.stem}-memory")
     check_output(out, force=args.force)
     state = out / checkpoint.FILE_NAME
-    if state.exists() and not args.resume:
-        if not args.force:
-            raise LiftError(
-                f"{out} holds an unfinished run: --resume goes on with it, --force starts anew"
-            )
-        state.unlink()
+    if state.exists() and not args.resume and not args.force:
+        raise LiftError(
+            f"{out} holds an unfinished run: --resume goes on with it, --force starts anew"
+        )
     base, tokenizer = model.load(args.model, device=args.device, dtype=_dtype(args.dtype))
     source = document.from_text(text, tokenizer, args.title or document.title_of(file))
+    if not args.resume:
+        state.unlink(missing_ok=True)
     started = time.perf_counter()
     usage.reset_peak(next(base.parameters()).device)
     try:
         memory = absorb(base, tokenizer, source, config=config, resume=out)
     except KeyboardInterrupt:
-        print(
-            f"\nliftcore: the state is in {out}; the same command with --resume goes on",
-            file=sys.stderr,
-        )
+        if state.exists():
+            print(f"\nliftcore: the same command with --resume goes on from {out}", file=sys.stderr)
         raise
     seconds = time.perf_counter() - started
     memory.save(out, force=True, merge=args.merge, with_document=not args.without_document)
@@ -105,10 +105,11 @@ def _absorb(args) -> dict:
         f"last loss {training.loss:.3f})"
     )
     print(memory.report.text())
-    print(
-        f"adapter in {out} (PEFT form; vLLM: --lora-modules NAME={out} "
-        f"--max-lora-rank {vllm_rank(config.rank)})"
+    rank = vllm_rank(config.rank)
+    served = (
+        f"--lora-modules NAME={out} --max-lora-rank {rank}" if rank else "the rank is too large"
     )
+    print(f"adapter in {out} (PEFT form; vLLM: {served})")
     print(f'next: liftcore ask {out} "your question"')
     return {
         "recall": memory.report.recall,
@@ -169,11 +170,14 @@ def _report(args) -> dict:
     from liftcore.report import Report
 
     info = read_json(Path(args.memory) / INFO)
-    report = Report(**info["report"])
+    try:
+        report, about = Report(**info["report"]), info["document"]
+    except (KeyError, TypeError) as error:
+        raise LiftError(f"{args.memory} is damaged or of another version: {error}") from error
     print(f"{info['document']['title']}: {info['document']['tokens']:,} tokens")
     print(report.text())
     if args.png:
-        report.png(Path(args.png), info["document"]["title"])
+        report.png(Path(args.png), about["title"])
     return info["report"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 from liftcore.errors import UsageError
@@ -61,6 +62,10 @@ class LiftConfig:
         for name in whole:
             value = getattr(self, name)
             need(isinstance(value, int), f"{name} must be a whole number, not {value!r}")
+        for name in ("learning_rate", "warmup", "weight_decay", "max_grad_norm", "eps", "alpha"):
+            value = getattr(self, name)
+            finite = isinstance(value, (int, float)) and math.isfinite(value)
+            need(finite or (name == "alpha" and value is None), f"{name} is no number: {value!r}")
         need(self.segment_length >= 2, f"segment_length must be at least 2: {self.segment_length}")
         for name, known in (
             ("schedule", SCHEDULES),
@@ -89,6 +94,10 @@ class LiftConfig:
         need(0 <= self.warmup < 1, f"warmup is a share of all steps in [0, 1): {self.warmup}")
         need(self.weight_decay >= 0, f"weight_decay must not be negative: {self.weight_decay}")
         need(self.max_grad_norm > 0, f"max_grad_norm must be above 0: {self.max_grad_norm}")
+        need(self.eps > 0, f"eps must be above 0: {self.eps}")
+        for name in ("beta1", "beta2"):
+            value = getattr(self, name)
+            need(0 <= value < 1, f"{name} must lie in [0, 1): {value}")
         need(0 <= self.seed < 2**63, f"seed must not be negative: {self.seed}")
 
     @property

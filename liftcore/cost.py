@@ -16,7 +16,7 @@ from liftcore import model as models
 from liftcore.answer import greedy
 from liftcore.attention import fast_cpu_attention
 from liftcore.config import LiftConfig
-from liftcore.lora import Adapter, linear_layers
+from liftcore.lora import Adapter, linear_layers, only_adapter_trains
 from liftcore.optimizer import MasterAdamW
 from liftcore.train import batch_loss
 from liftcore.usage import peak_bytes, reset_peak
@@ -97,13 +97,14 @@ def _calibrate(model: nn.Module, tokens: int, config: LiftConfig) -> np.ndarray:
     text = np.random.default_rng(0).integers(0, vocabulary, size=tokens)
     seconds = passes = done = epoch = 0
     try:
-        with fast_cpu_attention(model):
+        with only_adapter_trains(adapter), fast_cpu_attention(model):
             while done < WARM_UP + TIMED:
                 segments, steps = batch.plan(tokens, config, epoch)
                 for rows in steps[: WARM_UP + TIMED - done]:
                     start = _now(device)
                     step = batch.make(text, segments, rows, ()).to(device)
-                    batch_loss(model, lm_head, step).backward()
+                    batch_loss(model, lm_head, step, step.weight).backward()
+                    optimizer.clip()
                     optimizer.step(0.0)
                     if done >= WARM_UP:
                         seconds, passes = seconds + _now(device) - start, passes + step.tokens

@@ -18,6 +18,7 @@ from liftcore.answer import complete
 from liftcore.config import LiftConfig
 from liftcore.fiction import Fact, Fiction, fictional_document
 from liftcore.lift import absorb
+from liftcore.memory import INFO, check_output
 from liftcore.usage import gib, peak_bytes
 
 # Facts in the table; all are counted.
@@ -27,6 +28,7 @@ ROWS = 14
 def demo(out: Path, *, seed: int = 0) -> dict:
     """Runs the demo, prints its tables, leaves the adapter in `out` and returns the figures."""
     started = time.perf_counter()
+    check_output(out, force=(out / INFO).is_file())
     model, tokenizer = models.load(embedded.NAME)
     device = next(model.parameters()).device
     fiction = fictional_document(seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ def read(
     is too large, or holds fewer than two tokens.
     """
     if isinstance(document, Document):
-        return document
+        return dataclasses.replace(document, title=title or document.title)
     if isinstance(document, str) and _names_a_file(document):
         document = Path(document)
     if isinstance(document, Path):
@@ -71,8 +72,10 @@ def _document(tokens: np.ndarray, text: str, title: str | None) -> Document:
 def _names_a_file(document: str) -> bool:
     if "\n" in document or not 0 < len(document) < 256:
         return False
-    # A missing "report.txt" must not be absorbed as a text of two words.
-    return document.lower().endswith(TEXT_SUFFIXES) or os.path.exists(document)
+    # A missing "report.txt" or "notes/chapter1" must not be absorbed as a text of two words.
+    one_word = not any(c.isspace() for c in document)
+    named = document.lower().endswith(TEXT_SUFFIXES) or (one_word and os.sep in document)
+    return named or os.path.exists(document)
 
 
 def read_text(path: Path) -> str:
@@ -80,13 +83,15 @@ def read_text(path: Path) -> str:
     try:
         if path.is_dir():
             raise LiftError(f"{path} is a directory, not a text file")
+        if not path.is_file() and path.exists():
+            raise LiftError(f"{path} is not a regular file")
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise LiftError(
                 f"{path} has {size / 2**20:,.0f} MiB; at most {MAX_BYTES // 2**20} MiB of text "
                 "are taken at once: split it"
             )
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
         raise LiftError(f"no such file: {path}") from error
     except PermissionError as error:

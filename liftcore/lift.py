@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import nn
@@ -12,6 +13,7 @@ from liftcore import document as documents
 from liftcore import model as models
 from liftcore.config import LiftConfig
 from liftcore.document import Document
+from liftcore.errors import UsageError
 from liftcore.lora import Adapter
 from liftcore.memory import Memory
 from liftcore.progress import ProgressLine
@@ -42,13 +44,19 @@ def absorb(
     """
     config = config or LiftConfig()
     source = documents.read(document, tokenizer, title)
+    prefix = models.prefix_ids(tokenizer)
+    if min(config.segment_length, len(source.tokens)) + len(prefix) > models.window(model):
+        raise UsageError(
+            f"segment_length {config.segment_length} does not fit the model's window of "
+            f"{models.window(model)} tokens"
+        )
     models.head(model)
+    previous = getattr(model, "_liftcore_adapter", None)
     adapter = Adapter(model, config.rank, config.lora_alpha, config.seed)
     adapter.install()
-    prefix = models.prefix_ids(tokenizer)
     state_file = Path(resume) / checkpoint.FILE_NAME if resume is not None else None
     line = ProgressLine(config.epochs, adapter.values.device, enabled=progress)
-    with line:
+    with line, _put_back_on_failure(adapter, previous):
         result = train(
             model,
             adapter,
@@ -73,3 +81,15 @@ def absorb(
         report=found,
         training=result,
     )
+
+
+@contextmanager
+def _put_back_on_failure(adapter: Adapter, previous: Adapter | None):
+    """A run that fails must not leave a half-trained adapter in the caller's model."""
+    try:
+        yield
+    except BaseException:
+        adapter.remove()
+        if previous is not None:
+            previous.install()
+        raise

@@ -121,6 +121,20 @@ class Adapter:
                 layer.enabled = True
 
 
+@contextmanager
+def only_adapter_trains(adapter: Adapter):
+    """Within it no other parameter of the model gets a gradient."""
+    own = {id(p) for m in adapter.layers.values() for p in (m.lora_a, m.lora_b)}
+    others = [p for p in adapter.model.parameters() if id(p) not in own and p.requires_grad]
+    for p in others:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in others:
+            p.requires_grad_(True)
+
+
 def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
     """Module path -> nn.Linear, for all of the decoder but the LM head.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -15,9 +16,10 @@ import torch
 from torch import nn
 
 from liftcore import adapter as adapters
-from liftcore import answer, model
+from liftcore import answer, checkpoint, model
 from liftcore.checkpoint import FILE_NAME as STATE_FILE
 from liftcore.config import LiftConfig
+from liftcore.document import read_text
 from liftcore.errors import LiftError, UsageError
 from liftcore.lora import Adapter
 from liftcore.report import Report
@@ -26,6 +28,7 @@ from liftcore.train import Result
 INFO = "liftcore.json"
 DOCUMENT = "document.txt"
 PICTURE = "recall.png"
+MERGED = "merged"
 
 
 @dataclass
@@ -49,6 +52,7 @@ class Memory:
         context "none": from the weights alone; "truncated": the prompt also holds the document,
         cut to the model's window (LIFT+ICL). Raises UsageError for anything else.
         """
+        _check_length(max_new_tokens)
         if context not in answer.CONTEXTS:
             raise UsageError(f"unknown context {context!r}: choose none or truncated")
         tokens = None
@@ -68,6 +72,7 @@ class Memory:
 
     def complete(self, text: str, *, max_new_tokens: int = 32) -> str:
         """How the document goes on after `text`, from the weights alone, greedily decoded."""
+        _check_length(max_new_tokens)
         self.adapter.install()
         return answer.complete(self.model, self.tokenizer, text, max_new_tokens)
 
@@ -93,9 +98,10 @@ class Memory:
             aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
             self._write(aside, merge=merge, with_document=with_document)
             folder.mkdir(exist_ok=True)
-            for entry in sorted(aside.iterdir()):
-                if entry.is_dir():
-                    shutil.rmtree(folder / entry.name, ignore_errors=True)
+            for stale in {DOCUMENT, PICTURE} - {e.name for e in aside.iterdir()}:
+                (folder / stale).unlink(missing_ok=True)
+            shutil.rmtree(folder / MERGED, ignore_errors=True)
+            for entry in sorted(aside.iterdir(), key=lambda e: e.name == INFO):
                 os.replace(entry, folder / entry.name)
         except LiftError:
             raise
@@ -105,7 +111,8 @@ class Memory:
         finally:
             if aside is not None:
                 shutil.rmtree(aside, ignore_errors=True)
-        (folder / STATE_FILE).unlink(missing_ok=True)
+        for state in (folder / STATE_FILE, *checkpoint.leftovers(folder)):
+            state.unlink(missing_ok=True)
         return folder
 
     def _write(self, folder: Path, *, merge: bool, with_document: bool) -> None:
@@ -124,12 +131,17 @@ class Memory:
         }
         (folder / INFO).write_text(json.dumps(info, indent=2) + "\n")
         if with_document and self.text is not None:
-            (folder / DOCUMENT).write_text(self.text, encoding="utf-8")
+            (folder / DOCUMENT).write_bytes(self.text.encode())
         if _has_matplotlib():
             self.report.png(folder / PICTURE, self.title)
         if merge:
-            merged(self.adapter).save_pretrained(folder / "merged")
-            self.tokenizer.save_pretrained(folder / "merged")
+            merged(self.adapter).save_pretrained(folder / MERGED)
+            self.tokenizer.save_pretrained(folder / MERGED)
+
+
+def _check_length(max_new_tokens: int) -> None:
+    if max_new_tokens < 1:
+        raise UsageError(f"max_new_tokens must be at least 1: {max_new_tokens}")
 
 
 def merged(adapter: Adapter) -> nn.Module:
@@ -151,7 +163,8 @@ def check_output(folder: Path, *, force: bool) -> None:
     """Raises LiftError when `folder` cannot take a memory: it is a file, or not empty."""
     if folder.exists() and not folder.is_dir():
         raise LiftError(f"{folder} is a file, not a folder")
-    if folder.is_dir() and not force and any(e.name != STATE_FILE for e in folder.iterdir()):
+    states = {folder / STATE_FILE, *checkpoint.leftovers(folder)}
+    if folder.is_dir() and not force and set(folder.iterdir()) - states:
         raise LiftError(f"{folder} is not empty; --force (force=True) writes into it")
 
 
@@ -185,9 +198,16 @@ def load_memory(
             f"{adapters.base_name(base_model)}; --force (force=True) tries all the same"
         )
     adapter = adapters.read(base_model, folder, adapter_sha256)
+    if (adapter.rank, adapter.alpha) != (config.rank, config.lora_alpha):
+        raise LiftError(f"{folder / adapters.CONFIG} was changed: its r or lora_alpha differs")
+    text = None
+    if (folder / DOCUMENT).is_file():
+        text = read_text(folder / DOCUMENT)
+        if hashlib.sha256(text.encode()).hexdigest() != sha256:
+            raise LiftError(
+                f"{folder / DOCUMENT} was changed since it was saved (its hash differs)"
+            )
     adapter.install()
-    file = folder / DOCUMENT
-    text = file.read_text(encoding="utf-8") if file.is_file() else None
     return Memory(
         base_model, tokenizer, adapter, title, text, sha256, length, config, report, training
     )

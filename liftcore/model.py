@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from liftcore import embedded
-from liftcore.errors import LiftError
+from liftcore.errors import LiftError, UsageError
 from liftcore.kernels.reference import soft_cap
 
 
@@ -23,9 +23,12 @@ def load(name_or_path: str | Path, *, device: str | torch.device | None = None, 
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    device = torch.device(device or default_device())
+    device = _device(device or default_device())
     dtype = dtype or default_dtype(device)
     name = str(name_or_path)
+    if Path(name).is_dir():
+        # A memory must find its base from any working folder.
+        name = str(Path(name).resolve())
     source = embedded.model_folder() if name == embedded.NAME else name_or_path
     with embedded.quiet_transformers():
         try:
@@ -42,6 +45,16 @@ def load(name_or_path: str | Path, *, device: str | torch.device | None = None, 
         raise LiftError(f"cannot put {name} on device {device}: {_first_line(error)}") from error
     model.config.name_or_path = name
     return model, tokenizer
+
+
+def _device(name: str | torch.device) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"unknown device {name!r}: cpu, cuda, cuda:1, …") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise LiftError(f"no CUDA device for {name!r}: this PyTorch sees none")
+    return device
 
 
 def _why_not_loaded(name: str, error: Exception) -> str:
@@ -109,6 +122,8 @@ def head(model: nn.Module) -> Head:
     if divisor := getattr(config, "logits_scaling", None):
         scale /= divisor
     output = model.get_output_embeddings()
+    if getattr(output, "bias", None) is not None:
+        raise LiftError(f"{type(model).__name__} has a bias on its LM head, which is not supported")
     found = Head(output.weight, getattr(config, "final_logit_softcapping", None), float(scale))
     _check_head(model, found)
     model._liftcore_head = found

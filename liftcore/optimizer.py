@@ -37,9 +37,9 @@ class MasterAdamW:
         )
 
     @torch.no_grad()
-    def step(self, rate: float) -> Tensor:
-        """One update at the given learning rate; returns the norm of the gradient before
-        clipping (a scalar on the device) and leaves the gradient zeroed."""
+    def clip(self) -> Tensor:
+        """Clips the gradient by its global norm; returns the norm before (a scalar on the
+        device)."""
         grads = self.adapter.grads
         if self.master_grad is not grads:
             self.master_grad.copy_(grads)
@@ -47,12 +47,16 @@ class MasterAdamW:
         # On a CPU the norm is at hand, and a pass over the gradient can be saved.
         if norm.is_cuda or norm > self.max_norm:
             self.master_grad.mul_((self.max_norm / (norm + 1e-6)).clamp(max=1.0))
+        return norm
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        """One update with the clipped gradient at the given rate; zeroes the gradient."""
         self.adamw.param_groups[0]["lr"].fill_(rate)
         self.adamw.step()
         if self.master is not self.adapter.values:
             self.adapter.values.copy_(self.master)
-        grads.zero_()
-        return norm
+        self.adapter.grads.zero_()
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, by name."""

@@ -66,6 +66,8 @@ def _unfit(module: nn.Module) -> str | None:
     base = module.base_layer
     if not isinstance(base, nn.Linear) or not base.weight.is_floating_point():
         return f"its base is {type(base).__name__}"
+    if base.weight.requires_grad or (base.bias is not None and base.bias.requires_grad):
+        return "its base weight or bias is trained"
     if any(getattr(module, "use_dora", {}).values()):
         return "DoRA"
     if getattr(module, "fan_in_fan_out", False):

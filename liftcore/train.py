@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from liftcore.config import LiftConfig
 from liftcore.errors import LiftError
 from liftcore.interrupt import Interrupt
 from liftcore.kernels.head_loss import linear_cross_entropy
-from liftcore.lora import Adapter
+from liftcore.lora import Adapter, only_adapter_trains
 from liftcore.model import Head, body, head
 from liftcore.optimizer import MasterAdamW, learning_rate
 
@@ -47,18 +48,24 @@ class Result:
     loss: float  # mean of the last epoch
 
 
-def batch_loss(model: nn.Module, lm_head: Head, step: Batch) -> Tensor:
-    """Mean loss of the scored rows of a batch (LIFT, equation 2), a fp32 scalar."""
+def batch_loss(model: nn.Module, lm_head: Head, step: Batch, normaliser: float) -> Tensor:
+    """Σ weight · loss over the scored rows of a batch / normaliser (LIFT, equation 2), fp32.
+
+    One normaliser for all steps of an epoch keeps the weights of the overlap loss: dividing each
+    step by its own sum would undo them.
+    """
     hidden = body(model)(input_ids=step.input_ids, use_cache=False).last_hidden_state
-    return linear_cross_entropy(
+    loss = linear_cross_entropy(
         hidden.flatten(0, 1),
-        lm_head.weight,
+        lm_head.weight.detach(),
         step.labels.flatten(),
         token_weights=step.weights.flatten(),
+        reduction="sum",
         softcap=lm_head.softcap,
         logit_scale=lm_head.logit_scale,
         row_index=step.row_index,
     )
+    return loss / normaliser
 
 
 def train(
@@ -81,7 +88,9 @@ def train(
     device = adapter.values.device
     lm_head, optimizer = head(model), MasterAdamW(adapter, config)
     total, passes = batch.count(len(tokens), config, prefix)
-    at, losses, seen = Position(), [], 0
+    if not total:
+        raise LiftError("the document is too short: no token of it has one before it to learn from")
+    at, seen = Position(), 0
     if state_file is not None and state_file.exists():
         state, at = checkpoint.read(state_file, run or {})
         optimizer.load_state(state)
@@ -93,29 +102,42 @@ def train(
             at.seconds = before + time.perf_counter() - started
             checkpoint.save(state_file, optimizer.state(), at, run or {})
 
-    with Interrupt() as interrupt, fast_cpu_attention(model):
+    with Interrupt() as interrupt, only_adapter_trains(adapter), fast_cpu_attention(model):
         while at.epoch < config.epochs:
             segments, steps = batch.plan(len(tokens), config, at.epoch, prefix)
+            normaliser = batch.weight(segments, steps, prefix) / len(steps)
             for rows in steps[at.index :]:
                 step = batch.make(tokens, segments, rows, prefix).to(device)
-                loss = batch_loss(model, lm_head, step)
+                loss = batch_loss(model, lm_head, step, normaliser)
                 loss.backward()
-                norm = optimizer.step(learning_rate(config, at.step, total))
-                at.index, at.step, seen = at.index + 1, at.step + 1, seen + step.tokens
-                losses.append(_finite(loss, norm, at.step, state_file))
-                now = time.perf_counter()
-                on_step(Progress(at.epoch, at.step, total, seen, now - started, losses[-1]))
-                if interrupt.asked or now - saved > SAVE_SECONDS:
-                    save()
+                norm = optimizer.clip()
+                mean = _finite(loss, norm, at.step, state_file) * normaliser / step.weight
+                # The state saved here has just given a finite loss, so it is known to be good.
+                if interrupt.asked or time.perf_counter() - saved > SAVE_SECONDS:
+                    _save_or_warn(save, interrupt)
                     saved = time.perf_counter()
-                    interrupt.raise_if_asked()
+                optimizer.step(learning_rate(config, at.step, total))
+                at.index, at.step, seen = at.index + 1, at.step + 1, seen + step.tokens
+                at.loss_sum += mean
+                now = time.perf_counter() - started
+                on_step(Progress(at.epoch, at.step, total, seen, now, mean))
+            at.loss, at.loss_sum = at.loss_sum / len(steps), 0.0
             at.epoch, at.index = at.epoch + 1, 0
-            if at.epoch < config.epochs:
-                losses.clear()
+        if interrupt.asked:
+            save()
+            interrupt.raise_if_asked()
     if time.perf_counter() - started > SAVE_SECONDS:
         save()
-    seconds = before + time.perf_counter() - started
-    return Result(seconds, total, passes, float(np.mean(losses)) if losses else float("nan"))
+    return Result(before + time.perf_counter() - started, total, passes, at.loss)
+
+
+def _save_or_warn(save: Callable[[], None], interrupt: Interrupt) -> None:
+    """Saves the state; a full disk must not end a run that still goes well."""
+    try:
+        save()
+    except LiftError as error:
+        warnings.warn(str(error), stacklevel=2)
+    interrupt.raise_if_asked()
 
 
 def _finite(loss: Tensor, norm: Tensor, step: int, state_file: Path | None) -> float:
@@ -124,8 +146,8 @@ def _finite(loss: Tensor, norm: Tensor, step: int, state_file: Path | None) -> f
         return value
     kept = ""
     if state_file is not None and state_file.exists():
-        kept = f" The state before it is kept in {state_file}."
+        kept = f" The last good state is kept in {state_file}."
     raise LiftError(
-        f"the loss is no longer a number at step {step}: try a learning rate 3 to 10 times "
+        f"the loss is no longer a number at step {step + 1}: try a learning rate 3 to 10 times "
         f"smaller, or a longer warm-up.{kept}"
     )

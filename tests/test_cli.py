@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from liftcore.cli import main
@@ -141,7 +142,7 @@ def test_no_permission_to_read(absorb, text_file, monkeypatch):
     def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(type(text_file), "read_text", refuse)
+    monkeypatch.setattr(type(text_file), "read_bytes", refuse)
     code, _, err = absorb(text_file)
     assert code == 1 and err == f"liftcore: error: no permission to read {text_file}\n"
 
@@ -202,6 +203,32 @@ def test_a_traceback_only_with_debug(tmp_path, capsys):
     assert "Traceback" not in capsys.readouterr().err
     assert main(["ask", str(tmp_path), "--debug"]) == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_demo_overwrites_no_folder_of_the_users(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert main(["demo", "--out", str(tmp_path)]) == 1
+    assert "not empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [(["--device", "warp"], 2), (["--device", "cuda"], 1), (["--max-new-tokens", "0"], 2)],
+)
+def test_ask_with_a_wrong_option(absorb, text_file, tmp_path, capsys, options, expected):
+    absorb(text_file)
+    if options[-1] == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    assert main(["ask", str(tmp_path / "memory"), "Who?", *options]) == expected
+    err = capsys.readouterr().err
+    assert err.startswith("liftcore: error: ") and err.count("\n") == 1
+
+
+def test_half_a_state_file_of_a_kill_is_no_obstacle(absorb, text_file, tmp_path):
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / ".training_state.safetensors.123").write_bytes(b"half")
+    assert absorb(text_file, "--resume")[0] == 0
+    assert not list((tmp_path / "memory").glob(".training_state*"))
 
 
 def test_info_says_which_path_is_live(capsys):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from tiny import tiny_model
@@ -203,20 +204,93 @@ def test_report_strip_and_bins():
     assert "50.0%" in report.text() and "token 64 (0%)" in report.text()
 
 
-def test_recall_is_the_share_of_equal_tokens(rng):
-    """A model that always says token 7, on a document of which every other token is a 7."""
-    from liftcore.report import measure
+def test_recall_compares_each_token_with_its_own_place(monkeypatch):
+    """A model that counts on by one, over a document that counts, with a jump in the middle."""
+    from liftcore import report
 
-    model = tiny_model(tie_word_embeddings=False)
-    with torch.no_grad():
-        model.lm_head.weight.zero_()
-        model.model.norm.weight.zero_()
-        model.lm_head.weight[7] = 0.0
-    tokens = rng.integers(8, 200, size=300)
-    tokens[::2] = 0  # all logits are equal: argmax says 0
-    report = measure(model, tokens, prefix=[])
-    assert report.recall == pytest.approx(0.5)
-    assert len(report.positions) == 64 and report.new_tokens == 32
+    def count_on(model, prompts, new):
+        return prompts[:, -1:] + torch.arange(1, new + 1)
+
+    monkeypatch.setattr(report, "greedy", count_on)
+    tokens = np.arange(1000)
+    assert report.measure(tiny_model(), tokens, prefix=[5]).recall == 1.0
+    tokens[500:] += 7
+    found = report.measure(tiny_model(), tokens, prefix=[])
+    for position, share in zip(found.positions, found.shares, strict=True):
+        right = np.clip(500 - position - 32, 0, 32) if position + 32 <= 500 else 32
+        assert share == pytest.approx(right / 32, abs=1e-4)
+
+
+def test_the_tokenizers_prefix_is_trained_and_probed(tiny_folder, monkeypatch):
+    """What a tokenizer puts before any text (Llama's BOS) stands before segments and probes."""
+    from liftcore import model as models
+    from liftcore import report, train
+
+    class WithBos:
+        bos_token_id = 1
+
+        def __call__(self, text, add_special_tokens):
+            return {"input_ids": [1] if add_special_tokens else []}
+
+    assert models.prefix_ids(WithBos()) == [1]
+    model, tokenizer = liftcore.load(tiny_folder, device="cpu", dtype=torch.float32)
+    assert models.prefix_ids(tokenizer) == []
+    batches, prompts = [], []
+    loss, greedy = train.batch_loss, report.greedy
+    monkeypatch.setattr(models, "prefix_ids", lambda tokenizer: [1])
+    monkeypatch.setattr(
+        train, "batch_loss", lambda m, h, step, n: batches.append(step) or loss(m, h, step, n)
+    )
+    monkeypatch.setattr(report, "greedy", lambda m, p, n: prompts.append(p) or greedy(m, p, n))
+    liftcore.absorb(model, tokenizer, TEXT, config=CONFIG, progress=False)
+    assert batches and all((b.input_ids[:, 0] == 1).all() for b in batches)
+    assert prompts and (prompts[0][:, 0] == 1).all()
+
+
+def test_a_second_memory_on_the_same_model_leaves_the_first_as_it_was(memory):
+    answer = memory.complete("Marta Quellin", max_new_tokens=12)
+    model, tokenizer = memory.model, memory.tokenizer
+    other = liftcore.absorb(model, tokenizer, TEXT[::-1], config=CONFIG, progress=False)
+    assert model._liftcore_adapter is other.adapter
+    assert memory.complete("Marta Quellin", max_new_tokens=12) == answer
+
+
+def test_a_failed_run_leaves_the_model_as_it_was(memory, monkeypatch):
+    from liftcore import train
+
+    monkeypatch.setattr(
+        train, "batch_loss", lambda *a: torch.tensor(float("nan"), requires_grad=True)
+    )
+    with pytest.raises(LiftError, match="no longer a number"):
+        liftcore.absorb(memory.model, memory.tokenizer, TEXT, config=CONFIG, progress=False)
+    assert memory.model._liftcore_adapter is memory.adapter
+
+
+def test_nothing_of_an_older_memory_stays(memory, tmp_path):
+    folder = memory.save(tmp_path / "m", merge=True)
+    memory.save(folder, force=True, with_document=False)
+    names = {f.name for f in folder.iterdir()}
+    assert "document.txt" not in names and "merged" not in names
+
+
+def test_a_changed_document_or_scaling_is_refused(memory, tmp_path):
+    given = (memory.model, memory.tokenizer)
+    folder = memory.save(tmp_path / "m")
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**settings, "lora_alpha": 99}))
+    with pytest.raises(LiftError, match="lora_alpha"):
+        liftcore.load_memory(folder, given)
+    folder = memory.save(tmp_path / "n")
+    (folder / "document.txt").write_text(TEXT + "!")
+    with pytest.raises(LiftError, match="hash"):
+        liftcore.load_memory(folder, given)
+
+
+def test_segments_longer_than_the_window_are_refused(memory):
+    with pytest.raises(UsageError, match="window"):
+        liftcore.absorb(
+            memory.model, memory.tokenizer, TEXT * 40, config=CONFIG.replace(segment_length=300)
+        )
 
 
 def test_peft_reproduces_an_answer_without_liftcore(memory, tiny_folder, tmp_path):

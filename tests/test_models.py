@@ -10,7 +10,7 @@ from liftcore.attention import NAME, causal_attention, fast_cpu_attention
 from liftcore.batch import make
 from liftcore.config import LiftConfig
 from liftcore.errors import LiftError
-from liftcore.lora import Adapter, LoraLinear
+from liftcore.lora import Adapter, LoraLinear, only_adapter_trains
 from liftcore.segments import cut
 from liftcore.train import batch_loss
 
@@ -36,7 +36,7 @@ def test_loss_and_gradients_equal_the_models_own(rng, family):
     adapter = randomised(Adapter(model, rank=4, alpha=8))
     adapter.install()
     step = a_batch(rng)
-    loss = batch_loss(model, models.head(model), step)
+    loss = batch_loss(model, models.head(model), step, step.weight)
     loss.backward()
     ours = adapter.grads.clone()
     adapter.grads.zero_()
@@ -74,12 +74,14 @@ def test_layers_spread_over_dtypes_are_refused():
 
 
 def test_no_gradient_for_a_frozen_weight(rng):
-    model = tiny_model()
+    model = tiny_model().requires_grad_(True)
     adapter = Adapter(model, rank=2, alpha=4)
     adapter.install()
-    batch_loss(model, models.head(model), a_batch(rng)).backward()
+    with only_adapter_trains(adapter):
+        batch_loss(model, models.head(model), a_batch(rng), 1.0).backward()
     own = {id(p) for layer in adapter.layers.values() for p in (layer.lora_a, layer.lora_b)}
     assert all(p.grad is None for p in model.parameters() if id(p) not in own)
+    assert all(p.requires_grad for p in model.parameters()), "the caller's flags come back"
 
 
 def test_a_new_adapter_changes_nothing_and_removal_restores(rng):

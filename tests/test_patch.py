@@ -69,6 +69,15 @@ def test_what_it_cannot_take_is_left_and_named(settings, why):
     assert not report.replaced and set(report.left.values()) == {why}
 
 
+def test_a_trained_bias_stays_with_peft():
+    model = get_peft_model(
+        tiny_model("qwen2"), LoraConfig(r=4, target_modules=["q_proj", "o_proj"], bias="lora_only")
+    )
+    report = liftcore.accelerate(model)
+    assert {p.rpartition(".")[2] for p in report.left} == {"q_proj"}
+    assert {p.rpartition(".")[2] for p in report.replaced} == {"o_proj"}
+
+
 def test_merging_after_acceleration(rng):
     model = peft_model()
     ids = torch.from_numpy(rng.integers(3, 200, size=(1, 9)))

@@ -121,7 +121,8 @@ def test_a_nan_stops_with_advice_and_keeps_the_saved_state(tokens, tmp_path, mon
         absorb(tokens, state_file=file)
     assert str(file) in str(error.value)
     state, at = checkpoint.read(file, {})
-    assert at.step == 4 and torch.isfinite(state["master"]).all()
+    assert at.step == 3, "the state that gave the last finite loss, before its update"
+    assert torch.isfinite(state["master"]).all()
 
 
 def test_training_works_outside_the_main_thread(tokens):
@@ -149,11 +150,67 @@ def test_optimizer_is_adamw_with_clipping_on_fp32_masters(rng):
         torch.nn.utils.clip_grad_norm_(theirs, 0.5)
         adamw.param_groups[0]["lr"] = 1e-2 / (step + 1)
         adamw.step()
+        ours.clip()
         ours.step(1e-2 / (step + 1))
         assert adapter.grads.abs().max() == 0
     flat = torch.cat([t.detach().flatten() for t in theirs])
     torch.testing.assert_close(ours.master, flat, rtol=2e-5, atol=1e-6)
     assert torch.equal(adapter.values, ours.master.to(torch.bfloat16))
+
+
+@pytest.mark.parametrize("overlap_loss", ["all", "new", "mean"])
+def test_one_normaliser_an_epoch_keeps_the_weights(tokens, monkeypatch, overlap_loss):
+    """Σ over an epoch's steps of loss · normaliser is the weighted sum of equation 2."""
+    seen, real = [], train.batch_loss
+
+    def spy(model, head, step, normaliser):
+        seen.append((normaliser, step.weight))
+        return real(model, head, step, normaliser)
+
+    monkeypatch.setattr(train, "batch_loss", spy)
+    config = CONFIG.replace(schedule="overlap", stride=9, overlap_loss=overlap_loss, epochs=1)
+    absorb(tokens, config)
+    assert len({n for n, _ in seen}) == 1 and len({w for _, w in seen}) > 1
+    assert seen[0][0] == pytest.approx(sum(w for _, w in seen) / len(seen))
+    if overlap_loss != "all":
+        assert sum(w for _, w in seen) == pytest.approx(len(tokens)), "each token weighs 1"
+
+
+def test_a_full_disk_does_not_end_the_run(tokens, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "SAVE_SECONDS", 0.0)
+
+    def full(path, *rest):
+        raise LiftError("cannot write: no space left")
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    with pytest.warns(UserWarning, match="no space"), pytest.raises(LiftError):
+        absorb(tokens, state_file=tmp_path / "state")  # the last save, at the end, does raise
+
+
+def test_a_kill_while_writing_leaves_the_old_state(tokens, tmp_path, monkeypatch):
+    file = tmp_path / checkpoint.FILE_NAME
+    with pytest.raises(KeyboardInterrupt):
+        absorb(tokens, state_file=file, on_step=stop_after(2))
+    before = file.read_bytes()
+
+    def half(path):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.write_atomically(file, half)
+    assert file.read_bytes() == before
+
+
+def test_resumed_loss_is_that_of_the_whole_run(tokens, tmp_path):
+    _, right = absorb(tokens)
+    file = tmp_path / checkpoint.FILE_NAME
+    with pytest.raises(KeyboardInterrupt):
+        absorb(tokens, state_file=file, on_step=stop_after(right.steps - 1))
+    assert absorb(tokens, state_file=file)[1].loss == right.loss
+    with pytest.raises(KeyboardInterrupt):
+        absorb(tokens, state_file=file, on_step=stop_after(right.steps))
+    assert absorb(tokens, state_file=file)[1].loss == right.loss
 
 
 def test_small_updates_are_not_lost_in_bf16():
@@ -164,6 +221,7 @@ def test_small_updates_are_not_lost_in_bf16():
     optimizer = MasterAdamW(adapter, CONFIG)
     for _ in range(100):
         adapter.grads.fill_(1.0)
+        optimizer.clip()
         optimizer.step(2e-4)
     assert adapter.values.float().mean().item() == pytest.approx(0.98, abs=0.004)
 
