@@ -1,12 +1,15 @@
 """The Triton kernels of the head loss against fp64 truth, in fp32 on the CPU."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from head_checks import Problem, check_token_weights_gradient, fresh_seed, problem, rel
 from torch.utils.checkpoint import checkpoint
 
-from liftcore.kernels import head_loss_cublas, head_loss_fused, tiles
+from liftcore.kernels import head_loss, head_loss_cublas, head_loss_fused, tiles
 from liftcore.kernels.head_loss import linear_cross_entropy
+from liftcore.kernels.launch import launch
 
 WAYS = ("triton", "cublas")
 # Every T, K, V of interest once, each beside the other sizes that strain it most.
@@ -141,6 +144,27 @@ def test_nothing_scored(way):
         assert p.run(way=way, row_index=rows)[0] == 0
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_every_launch_is_on_the_device_of_its_tensors(way, monkeypatch):
+    entered, launched = [], []
+
+    @contextmanager
+    def on_device(x):
+        entered.append(x.device)
+        yield
+        entered.pop()
+
+    def spy(*args, **options):
+        launched.append(list(entered))
+        return launch(*args, **options)
+
+    monkeypatch.setattr(head_loss, "on_device", on_device)
+    for module in (head_loss_fused, head_loss_cublas):
+        monkeypatch.setattr(module, "launch", spy)
+    problem(6, 48, 97, fresh_seed()).run(way=way)
+    assert launched and all(devices == [torch.device("cpu")] for devices in launched)
+
+
 def test_no_program_runs_for_rows_that_are_not_scored():
     """Behind the count the kernels touch nothing: the poison of fresh memory stays."""
     p = problem(6, 48, 97, fresh_seed(), masked=0.0)
@@ -168,6 +192,9 @@ def test_rows_are_found_in_order():
     listed = torch.randperm(2500, generator=g)
     index, count = head_loss_fused.find_rows(w, listed)
     assert torch.equal(index[:count].long(), listed[w[listed] != 0])
+    w = torch.ones(2501)[1:]  # something lies before it
+    index, count = head_loss_fused.find_rows(w, torch.tensor([4, -1, 0, -1]))
+    assert count == 2 and index.tolist() == [4, 0, 0, 0]
 
 
 @pytest.mark.parametrize("way", WAYS)
