@@ -24,9 +24,11 @@ MODULES = (
     "head_loss_fused",
     "head_loss_cublas",
 )
-ARCHITECTURES = (80, 90, 100)
-# Bytes of shared memory that one program may have: A100; H100; B200.
-SHARED_LIMIT = {80: 166_912, 90: 232_448, 100: 232_448}
+ARCHITECTURES = (80, 89, 90, 100, 120)
+# Bytes of shared memory that one program may have: A100; L4 and RTX 40; H100; B200; RTX 50.
+SHARED_LIMIT = {80: 166_912, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
+# Bytes of stack that a thread may have: GPUs that borrow the tiles of sm_80 may spill a little.
+STACK_LIMIT = {80: 0, 89: 256, 90: 0, 100: 0, 120: 256}
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from liftcore.kernels.launch import on_device
 from liftcore.kernels.tiles import HAS_TRITON, architecture, interpreting
 
 # How a CUDA device runs the two products, by what the host knows. Not measured on a GPU yet.
@@ -45,18 +46,20 @@ def _head_loss(
     """w_t · nll_t [T] fp32, and the gradients of its sum; an empty tensor for one not wanted."""
     args = (hidden, weight, labels, w, row_index, softcap, logit_scale, want_hidden)
     dweight = None
-    if not _use_triton(hidden.device, hidden.dtype):
-        from liftcore.kernels.head_loss_cpu import head_loss
+    # Autocast would turn the fp32 products inside into another dtype.
+    with on_device(hidden), torch.autocast(hidden.device.type, enabled=False):
+        if not _use_triton(hidden.device, hidden.dtype):
+            from liftcore.kernels.head_loss_cpu import head_loss
 
-        loss, dhidden, dweight = head_loss(*args, want_weight)
-    elif want_weight or way == "cublas" or _interpreted_bf16(hidden):
-        from liftcore.kernels.head_loss_cublas import head_loss
+            loss, dhidden, dweight = head_loss(*args, want_weight)
+        elif want_weight or way == "cublas" or _interpreted_bf16(hidden):
+            from liftcore.kernels.head_loss_cublas import head_loss
 
-        loss, dhidden, dweight = head_loss(*args, want_weight)
-    else:
-        from liftcore.kernels.head_loss_fused import head_loss
+            loss, dhidden, dweight = head_loss(*args, want_weight)
+        else:
+            from liftcore.kernels.head_loss_fused import head_loss
 
-        loss, dhidden = head_loss(*args)
+            loss, dhidden = head_loss(*args)
     dhidden = hidden.new_empty(0) if dhidden is None else dhidden
     return loss, dhidden, hidden.new_empty(0) if dweight is None else dweight
 
@@ -76,7 +79,8 @@ def _head_loss_scale(grad, factor):
     if _use_triton(grad.device, grad.dtype):
         from liftcore.kernels.head_loss_fused import scale_rows
 
-        return scale_rows(grad, factor)
+        with on_device(grad):
+            return scale_rows(grad, factor)
     return grad * factor[:, None].to(grad.dtype)
 
 
@@ -104,25 +108,31 @@ class _LinearCrossEntropy(torch.autograd.Function):
             hidden, weight, labels, w, row_index, cap, scale, dhidden and not dweight, False, way
         )
         ctx.trainable_head = dweight
+        for_dw = (loss, w) if ctx.needs_input_grad[3] else (None, None)
         if dweight:
-            ctx.save_for_backward(hidden, weight, labels, w, row_index)
+            ctx.save_for_backward(*for_dw, hidden, weight, labels, w, row_index)
             ctx.rest = (cap, scale, dhidden, True, way)
         else:
-            ctx.save_for_backward(grad)
+            ctx.save_for_backward(*for_dw, grad)
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dloss):
-        nothing = (None,) * 8
+        loss, w, *saved = ctx.saved_tensors
+        # loss_t = w_t nll_t; the nll of a row of weight 0 is not known and left out.
+        dw = None if loss is None else torch.where(w != 0, dloss * (loss / w), 0.0)
+        nothing = (None,) * 6
         if not ctx.trainable_head:
-            (grad,) = ctx.saved_tensors
-            return torch.ops.liftcore.head_loss_scale(grad, dloss), None, *nothing
-        hidden, weight, labels, w, row_index = ctx.saved_tensors
+            (grad,) = saved
+            want = ctx.needs_input_grad[0]
+            dhidden = torch.ops.liftcore.head_loss_scale(grad, dloss) if want else None
+            return dhidden, None, None, dw, *nothing
+        hidden, weight, labels, w, row_index = saved
         _, dhidden, dweight = torch.ops.liftcore.head_loss(
             hidden, weight, labels, w * dloss, row_index, *ctx.rest
         )
-        return dhidden if ctx.rest[2] else None, dweight, *nothing
+        return dhidden if ctx.rest[2] else None, dweight, None, dw, *nothing
 
 
 def linear_cross_entropy(
@@ -144,12 +154,16 @@ def linear_cross_entropy(
     fp32 scalar, or [T] with reduction "none". A row whose label is `ignore_index` or whose
     weight is 0 costs nothing: no logits and no gradient. "mean" divides by the sum of the
     weights of the scored rows and is 0 when there are none. `softcap` and `logit_scale` give the
-    logits of Gemma 2 and Granite. The head's gradient is formed only if `weight` requires one.
+    logits of Gemma 2 and Granite. The head's gradient is formed only if `weight` requires one;
+    it takes 4 V K bytes for its fp32 sums and, on CUDA without `row_index`, the logits of all T
+    rows. `token_weights` may require a gradient; a row of weight 0 gets none from its own loss.
 
     `row_index` [M] int32 or int64, when the caller knows the rows: every scored row once, the
-    rest of a fixed length filled with rows of weight 0. Without it the rows are found on the
-    device, and the host never waits for their number. `way` ("cublas" or "triton") overrides
-    the choice of products on CUDA. Raises ValueError when shapes, dtypes or options do not fit.
+    rest of a fixed length filled with −1 or with rows of weight 0. Without it the rows are found
+    on the device. Either way the host never waits for their number where the Triton kernels run
+    (CUDA from sm_80 in bf16, fp16 and fp32). `way` ("cublas" or "triton") overrides the choice
+    of products there; a trainable head always takes cuBLAS. Autocast has no effect inside.
+    Raises ValueError when shapes, dtypes or options do not fit.
     """
     _check(hidden, weight, labels, token_weights, reduction, row_index, way)
     w = (labels != ignore_index).float()

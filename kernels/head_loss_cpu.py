@@ -1,7 +1,7 @@
 """The head loss in plain PyTorch, a chunk of rows at a time: the path of a CPU.
 
 Same formulas as head_loss.py; the row list is found with `nonzero()`, so this path waits for a
-device that is not a CPU.
+device that is not a CPU, even with a row_index: GPUs before sm_80, ROCm, MPS and fp64 on CUDA.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ def head_loss(
     """w_t · nll_t [T], and Σ_t of it differentiated: dhidden [T, K], dweight [V, K] or None."""
     rows = w.nonzero().squeeze(-1) if row_index is None else row_index.long()  # [M]
     if row_index is not None:
+        rows = rows[rows >= 0]
         rows = rows[w[rows] != 0]
     loss = torch.zeros(hidden.shape[0], dtype=torch.float32, device=hidden.device)  # [T]
     dhidden = hidden.new_zeros(hidden.shape) if want_hidden else None
-    dweight = torch.zeros_like(weight, dtype=torch.float32) if want_weight else None
+    dweight = weight.new_zeros(weight.shape, dtype=torch.float32) if want_weight else None
     chunk = max(1, min(len(rows), CHUNK_BYTES // (4 * weight.shape[0])))
     # Two buffers for all chunks: fresh memory costs more than the arithmetic on it.
     product = hidden.new_empty(chunk, weight.shape[0])

@@ -6,7 +6,8 @@
     dW += dzᵀ h                    cuBLAS, in fp32, a slice of V at a time
 
 Logits are fp32, never rounded; they cost 8 instead of 4 bytes of traffic each. cuBLAS takes its
-row count from the host: every row of `row_index` is computed, or all rows without one.
+row count from the host: every row of `row_index` is computed, or all rows without one. A chunk of
+rows takes at most CHUNK_BYTES; dW takes 4 V K bytes more until it is rounded.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ def softmax_kernel(
     """loss[token] of one row of z [m, V] fp32 (before scale and cap), and dz over z."""
     row = tl.program_id(0).to(tl.int64)
     token = tl.load(rows + row)
-    label = tl.load(labels + token)
-    weight = tl.load(w + token)
+    listed = token >= 0  # −1 fills a list up
+    label = tl.load(labels + token, mask=listed, other=-1)
+    weight = tl.load(w + token, mask=listed, other=0.0)
     z += row * stride_z
     dz += row * stride_dz
     lane = tl.arange(0, BLOCK)
@@ -93,12 +95,14 @@ def head_loss(
     """
     (t, k), v = hidden.shape, weight.shape[0]
     loss = torch.zeros(t, dtype=torch.float32, device=hidden.device)
-    dhidden = hidden.new_zeros(t, k) if want_hidden else None
-    dweight = torch.zeros_like(weight, dtype=torch.float32) if want_weight else None
+    # One row more: the −1 that fills a list up is written there.
+    dhidden = hidden.new_zeros(t + 1, k) if want_hidden else None
+    dweight = weight.new_zeros(weight.shape, dtype=torch.float32) if want_weight else None
     rows = torch.arange(t, device=hidden.device) if row_index is None else row_index.long()
     labels = labels.contiguous()
     for part in rows.split(_chunk(rows.shape[0], v, k, hidden.element_size())):
         _one_chunk(hidden, weight, labels, w, part, softcap, logit_scale, loss, dhidden, dweight)
+    dhidden = None if dhidden is None else dhidden[:t]
     return loss, dhidden, None if dweight is None else dweight.to(weight.dtype)
 
 
@@ -111,10 +115,15 @@ def _chunk(rows: int, v: int, k: int, itemsize: int) -> int:
 
 def _one_chunk(hidden, weight, labels, w, rows, softcap, scale, loss, dhidden, dweight):
     capped, softcap, scale = softcap is not None, float(softcap or 1.0), float(scale)
-    if not rows.shape[0]:
+    if not rows.shape[0] or not hidden.shape[0]:
         return
-    h = hidden.index_select(0, rows)  # [m, K]
+    at = rows.clamp_min(0)
+    h = hidden.index_select(0, at)  # [m, K]
+    if dweight is not None:
+        # A row that is not scored may hold NaN: 0 · NaN must stay 0 in dzᵀ h.
+        h.masked_fill_((w[at] == 0)[:, None], 0.0)
     z = _product_fp32(h, weight.T)  # [m, V]
+    assert z.dtype == torch.float32
     dz = z.view(h.dtype)[:, : z.shape[1]]  # in the place of z
     keep = dhidden is not None or dweight is not None
     launch(
@@ -125,8 +134,9 @@ def _one_chunk(hidden, weight, labels, w, rows, softcap, scale, loss, dhidden, d
         WARPS,
     )
     if dhidden is not None:
-        # Padding repeats a row of weight 0, whose gradient is 0 each time: the order is no matter.
-        dhidden.index_copy_(0, rows, dz @ weight)
+        # A row of weight 0 may be listed again and again: its gradient is 0 each time, so that
+        # the order is no matter.
+        dhidden.index_copy_(0, rows % dhidden.shape[0], dz @ weight)
     if dweight is not None:
         step = max(1, DWEIGHT_BYTES // (4 * h.shape[1]))
         for v in range(0, z.shape[1], step):

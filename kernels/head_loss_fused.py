@@ -20,7 +20,7 @@ from liftcore.kernels.head_loss_triton import (
 )
 from liftcore.kernels.launch import launch, record
 from liftcore.kernels.lora_triton import can_use_tma, describe
-from liftcore.kernels.tiles import CompileCase, Tile, architecture, processors
+from liftcore.kernels.tiles import CompileCase, Tile, architecture, head_tiles, processors
 
 # Memory of one chunk of rows: exponentials, statistics and partial sums.
 CHUNK_BYTES = 256 * 2**20
@@ -31,18 +31,12 @@ FINISH_BLOCK = 4096
 TARGET_BLOCK = 1024
 ROW_BLOCK = 1024
 
-# Tiles by first architecture. Not measured yet.
-LOGITS_TILES = {80: Tile(128, 128, 64, 8, 3), 90: Tile(128, 256, 64, 8, 3)}
-# The cap's derivative must be kept beside the exponentials: a tile of half the registers.
-CAPPED_TILES = {80: Tile(128, 64, 64, 8, 3), 90: Tile(128, 128, 64, 8, 4)}
-PRODUCT_TILES = {80: Tile(128, 128, 64, 8, 3), 90: Tile(128, 256, 64, 8, 4)}
-# fp32 runs without tensor cores, and rows of K not a multiple of 8 are loaded one by one.
-SMALL_TILE = Tile(64, 64, 32, 4, 2)
-INTERPRETER_TILE = Tile(64, 128, 128, 1, 1, group=2)  # few, large steps
-
 
 def find_rows(w: Tensor, row_index: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The rows of w [T] that are not 0, in order, padded with row 0; and their number [1]."""
+    """The rows of w [T] that are not 0, in order, padded with row 0; and their number [1].
+
+    Only rows of `row_index`, where there is one; −1 in it is no row.
+    """
     entries = w.shape[0] if row_index is None else row_index.shape[0]
     index = torch.zeros(entries, dtype=torch.int32, device=w.device)
     count = torch.empty(1, dtype=torch.int32, device=w.device)
@@ -81,9 +75,10 @@ def head_loss(
     loss = torch.zeros(t, dtype=torch.float32, device=hidden.device)
     dhidden = hidden.new_zeros(t, k) if want_hidden else None
     index, count = find_rows(w, row_index)
-    entries = index.shape[0]
+    entries = index.shape[0] if t else 0
     size = hidden.element_size()
-    tile, product_tile = _tiles(architecture(hidden.device), size, k, softcap is not None)
+    aligned = not any(n % 16 for n in (weight.data_ptr(), weight.stride(0) * size, k * size))
+    tile, product_tile = head_tiles(architecture(hidden.device), size, aligned, softcap is not None)
     tiles_v = triton.cdiv(v, tile.bn)
     width = triton.cdiv(v, 64) * 64  # rows of e start on a 128-byte line whatever V is
     row_bytes = (want_hidden * width + k) * size + 8 * tiles_v + want_hidden * 16 * k
@@ -162,16 +157,6 @@ def _product(dz, weight, part, dhidden, index, count, start, m, tile):
     )
 
 
-def _tiles(arch: int, itemsize: int, k: int, capped: bool) -> tuple[Tile, Tile]:
-    """The tiles of the logits and of dz W."""
-    if arch == 0:
-        return INTERPRETER_TILE, INTERPRETER_TILE
-    if itemsize != 2 or k % 8:
-        return SMALL_TILE, SMALL_TILE
-    newest = max(a for a in LOGITS_TILES if a <= arch)
-    return (CAPPED_TILES if capped else LOGITS_TILES)[newest], PRODUCT_TILES[newest]
-
-
 def _shape(tile: Tile) -> dict[str, int]:
     return {"BM": tile.bm, "BN": tile.bn, "BK": tile.bk, "GROUP": tile.group}
 
@@ -184,15 +169,20 @@ def _rows_contiguous(x: Tensor) -> Tensor:
     return x if x.stride(1) == 1 else x.contiguous()
 
 
-def example_inputs(t: int, k: int, v: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def example_inputs(
+    t: int, k: int, v: int, dtype: torch.dtype = torch.bfloat16
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """hidden, weight, labels and weights of the meta device, for recording launches."""
-    hidden, weight = (torch.empty(n, k, dtype=torch.bfloat16, device="meta") for n in (t, v))
+    hidden, weight = (torch.empty(n, k, dtype=dtype, device="meta") for n in (t, v))
     labels = torch.empty(t, dtype=torch.int64, device="meta")
     return hidden, weight, labels, torch.empty(t, device="meta")
 
 
 def compile_cases(arch: int) -> list[CompileCase]:
-    """The launches of Llama-3-8B and SmolLM2-135M in bf16, at 8192 and 512 tokens."""
+    """The launches of Llama-3-8B and SmolLM2-135M in bf16, at 8192 and 512 tokens.
+
+    Also those of fp32, and of rows that are not aligned.
+    """
 
     def run():
         for t in (8192, 512):
@@ -203,5 +193,10 @@ def compile_cases(arch: int) -> list[CompileCase]:
                 head_loss(*inputs, None, 30.0, 1.0, True)
                 head_loss(*inputs, None, None, 1.0, False)
                 scale_rows(inputs[0], inputs[3])
+        for k, dtype in ((576, torch.float32), (4095, torch.bfloat16)):
+            inputs = example_inputs(512, k, 49153, dtype)
+            for cap in (None, 30.0):
+                head_loss(*inputs, None, cap, 1.0, True)
+            scale_rows(inputs[0], inputs[3])
 
     return record(arch, run)

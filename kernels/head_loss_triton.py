@@ -8,9 +8,9 @@
 
 The number of scored rows never leaves the device: every kernel reads `count` and a program with
 no row of its own ends at once. Logits are never rounded: e is formed from the fp32 accumulator
-relative to the largest other logit of its row in its tile, so it fits any dtype, and each e is
-rounded once. The target is left out of every sum, so softmax − 1 is −(sum of the others) / total
-and keeps its precision for a token that the model is almost sure of.
+relative to the largest other logit of its row in its tile, so it fits any dtype. It is rounded
+when it is stored, and again as dz. The target is left out of every sum, so softmax − 1 is
+−(sum of the others) / total and keeps its precision for a token that the model is almost sure of.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def compact_kernel(w, rows, index, count, entries, ROWS: tl.constexpr, BLOCK: tl
         row = i
         if ROWS:
             row = tl.load(rows + i, mask=i < entries, other=0).to(tl.int32)
-        scored = (tl.load(w + row, mask=i < entries, other=0.0) != 0.0).to(tl.int32)
+        # −1 fills a list up.
+        inside = (i < entries) & (row >= 0)
+        scored = (tl.load(w + row, mask=inside, other=0.0) != 0.0).to(tl.int32)
         place = done + tl.cumsum(scored, 0) - scored
         tl.store(index + place, row, mask=scored != 0)
         done += tl.sum(scored, 0)

@@ -7,6 +7,7 @@ the named architecture, and each launch becomes a CompileCase.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -34,6 +35,13 @@ def launch(
         kernel[grid](*args, **constexprs, num_warps=warps, num_stages=stages)
 
 
+def on_device(x: Tensor):
+    """Triton launches on the current device: make it the one of x."""
+    if x.device.type == "cuda" and x.device.index != torch.cuda.current_device():
+        return torch.cuda.device(x.device)
+    return nullcontext()
+
+
 def record(arch: int, calls: Callable[[], Any]) -> list[CompileCase]:
     """The launches of `calls` on a GPU of this architecture, each kernel and tile once."""
     planned.append(arch)
@@ -58,7 +66,11 @@ def _case(kernel, args, constexprs, warps, stages) -> CompileCase:
     flags = "".join(f" {v}" for v in constexprs.values() if isinstance(v, str))
     flags += "".join(f" {k.lower()}" for k, v in constexprs.items() if v is True)
     pairs = f" {constexprs['PAIRS']} pairs" if "PAIRS" in constexprs else ""
-    name = f"{kernel.__name__} {sizes}{pairs}{flags}".strip()
+    strides = [n for n, t in signature.items() if n.startswith("stride") and t != "constexpr"]
+    half = any("bf16" in t or "fp16" in t for t in signature.values())
+    hard = "" if half else " fp32"
+    hard += " unaligned" if not set(strides) <= set(divisible) else ""
+    name = f"{kernel.__name__} {sizes}{pairs}{flags}{hard}".strip()
     return CompileCase(name, kernel, signature, values, warps, stages, tuple(divisible))
 
 

@@ -14,13 +14,13 @@ Eager code calls the functions directly; torch.compile sees the ops of the same 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from liftcore.kernels import lora_triton as kernels
+from liftcore.kernels.launch import on_device
 from liftcore.kernels.lora_backward_triton import swiglu_backward as swiglu_gradients
 from liftcore.kernels.lora_split_triton import split_product
 
@@ -113,13 +113,6 @@ def stack(matrices: Sequence[Tensor]) -> Tensor:
     if len(matrices) == 1:
         return first
     return first.as_strided((total, first.shape[1]), (first.shape[1], 1))
-
-
-def on_device(x: Tensor):
-    """Triton launches on the current device: make it the one of x."""
-    if x.device.type == "cuda" and x.device.index != torch.cuda.current_device():
-        return torch.cuda.device(x.device)
-    return nullcontext()
 
 
 def _fake_forward(x, weights, lora_a, lora_b, scalings, biases):

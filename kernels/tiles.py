@@ -59,7 +59,8 @@ class Tile:
 
 # Architectures that launches are recorded for (launch.py); the last is that of the meta device.
 planned: list[int] = []
-PROCESSORS = {80: 108, 90: 132, 100: 148}  # A100, H100 and H200, B200
+# A100, RTX 4090, H100 and H200, B200, RTX 5090
+PROCESSORS = {80: 108, 89: 128, 90: 132, 100: 148, 120: 170}
 
 
 def read_facts(device: torch.device) -> tuple[int, int]:
@@ -138,10 +139,22 @@ BF16_SPLIT_TILES = (
     ("outer", 90, Tile(128, 128, 64, 8, 4)),  # not measured yet
     ("outer", 90, Tile(64, 64, 64, 4, 4)),  # not measured yet
 )
+# The head loss takes the first of its kind.
+#   logits  h Wᵀ      capped  beside the cap's derivative, which takes registers      head_dx  dz W
+HEAD_TILES = (
+    ("logits", 80, Tile(128, 128, 64, 8, 3)),  # not measured yet
+    ("logits", 90, Tile(128, 256, 64, 8, 3)),  # not measured yet
+    ("capped", 80, Tile(128, 64, 64, 8, 3)),  # not measured yet
+    ("capped", 90, Tile(128, 128, 64, 8, 4)),  # not measured yet
+    ("head_dx", 80, Tile(128, 128, 64, 8, 3)),  # not measured yet
+    ("head_dx", 90, Tile(128, 256, 64, 8, 4)),  # not measured yet
+)
 # fp32 runs without tensor cores.
 FP32_TILE = Tile(64, 64, 32, 4, 2)  # not measured yet
 FP32_PAIR_TILE = Tile(32, 64, 32, 4, 2)  # gate_up has two accumulators; not measured yet
+HEAD_UNALIGNED_TILE = Tile(64, 64, 32, 4, 2)  # elements are loaded one by one; not measured yet
 INTERPRETER_TILE = Tile(64, 64, 64, 1, 1, group=2)  # few, large steps: each costs a millisecond
+HEAD_INTERPRETER_TILE = Tile(64, 128, 128, 1, 1, group=2)
 
 
 @functools.lru_cache(4096)
@@ -160,6 +173,16 @@ def pick_split(kind: str, arch: int, itemsize: int, rows: int, cols: int) -> Til
         if tile.bm <= rows and tile.bn <= cols:
             return tile
     return tiles[-1]
+
+
+def head_tiles(arch: int, itemsize: int, aligned: bool, capped: bool) -> tuple[Tile, Tile]:
+    """The tiles of the head's logits and of dz W; `aligned` says whether rows start on 16 bytes."""
+    if arch == 0:
+        return HEAD_INTERPRETER_TILE, HEAD_INTERPRETER_TILE
+    if itemsize == 2 and not aligned:
+        return HEAD_UNALIGNED_TILE, HEAD_UNALIGNED_TILE
+    logits = _table(HEAD_TILES, "capped" if capped else "logits", arch, itemsize)
+    return logits[0], _table(HEAD_TILES, "head_dx", arch, itemsize)[0]
 
 
 def _table(table, kind: str, arch: int, itemsize: int) -> list[Tile]:

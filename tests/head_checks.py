@@ -38,11 +38,11 @@ class Problem:
         mask = self.labels != -100
         return mask if self.token_weights is None else mask & (self.token_weights != 0)
 
-    def row_index(self, length: int, dtype=torch.int64) -> Tensor:
-        """The scored rows, padded to `length` with the first row that is not scored."""
+    def row_index(self, length: int, dtype=torch.int64, fill: int | None = None) -> Tensor:
+        """The scored rows, padded to `length` with `fill` or the first row that is not scored."""
         rows = self.scored.nonzero().squeeze(-1)
-        padding = (~self.scored).nonzero()[0].expand(length - len(rows))
-        return torch.cat([rows, padding]).to(dtype)
+        fill = (~self.scored).nonzero()[0] if fill is None else rows.new_tensor([fill])
+        return torch.cat([rows, fill.expand(length - len(rows))]).to(dtype)
 
     def run(self, up: Tensor | None = None, train_head=False, **kwargs):
         """Loss, dhidden and dweight (None for a frozen head) of the op."""
@@ -62,6 +62,26 @@ class Problem:
         loss = op(h, w, self.labels, **options)
         loss.backward(torch.ones_like(loss) if up is None else up.to(loss.dtype))
         return loss.detach(), h.grad, w.grad
+
+
+def check_token_weights_gradient(p: Problem, up: Tensor | None, **kwargs):
+    """The gradient of the token weights, with a trainable head and without."""
+    wanted = torch.autograd.grad(*_loss_of_weights(p, reference.linear_cross_entropy, up, {}))[0]
+    for train_head in (False, True):
+        p.weight.requires_grad_(train_head)
+        got = torch.autograd.grad(*_loss_of_weights(p, linear_cross_entropy, up, kwargs))[0]
+        p.weight.requires_grad_(False)
+        assert rel(got, wanted) < 1e-5
+
+
+def _loss_of_weights(p, op, up, kwargs):
+    ours = op is linear_cross_entropy
+    hidden = torch.where(p.scored[:, None], p.hidden, 0.0)
+    hidden, weight = (x if ours else x.detach().double() for x in (hidden, p.weight))
+    tw = p.token_weights.clone().requires_grad_()
+    reduction = "mean" if up is None else "none"
+    loss = op(hidden, weight, p.labels, token_weights=tw, reduction=reduction, **kwargs)
+    return loss, tw, torch.ones_like(loss) if up is None else up.to(loss)
 
 
 def problem(t, k, v, g, *, masked=0.4, weighted=True, device="cpu", dtype=torch.float32, **options):

@@ -6,17 +6,36 @@ from pathlib import Path
 
 import pytest
 import torch
-from head_checks import fresh_seed, problem, rel
+from head_checks import check_token_weights_gradient, fresh_seed, problem, rel
 
 from liftcore.kernels.head_loss import linear_cross_entropy
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
-def test_row_index_of_a_fixed_length(dtype):
-    p = problem(40, 24, 97, fresh_seed())
-    loss, dhidden, _ = p.run(reduction="none", row_index=p.row_index(37, dtype))
-    right, right_hidden, _ = p.truth(reduction="none")
-    assert rel(loss, right) < 1e-5 and rel(dhidden, right_hidden) < 1e-5
+@pytest.mark.parametrize("fill", [None, -1])
+@pytest.mark.parametrize("masked", [0.4, 0.0])
+def test_row_index_of_a_fixed_length(dtype, fill, masked):
+    p = problem(40, 24, 97, fresh_seed(), masked=masked)
+    rows = p.row_index(40 if fill is None else 50, dtype, -1 if masked == 0 else fill)
+    loss, dhidden, dweight = p.run(reduction="none", row_index=rows, train_head=True)
+    for ours, right in zip((loss, dhidden, dweight), p.truth(reduction="none"), strict=True):
+        assert rel(ours, right) < 1e-5
+
+
+@pytest.mark.parametrize("with_up", [False, True])
+def test_gradient_of_the_token_weights(with_up):
+    g = fresh_seed()
+    p = problem(40, 24, 97, g)
+    check_token_weights_gradient(p, torch.randn(40, generator=g) if with_up else None)
+
+
+@pytest.mark.parametrize("train_head", [False, True])
+def test_autocast_changes_nothing(train_head):
+    p = problem(20, 48, 97, fresh_seed())
+    right = p.run(train_head=train_head)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours = p.run(train_head=train_head)
+    assert all(torch.equal(a, b) for a, b in zip(ours, right, strict=True) if a is not None)
 
 
 @pytest.mark.parametrize("options", [{}, {"softcap": 3.0, "logit_scale": 0.5}])
@@ -48,6 +67,9 @@ def test_the_registered_ops_keep_their_promises():
     for wants in ((True, False), (True, True), (False, False)):
         args = (p.hidden, p.weight, p.labels, w, None, None, 1.0, *wants, "triton")
         torch.library.opcheck(torch.ops.liftcore.head_loss.default, args)
+    turned = p.weight.T.contiguous().T
+    args = (p.hidden, turned, p.labels, w, None, None, 1.0, True, True, "triton")
+    torch.library.opcheck(torch.ops.liftcore.head_loss.default, args)
     torch.library.opcheck(torch.ops.liftcore.head_loss_scale.default, (p.weight, torch.ones(97)))
 
 

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
-from head_checks import fresh_seed, problem, rel
+from head_checks import Problem, check_token_weights_gradient, fresh_seed, problem, rel
+from torch.utils.checkpoint import checkpoint
 
+from liftcore.kernels import reference
 from liftcore.kernels.head_loss import linear_cross_entropy
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -61,17 +63,151 @@ def test_options(way, options, masked):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_row_index(way):
-    p = problem(700, 576, 49152, fresh_seed(), device="cuda", dtype=BF16)
-    p.hidden.nan_to_num_(0.0)
-    check(p, way=way, row_index=p.row_index(640))
+@pytest.mark.parametrize("fill", [None, -1])
+@pytest.mark.parametrize("train_head", [False, True])
+def test_row_index(way, fill, train_head):
+    masked = 0.0 if fill else 0.4
+    p = problem(700, 576, 4099, fresh_seed(), masked=masked, device="cuda", dtype=BF16)
+    check(p, way=way, train_head=train_head, row_index=p.row_index(768, fill=fill))
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_trainable_head(reduction):
     p = problem(700, 576, 4099, fresh_seed(), device="cuda", dtype=BF16)
-    p.hidden.nan_to_num_(0.0)
     check(p, train_head=True, reduction=reduction)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_gradient_of_the_token_weights(way):
+    p = problem(70, 48, 97, fresh_seed(), device="cuda")
+    check_token_weights_gradient(p, None, way=way)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("dtype", [BF16, FP16])
+@pytest.mark.parametrize("train_head", [False, True])
+def test_autocast_changes_nothing(way, dtype, train_head):
+    p = problem(70, 48, 1000, fresh_seed(), device="cuda")
+    rows = p.row_index(70)
+    right = p.run(way=way, row_index=rows, train_head=train_head)
+    with torch.autocast("cuda", dtype=dtype):
+        ours = p.run(way=way, row_index=rows, train_head=train_head)
+    assert all(torch.equal(a, b) for a, b in zip(ours, right, strict=True) if a is not None)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("train_head", [False, True])
+def test_nothing_scored(way, train_head):
+    p = problem(70, 48, 1000, fresh_seed(), masked=0.0, weighted=False, device="cuda", dtype=BF16)
+    p.labels.fill_(-100)
+    empty = Problem(p.hidden[:0], p.weight, p.labels[:0], None, {})
+    nowhere = torch.full((3,), -1, device="cuda")
+    for some in (p, empty):
+        for rows in (None, nowhere[:0], nowhere):
+            loss, *gradients = some.run(way=way, row_index=rows, train_head=train_head)
+            assert loss == 0 and not any(g.any() for g in gradients if g is not None)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("train_head", [False, True])
+def test_strided_inputs(way, train_head):
+    p = problem(70, 48, 1000, fresh_seed(), device="cuda")
+    right = p.truth()
+    h = torch.stack([p.hidden, p.hidden * torch.nan], 1).view(70, 96)[:, :48].requires_grad_()
+    w = p.weight.T.contiguous().T.requires_grad_(train_head)
+    labels = torch.stack([p.labels, p.labels], 1)[:, 0]
+    loss = linear_cross_entropy(h, w, labels, token_weights=p.token_weights, way=way)
+    loss.backward()
+    for ours, wanted in zip((loss, h.grad, w.grad), right, strict=True):
+        assert ours is None or rel(ours, wanted) < 1e-5
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("train_head", [False, True])
+def test_compiled_in_one_graph(way, train_head):
+    p = problem(70, 48, 1000, fresh_seed(), device="cuda")
+    torch._dynamo.reset()
+    compiled = torch.compile(linear_cross_entropy, fullgraph=True)
+    h = p.hidden.clone().requires_grad_()
+    w = p.weight.clone().requires_grad_(train_head)
+    loss = compiled(h, w, p.labels, token_weights=p.token_weights, way=way)
+    loss.backward()
+    for ours, right in zip((loss, h.grad, w.grad), p.truth(), strict=True):
+        assert ours is None or rel(ours, right) < 1e-5
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_checkpoint(way):
+    p = problem(70, 48, 1000, fresh_seed(), device="cuda")
+    h = p.hidden.clone().requires_grad_()
+
+    def loss(x):
+        return linear_cross_entropy(x, p.weight, p.labels, token_weights=p.token_weights, way=way)
+
+    saved = checkpoint(loss, h, use_reentrant=False)
+    saved.backward()
+    right, right_hidden, _ = p.truth()
+    assert rel(saved, right) < 1e-5 and rel(h.grad, right_hidden) < 1e-5
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("train_head", [False, True])
+def test_ten_steps_follow_the_plain_formula(way, train_head):
+    g = fresh_seed()
+    p = problem(64, 48, 97, g, masked=0.3, device="cuda")
+    start = torch.where(p.scored[:, None], p.hidden, 0.0)
+
+    def losses(op, **kwargs):
+        h, w = start.clone().requires_grad_(), p.weight.clone().requires_grad_(train_head)
+        optimizer = torch.optim.SGD([h, w] if train_head else [h], lr=5.0)
+        found = []
+        for _ in range(10):
+            loss = op(h, w, p.labels, token_weights=p.token_weights, **kwargs)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            found.append(loss.detach())
+        return torch.stack(found)
+
+    ours = losses(linear_cross_entropy, way=way)
+    assert rel(ours, losses(reference.linear_cross_entropy)) < 1e-4
+    assert ours[-1] < 0.9 * ours[0]
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("train_head", [False, True])
+def test_on_a_device_that_is_not_the_current_one(way, train_head):
+    g = fresh_seed()
+    with torch.cuda.device(0):
+        p = problem(70, 48, 1000, g, device="cuda:1")
+        for ours, right in zip(p.run(way=way, train_head=train_head), p.truth(), strict=True):
+            assert ours is None or (ours.device.index == 1 and rel(ours, right) < 1e-5)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_rows_beyond_two_to_the_31_elements(way):
+    """T · K over 2³¹: the last rows get their own gradient."""
+    t, k, last = 2**19 + 64, 4104, 64
+    if torch.cuda.mem_get_info()[0] < 20 * 2**30:
+        pytest.skip("needs 20 GiB of free GPU memory")
+    torch.use_deterministic_algorithms(False)
+    p = problem(last, k, 97, fresh_seed(), masked=0.0, device="cuda", dtype=BF16)
+    right, right_hidden, _ = p.run(way=way)
+    hidden = torch.zeros(t, k, device="cuda", dtype=BF16)
+    hidden[-last:] = p.hidden
+    labels = torch.full((t,), -100, device="cuda")
+    labels[-last:] = p.labels
+    weights = torch.ones(t, device="cuda")
+    weights[-last:] = p.token_weights
+    hidden.requires_grad_()
+    rows = torch.arange(t - last, t, device="cuda")
+    loss = linear_cross_entropy(
+        hidden, p.weight, labels, token_weights=weights, row_index=rows, way=way
+    )
+    loss.backward()
+    assert rel(loss, right) < 1e-3 and rel(hidden.grad[-last:], right_hidden) < 1e-2
+    assert not hidden.grad[:-last].any()
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -93,10 +229,15 @@ def test_confident_tokens_keep_a_gradient(way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_same_bits_every_time(way):
+@pytest.mark.parametrize("fill", [None, -1])
+def test_same_bits_every_time(way, fill):
+    """Without PyTorch's deterministic mode, and with many rows of padding."""
+    torch.use_deterministic_algorithms(False)
     p = problem(3000, 1024, 32000, fresh_seed(), device="cuda", dtype=BF16)
-    first, second = p.run(way=way), p.run(way=way)
-    assert all(torch.equal(a, b) for a, b in zip(first[:2], second[:2], strict=True))
+    p.hidden.nan_to_num_(0.0)
+    for rows in (None, p.row_index(3000, fill=fill)):
+        first, second = p.run(way=way, row_index=rows), p.run(way=way, row_index=rows)
+        assert all(torch.equal(a, b) for a, b in zip(first[:2], second[:2], strict=True))
 
 
 @pytest.mark.parametrize("with_rows", [False, True])

@@ -1,12 +1,15 @@
 """The Triton kernels of the head loss against fp64 truth, in fp32 on the CPU."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
-from head_checks import Problem, fresh_seed, problem, rel
+from head_checks import Problem, check_token_weights_gradient, fresh_seed, problem, rel
 from torch.utils.checkpoint import checkpoint
 
-from liftcore.kernels import head_loss_cublas, head_loss_fused
+from liftcore.kernels import head_loss, head_loss_cublas, head_loss_fused, tiles
 from liftcore.kernels.head_loss import linear_cross_entropy
+from liftcore.kernels.launch import launch
 
 WAYS = ("triton", "cublas")
 # Every T, K, V of interest once, each beside the other sizes that strain it most.
@@ -45,7 +48,6 @@ def test_trainable_head(reduction, with_rows, monkeypatch):
     g = fresh_seed()
     monkeypatch.setattr(head_loss_cublas, "DWEIGHT_BYTES", 4 * 48 * 40)  # slices of V
     p = problem(21, 48, 97, g, softcap=4.0)
-    p.hidden[~p.scored] = 0  # 0 · NaN is NaN in dzᵀ h
     up = torch.randn((21,) if reduction == "none" else (), generator=g)
     rows = p.row_index(21) if with_rows else None
     got = p.run(up, train_head=True, reduction=reduction, row_index=rows)
@@ -54,13 +56,69 @@ def test_trainable_head(reduction, with_rows, monkeypatch):
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
-def test_row_index_of_a_fixed_length(way, dtype):
+@pytest.mark.parametrize("dtype, fill", [(torch.int32, -1), (torch.int64, None), (torch.int64, -1)])
+@pytest.mark.parametrize("train_head", [False, True])
+def test_row_index_of_a_fixed_length(way, dtype, fill, train_head):
+    """−1 is no row, the last one least of all; a row of weight 0 is computed and dropped."""
+    p = problem(70, 48, 97, fresh_seed(), masked=0.0 if fill else 0.4)
+    rows = p.row_index(75 if fill else 70, dtype, fill)
+    got = p.run(reduction="none", row_index=rows, way=way, train_head=train_head)
+    for ours, right in zip(got, p.truth(reduction="none"), strict=True):
+        assert ours is None or rel(ours, right) < 1e-5
+
+
+@pytest.mark.parametrize("train_head", [False, True])
+def test_only_the_rows_of_the_index_are_computed(train_head, monkeypatch):
+    computed = []
+
+    def spy(hidden, weight, labels, w, rows, *rest):
+        computed.append(rows)
+        return one_chunk(hidden, weight, labels, w, rows, *rest)
+
+    one_chunk = head_loss_cublas._one_chunk
+    monkeypatch.setattr(head_loss_cublas, "_one_chunk", spy)
     p = problem(70, 48, 97, fresh_seed())
-    p.hidden[0] = 0  # padding computes this row and must drop it
-    loss, dhidden, _ = p.run(reduction="none", row_index=p.row_index(64, dtype), way=way)
-    right, right_hidden, _ = p.truth(reduction="none")
-    assert rel(loss, right) < 1e-5 and rel(dhidden, right_hidden) < 1e-5
+    rows = p.row_index(int(p.scored.sum()) + 2)
+    p.run(row_index=rows, train_head=train_head)
+    assert len(computed) == 1 + train_head  # the forward, and the backward of a trainable head
+    assert all(torch.equal(found, rows) for found in computed)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("with_up", [False, True])
+def test_gradient_of_the_token_weights(way, with_up):
+    g = fresh_seed()
+    p = problem(20, 48, 97, g)
+    up = torch.randn(20, generator=g) if with_up else None
+    check_token_weights_gradient(p, up, way=way)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("train_head", [False, True])
+def test_autocast_changes_nothing(way, dtype, train_head):
+    p = problem(20, 48, 97, fresh_seed())
+    right = p.run(train_head=train_head, way=way)
+    with torch.autocast("cpu", dtype=dtype):
+        ours = p.run(train_head=train_head, way=way)
+    assert all(torch.equal(a, b) for a, b in zip(ours, right, strict=True) if a is not None)
+
+
+def test_the_registered_ops_keep_their_promises():
+    p = problem(9, 48, 97, fresh_seed())
+    p.hidden.nan_to_num_(0.0)
+    w, rows = p.scored.float(), p.row_index(10, fill=-1)
+    turned = p.weight.T.contiguous().T
+    cases = [
+        (p.weight, None, True, False, "triton"),
+        (turned, None, False, False, "triton"),
+        (p.weight, rows, True, False, "cublas"),
+        (turned, rows, True, True, "cublas"),
+    ]
+    for weight, index, *rest in cases:
+        args = (p.hidden, weight, p.labels, w, index, None, 1.0, *rest)
+        torch.library.opcheck(torch.ops.liftcore.head_loss.default, args)
+    torch.library.opcheck(torch.ops.liftcore.head_loss_scale.default, (p.hidden, torch.ones(9)))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -81,7 +139,30 @@ def test_nothing_scored(way):
     loss, dhidden, _ = p.run(way=way)
     assert loss == 0 and dhidden.abs().max() == 0
     empty = Problem(p.hidden[:0], p.weight, p.labels[:0], None, {})
-    assert empty.run(way=way)[0] == 0
+    for rows in (None, torch.empty(0, dtype=torch.int64), torch.full((3,), -1)):
+        assert empty.run(way=way, row_index=rows)[0] == 0
+        assert p.run(way=way, row_index=rows)[0] == 0
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_launch_is_on_the_device_of_its_tensors(way, monkeypatch):
+    entered, launched = [], []
+
+    @contextmanager
+    def on_device(x):
+        entered.append(x.device)
+        yield
+        entered.pop()
+
+    def spy(*args, **options):
+        launched.append(list(entered))
+        return launch(*args, **options)
+
+    monkeypatch.setattr(head_loss, "on_device", on_device)
+    for module in (head_loss_fused, head_loss_cublas):
+        monkeypatch.setattr(module, "launch", spy)
+    problem(6, 48, 97, fresh_seed()).run(way=way)
+    assert launched and all(devices == [torch.device("cpu")] for devices in launched)
 
 
 def test_no_program_runs_for_rows_that_are_not_scored():
@@ -90,7 +171,7 @@ def test_no_program_runs_for_rows_that_are_not_scored():
     w = torch.zeros(6)
     index, count = head_loss_fused.find_rows(w, None)
     e, stats = torch.empty(64, 97), torch.empty(2, 64, 1)
-    tile = head_loss_fused.INTERPRETER_TILE
+    tile = tiles.HEAD_INTERPRETER_TILE
     flags = {"CAP": False, "KEEP": True}
     head_loss_fused._logits(
         p.hidden, p.weight, p.labels, index, count, e, stats, 0, (1.0, 1.0), flags, tile
@@ -111,6 +192,9 @@ def test_rows_are_found_in_order():
     listed = torch.randperm(2500, generator=g)
     index, count = head_loss_fused.find_rows(w, listed)
     assert torch.equal(index[:count].long(), listed[w[listed] != 0])
+    w = torch.ones(2501)[1:]  # something lies before it
+    index, count = head_loss_fused.find_rows(w, torch.tensor([4, -1, 0, -1]))
+    assert count == 2 and index.tolist() == [4, 0, 0, 0]
 
 
 @pytest.mark.parametrize("way", WAYS)
