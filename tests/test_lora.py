@@ -226,6 +226,25 @@ def test_no_tokens():
     assert grads[0].shape == (0, 20) and not any(t.any() for t in grads)
 
 
+@pytest.mark.parametrize("arch", [80, 90, 100])
+def test_rows_that_start_anywhere_take_small_tiles(arch):
+    """Their large tiles would spill; an odd rank alone is no reason for small ones."""
+    pytest.importorskip("triton")
+    from liftcore.kernels.launch import record
+    from liftcore.kernels.lora_triton import chain
+
+    def launched(k, r):
+        def matrix(*shape):
+            return torch.empty(shape, dtype=torch.bfloat16, device="meta")
+
+        x, w, s, b = matrix(8192, k), matrix(4096, k), matrix(8192, r), matrix(4096, r)
+        (case,) = record(arch, lambda: chain(matrix(8192, 4096), s, b, [(x, w)], nt=True))
+        return case.constexprs["BM"] * case.constexprs["BN"]
+
+    assert launched(4096, 128) == launched(4096, 4) >= 128 * 128
+    assert launched(4095, 128) == launched(4092, 128) == 64 * 64
+
+
 @pytest.mark.parametrize("op", [lora_qkv, lora_gate_up])
 @pytest.mark.parametrize("way", ["concat", "fast"])
 def test_groups_refuse_a_way_they_lack(op, way):
