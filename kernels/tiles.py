@@ -172,7 +172,7 @@ def pick_split(
     return tiles[-1]
 
 
-def _table(table, kind: str, arch: int, itemsize: int, aligned: bool) -> list[Tile]:
+def _table(table, kind: str, arch: int, itemsize: int, aligned: bool = True) -> list[Tile]:
     if arch == 0:
         return [INTERPRETER_TILE]
     if itemsize != 2:
