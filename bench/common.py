@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.metadata
 import os
@@ -16,6 +17,8 @@ from typing import Any
 
 import torch
 
+# The pause before a timed call: up to this many seconds, at the clock of today's GPUs.
+LONGEST_PAUSE, CYCLES = 0.01, 2e9
 RESULTS = Path(__file__).resolve().parent / "results"
 PACKAGES = (
     "torch", "triton", "peft", "liger-kernel", "cut-cross-entropy", "quack-kernels", "unsloth",
@@ -35,7 +38,7 @@ def device_name(device: torch.device) -> str:
 
 def versions() -> dict[str, str]:
     """The versions of Python and of every package that a result may depend on."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "cuda": torch.version.cuda or "none"}
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
@@ -45,39 +48,68 @@ def versions() -> dict[str, str]:
 
 
 class Timer:
-    """Median seconds of variants that take turns, each from a cold L2 cache on a GPU."""
+    """Median seconds of variants that take turns, each from a cold L2 cache on a GPU.
+
+    On a GPU it is the time of the device: the launches are queued behind a pause, so that Python
+    is not what is measured. A variant that waits for the device in its midst still pays for that.
+    """
 
     def __init__(self, device: torch.device, seconds: float, rounds: tuple[int, int]):
         self.device, self.seconds, self.rounds = device, seconds, rounds
         if device.type == "cuda":
             self.flush = torch.empty(2**28, dtype=torch.int8, device=device)
 
-    def compare(self, variants: dict[str, Callable[[], Any]]) -> dict[str, float]:
-        """Median seconds by variant; as many rounds as fit into `seconds` for each of them."""
-        for run in variants.values():
-            run()
-            run()
-        started, times = time.perf_counter(), {name: [] for name in variants}
+    def compare(
+        self, variants: dict[str, Callable[[], Any]]
+    ) -> tuple[dict[str, float], dict[str, Exception]]:
+        """Median seconds by variant, and what the others raised.
+
+        As many rounds as fit into `seconds` for each of them.
+        """
+        times, pauses, failed = {}, {}, {}
+        for name, run in variants.items():
+            with _kept(failed, name):
+                run()
+                self._synchronize()
+                start = time.perf_counter()
+                run()
+                pauses[name] = min(2 * (time.perf_counter() - start), LONGEST_PAUSE)
+                times[name] = []
+        started = time.perf_counter()
         least, most = self.rounds
         for done in range(most):
             if done >= least and time.perf_counter() - started > self.seconds * len(variants):
                 break
-            for name, run in variants.items():
-                times[name].append(self._once(run))
-        return {name: statistics.median(t) for name, t in times.items()}
+            for name in [n for n in times if n not in failed]:
+                with _kept(failed, name):
+                    times[name].append(self._once(variants[name], pauses[name]))
+        return {n: statistics.median(t) for n, t in times.items() if n not in failed}, failed
 
-    def _once(self, run) -> float:
+    def _synchronize(self):
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _once(self, run, pause) -> float:
         if self.device.type != "cuda":
             start = time.perf_counter()
             run()
             return time.perf_counter() - start
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         self.flush.zero_()
+        torch.cuda._sleep(int(CYCLES * pause))
         begin.record()
         run()
         end.record()
         end.synchronize()
         return begin.elapsed_time(end) / 1e3
+
+
+@contextlib.contextmanager
+def _kept(failed: dict[str, Exception], name: str):
+    try:
+        yield
+    except Exception as error:
+        failed[name] = error
 
 
 def peak_mib(run: Callable[[], Any], device: torch.device) -> float | None:

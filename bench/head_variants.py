@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from liftcore.kernels.head_loss import linear_cross_entropy
 
 IGNORE = -100
+TRUTH_ROWS = 1024
 
 
 class HeadProblem:
@@ -34,12 +35,16 @@ class HeadProblem:
         return run
 
     def truth(self):
-        """Loss and gradient of the plain formula in fp32, over the scored rows."""
-        h = self.hidden.detach()[self.skipped :].float().requires_grad_()
-        z = h @ self.weight.float().T
-        loss = F.cross_entropy(z, self.labels[self.skipped :], reduction="sum")
-        (dh,) = torch.autograd.grad(loss, h)
-        return loss.detach(), torch.cat([dh.new_zeros(self.skipped, dh.shape[1]), dh])
+        """Loss and gradient of the plain formula in fp32, over the scored rows, block by block."""
+        total, blocks = 0.0, [torch.zeros_like(self.hidden[: self.skipped], dtype=torch.float32)]
+        weight = self.weight.float()
+        rows = self.hidden.detach()[self.skipped :], self.labels[self.skipped :]
+        for hidden, labels in zip(*(t.split(TRUTH_ROWS) for t in rows), strict=True):
+            h = hidden.float().requires_grad_()
+            loss = F.cross_entropy(h @ weight.T, labels, reduction="sum")
+            blocks.append(torch.autograd.grad(loss, h)[0])
+            total = total + loss.detach()
+        return total, torch.cat(blocks)
 
 
 def base(p):

@@ -18,11 +18,14 @@ COLOURS = {
 
 
 def plot(results, path, device, dtype):
-    """Writes the PNG for the largest T of each case and returns its path."""
-    longest = max(tokens for _, tokens, _, _ in results)
-    found = [(c, times, ok) for c, tokens, times, ok in results if tokens == longest]
-    ops = list(dict.fromkeys(c.op for c, _, _ in found))
-    counts = [sum(c.op == op for c, _, _ in found) for op in ops]
+    """Writes the PNG for the largest T and returns its path.
+
+    results: (case, tokens, outcomes); only what ran with right numbers beside a floor is drawn.
+    """
+    longest = max(tokens for _, tokens, _ in results)
+    found = [(c, _times(outcomes)) for c, tokens, outcomes in results if tokens == longest]
+    ops = list(dict.fromkeys(c.op for c, _ in found))
+    counts = [sum(c.op == op for c, _ in found) for op in ops]
     figure, axes = plt.subplots(
         len(ops), 1, figsize=(2 + 1.6 * max(max(counts), 4), 3.2 * len(ops)), squeeze=False
     )
@@ -39,24 +42,28 @@ def plot(results, path, device, dtype):
     return path
 
 
+def _times(outcomes):
+    """Times over that of the floor, of the variants that may be compared."""
+    base = outcomes["base products"].milliseconds
+    right = {n: o for n, o in outcomes.items() if o.correct and o.milliseconds is not None}
+    return {n: o.milliseconds / base for n, o in right.items()} if base else {}
+
+
 def _bars(axis, op, found):
-    names = [
-        n
-        for n in found[0][0].variants
-        if n != "base products" and any(n in times and ok[n] for _, times, ok in found)
-    ]
+    names = [n for n in found[0][0].variants if any(n in times for _, times in found)]
     width = 0.85 / max(len(names), 1)
     for i, name in enumerate(names):
         at = [
-            (x + (i - (len(names) - 1) / 2) * width, times[name] / times["base products"])
-            for x, (_, times, ok) in enumerate(found)
-            if name in times and ok[name]
+            (x + (i - (len(names) - 1) / 2) * width, times[name])
+            for x, (_, times) in enumerate(found)
+            if name in times
         ]
         bars = axis.bar(*zip(*at, strict=True), width, label=name, color=COLOURS.get(name))
         axis.bar_label(bars, fmt="%.2f", fontsize=6, padding=1)
     axis.axhline(1.0, color="black", linewidth=0.8, linestyle="--")
-    axis.set_xticks(range(len(found)), [f"{c.model}\n{c.name}" for c, _, _ in found], fontsize=7)
+    axis.set_xticks(range(len(found)), [f"{c.model}\n{c.name}" for c, _ in found], fontsize=7)
     axis.set_title(op, fontsize=9, loc="left")
     axis.margins(y=0.15)
-    axis.legend(fontsize=6, ncols=2, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    if names:
+        axis.legend(fontsize=6, ncols=2, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axis.spines[["top", "right"]].set_visible(False)

@@ -4,23 +4,26 @@
     python -m bench kernels --op head --model llama-3-8b --tokens 8192
     python -m bench kernels --compile-only        registers, spills, shared memory; needs no GPU
 
-Each variant is first checked against fp32 truth: its error may be twice that of plain PyTorch in
-the same dtype; a loss may differ by 3 %, since some peers return it in bf16. One that fails is
-timed but never compared. "base products" are the frozen products alone, the floor. Rows go to
-bench/results/ as they are measured.
+Each variant is first checked at each T against fp32 truth: its error may be twice that of plain
+PyTorch in the same dtype; the loss of a peer that returns it in 16 bits may differ by 3 %. One
+that fails is timed but never compared, and neither is one without a bound, where plain PyTorch
+could not run. "base products" are the frozen products alone, the floor. Rows go to bench/results/
+as they are measured, options other than the defaults into the name of the file.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 import sys
 import time
 
 import torch
 
 from bench import head_variants, lora_variants
-from bench.common import RESULTS, Rows, Timer, device_name, peak_mib, relative_error, slug, table
+from bench.common import RESULTS, Rows, Timer, device_name, peak_mib, slug, table
+from bench.kernel_check import DeadDevice, check, reason_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +43,9 @@ MODELS = {
 }
 OPS = ("linear", "qkv", "gate_up", "head")
 MASKED = (0.0, 0.375, 0.625)
-CHECK_TOKENS = 512
-LOSS_TOLERANCE = 0.03
-TINY = {torch.bfloat16: 2e-3, torch.float16: 5e-4, torch.float32: 1e-5}
 COLUMNS = (
-    "op", "model", "shape", "tokens", "masked", "rank", "dtype", "variant", "milliseconds",
-    "peak_mib", "error", "plain_error", "correct", "note",
+    "op", "model", "shape", "k", "n", "v", "tokens", "masked", "rank", "dtype", "variant",
+    "milliseconds", "peak_mib", "error", "plain_error", "correct", "note",
 )  # fmt: skip
 
 
@@ -91,94 +91,88 @@ def cases(ops, models):
         yield from (c for c in found if c.op in ops)
 
 
-def check(case, rank, device, dtype, tokens):
-    """By variant (error, plain's error, correct, reason why not run), at a small T."""
-    problem = case.problem(min(tokens, CHECK_TOKENS), rank, device, dtype)
-    truth = [t.detach() for t in problem.truth()]
-    found, rival = {}, None
-    # plain torch comes first: its error is the bound of all others.
-    for name in sorted(case.variants, key=lambda n: n != "plain torch"):
-        if name == "base products":
-            found[name] = ("", "", True, "")
-            continue
+def measure(case, tokens, args, timer, rows):
+    """Outcome by variant; one row of the file for every variant, run or not."""
+    device = timer.device
+    problem = case.problem(tokens, args.rank, device, args.dtype)
+    running, found = check(case.variants, problem, device, args.dtype)
+    for name in list(running):
         try:
-            got = case.variants[name](problem)()
-            errors = [
-                relative_error(a.detach().reshape(b.shape), b)
-                for a, b in zip(got, truth, strict=True)
-            ]
+            found[name].peak_mib = peak_mib(running[name], device)
         except Exception as error:
-            found[name] = ("", "", False, _reason(error))
-            continue
-        rival = rival or errors
-        bounds = [
-            2 * r + (LOSS_TOLERANCE if t.ndim == 0 else TINY[dtype])
-            for r, t in zip(rival, truth, strict=True)
-        ]
-        fine = all(e <= bound for e, bound in zip(errors, bounds, strict=True))
-        found[name] = (f"{max(errors):.2e}", f"{max(rival):.2e}", fine, "")
+            found[name].note = reason_of(error, device, name)
+            del running[name]
+    times, failed = timer.compare(running)
+    for name, seconds in times.items():
+        found[name].milliseconds = 1e3 * seconds
+    for name, error in failed.items():
+        found[name].note = reason_of(error, device, name)
+    for name in case.variants:
+        _add_row(rows, case, tokens, args, name, found[name])
     return found
 
 
-def measure(case, tokens, args, checks, timer, rows):
-    """Median milliseconds by variant; one row of the file for every variant, run or not."""
-    problem = case.problem(tokens, args.rank, timer.device, args.dtype)
-    notes = {name: why for name, (_, _, _, why) in checks.items()}
-    running, peaks = {}, {}
-    for name, build in case.variants.items():
-        if notes[name]:
-            continue
-        try:
-            running[name] = build(problem)
-            peaks[name] = peak_mib(running[name], timer.device)
-        except Exception as error:
-            running.pop(name, None)
-            notes[name] = _reason(error)
-    times = {name: 1e3 * s for name, s in timer.compare(running).items()}
-    for name, (error, plain_error, correct, _) in checks.items():
-        rows.add(
-            op=case.op,
-            model=case.model,
-            shape=case.name,
-            tokens=tokens,
-            masked=case.masked if case.op == "head" else "",
-            rank="" if case.op == "head" else args.rank,
-            dtype=str(args.dtype).removeprefix("torch."),
-            variant=name,
-            milliseconds=f"{times[name]:.4f}" if name in times else "",
-            peak_mib="" if peaks.get(name) is None else f"{peaks[name]:.1f}",
-            error=error,
-            plain_error=plain_error,
-            correct=correct if name in times else "",
-            note=f"not run: {notes[name]}" if notes[name] else "",
-        )
-    return times, notes
+def _add_row(rows, case, tokens, args, name, outcome):
+    head, ran = case.op == "head", outcome.milliseconds is not None
+    rows.add(
+        op=case.op,
+        model=case.model,
+        shape=case.name,
+        k=case.k,
+        n="" if head else "+".join(map(str, case.widths)),
+        v=case.widths[0] if head else "",
+        tokens=tokens,
+        masked=case.masked if head else "",
+        rank="" if head else args.rank,
+        dtype=str(args.dtype).removeprefix("torch."),
+        variant=name,
+        milliseconds=f"{outcome.milliseconds:.4f}" if ran else "",
+        peak_mib="" if outcome.peak_mib is None else f"{outcome.peak_mib:.1f}",
+        error=outcome.error,
+        plain_error=outcome.plain_error,
+        correct="" if outcome.correct is None or not ran else outcome.correct,
+        note=outcome.note if ran else f"not run: {outcome.note}",
+    )
 
 
-def _reason(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else ''}"[:160]
-
-
-def print_tables(results, not_run):
+def print_tables(results):
     """A table for each op: milliseconds of each variant, and what could not run."""
     for op in OPS:
-        found = [(c, t, times, ok) for c, t, times, ok in results if c.op == op]
+        found = [r for r in results if r[0].op == op]
         if not found:
             continue
-        names = [n for n in found[0][0].variants if any(n in times for _, _, times, _ in found)]
+        ran = {n for _, _, all_of in found for n, o in all_of.items() if o.milliseconds is not None}
+        names = [n for n in found[0][0].variants if n in ran]
         lines = [[f"{op}, ms", "tokens", *names, "ours best / base"]]
-        for case, tokens, times, correct in found:
-            cells = [
-                f"{times[n]:.3f}{'' if correct[n] else ' wrong'}" if n in times else "-"
-                for n in names
-            ]
-            best = min((times[n] for n in times if n[:4] == "ours" and correct[n]), default=None)
-            ratio = f"{best / times['base products']:.2f}" if best else "-"
-            lines.append([f"{case.model} {case.name}", str(tokens), *cells, ratio])
+        for case, tokens, outcomes in found:
+            cells = [_cell(outcomes[n], n) for n in names]
+            times = {n: o.milliseconds for n, o in outcomes.items() if o.milliseconds is not None}
+            best = min(
+                (t for n, t in times.items() if n[:4] == "ours" and outcomes[n].correct),
+                default=None,
+            )
+            base = times.get("base products")
+            lines.append(
+                [
+                    f"{case.model} {case.name}",
+                    str(tokens),
+                    *cells,
+                    f"{best / base:.2f}" if best and base else "-",
+                ]
+            )
         print("\n" + table(lines))
-        for name, why in sorted(not_run.get(op, {}).items()):
+        notes = {
+            n: o.note for _, _, all_of in found for n, o in all_of.items() if o.milliseconds is None
+        }
+        for name, why in sorted(notes.items()):
             print(f"not run: {name} ({why})")
+
+
+def _cell(outcome, name):
+    if outcome.milliseconds is None:
+        return "-"
+    word = {True: "", False: " wrong", None: "" if name == "base products" else " no bound"}
+    return f"{outcome.milliseconds:.3f}{word[outcome.correct]}"
 
 
 def compile_only() -> int:
@@ -214,34 +208,41 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if args.compile_only:
         return compile_only()
+    names = changed(args, parser)
     args.dtype = getattr(torch, args.dtype)
     device = torch.device(args.device)
     gpu = device.type == "cuda"
     models = args.model or (list(MODELS) if gpu else ["smollm2-135m"])
     lengths = args.tokens or ((512, 2048, 8192, 16384) if gpu else (128, 512))
     timer = Timer(device, args.seconds, (5, 50) if gpu else (3, 9))
-    print(f"{device_name(device)}, {args.dtype}, rank {args.rank}")
+    name = device_name(device)
+    print(f"{name}, {args.dtype}, rank {args.rank}")
     if not gpu:
         print("no GPU: small shapes on the CPU; these are CPU figures and say nothing of a GPU")
-    stem = RESULTS / f"kernels-{slug(device)}"
-    rows = Rows(stem.with_suffix(".csv"), device, COLUMNS)
-    results, not_run, late, wrong = [], {}, [], 0
+    stem = RESULTS / "-".join(["kernels", slug(device), *names])
+    rows = Rows(stem.with_name(stem.name + ".csv"), device, COLUMNS)
+    results, late, dead = [], [], None
     deadline = time.monotonic() + 60 * args.minutes
     for case in cases(args.op, models):
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline or dead:
             late.append(f"{case.op} {case.model} {case.name}")
             continue
-        checks = check(case, args.rank, device, args.dtype, max(lengths))
-        correct = {name: ok for name, (_, _, ok, _) in checks.items()}
         for tokens in lengths:
-            times, notes = measure(case, tokens, args, checks, timer, rows)
-            results.append((case, tokens, times, correct))
-            not_run.setdefault(case.op, {}).update({n: w for n, w in notes.items() if w})
-            wrong += sum(n[:4] == "ours" and not correct[n] for n in times)
+            try:
+                results.append((case, tokens, measure(case, tokens, args, timer, rows)))
+            except DeadDevice as error:
+                dead = f"{case.op} {case.model} {case.name} {tokens}: the GPU died of {error}"
+                break
+            except Exception as error:  # inputs or truth without room, say
+                late.append(
+                    f"{case.op} {case.model} {case.name} {tokens} ({reason_of(error, device)})"
+                )
             print(f"{case.op} {case.model} {case.name} {tokens}", file=sys.stderr, flush=True)
-    print_tables(results, not_run)
+    print_tables(results)
     if late:
-        print(f"\nnot run within {args.minutes:g} minutes: {', '.join(late)}")
+        print(f"\nnot run, at most {args.minutes:g} minutes: {', '.join(late)}")
+    if dead:
+        print(dead)
     print(f"\nrows: {rows.path}")
     if not results:
         return 1
@@ -250,7 +251,21 @@ def main(argv: list[str]) -> int:
     except ImportError as error:
         print(f"no plot: {error}")
     else:
-        print(f"plot: {plot(results, stem.with_suffix('.png'), device_name(device), args.dtype)}")
+        picture = stem.with_name(stem.name + ".png")
+        print(f"plot: {plot(results, picture, name, args.dtype)}")
+    wrong = [
+        n
+        for _, _, found in results
+        for n, o in found.items()
+        if n[:4] == "ours" and o.correct is False
+    ]
     if wrong:
-        print(f"{wrong} of our own timings have wrong numbers")
-    return 1 if wrong else 0
+        print(f"{len(wrong)} of our own timings have wrong numbers")
+    return 1 if wrong or dead else 0
+
+
+def changed(args, parser) -> list[str]:
+    """The options that are not the defaults, for the name of the results."""
+    usual = vars(parser.parse_args([]))
+    given = {k: v for k, v in vars(args).items() if k != "device" and v != usual[k]}
+    return [re.sub(r"[^a-z0-9.]+", "-", f"{k}-{v}".lower()).strip("-") for k, v in given.items()]

@@ -25,9 +25,7 @@ class LoraProblem:
             return (torch.randn(*shape, device=device) * scale).to(dtype)
 
         self.op = op
-        self.x = lora_concat.with_slack(random(1, 1), tokens, k, rank)
-        self.x.copy_(random(tokens, k))
-        self.x.requires_grad_()
+        self.x = random(tokens, k).requires_grad_()
         self.weights = [random(n, k, scale=k**-0.5) for n in widths]
         self.lora_a = [random(rank, k, scale=k**-0.5).requires_grad_() for _ in widths]
         self.lora_b = [random(n, rank, scale=rank**-0.5).requires_grad_() for n in widths]
@@ -105,31 +103,47 @@ def ours(way):
 def ours_concat(p):
     if p.op != "linear":
         raise RuntimeError("for a single linear only")
-    packed = lora_concat.pack(*p.member[1:])
-    return p.differentiated(lambda: lora_linear(*p.member, packed=packed, slack=True))
+    x, weight, a, b, scaling = p.member
+    packed = lora_concat.pack(weight, a, b, scaling)
+    # The layer before would write its result into rows with room for S.
+    x = lora_concat.with_slack(x, *x.shape, a.shape[0]).copy_(x.detach()).requires_grad_()
+    args = x, packed.weight, a, b, scaling
+    return p.differentiated(lambda: lora_linear(*args, packed=packed, slack=True), [x, a, b])
+
+
+def joined(p, layers):
+    """The op made of one layer a member, each a function of x, as a model without groups has it."""
+    if p.op == "gate_up":
+        gate, up = layers
+        return lambda x: F.silu(gate(x)) * up(x)
+    return lambda x: tuple(layer(x) for layer in layers)
 
 
 def peft(fp32_adapters):
     def build(p):
         from peft import LoraConfig, inject_adapter_in_model
 
-        if p.op != "linear":
-            raise RuntimeError("PEFT has no grouped op")
-        n, k = p.weights[0].shape
-        rank = p.lora_a[0].shape[0]
-        model = torch.nn.Sequential(torch.nn.Linear(k, n, bias=False, device=p.x.device))
-        model.to(p.x.dtype)
-        config = LoraConfig(r=rank, lora_alpha=SCALING * rank, target_modules=["0"])
-        layer = inject_adapter_in_model(config, model)[0]
-        # What PEFT's autocast_adapter_dtype, on by default, does to bf16 adapters.
-        layer.lora_A.to(torch.float32 if fp32_adapters else p.x.dtype)
-        layer.lora_B.to(torch.float32 if fp32_adapters else p.x.dtype)
-        a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-        with torch.no_grad():
-            layer.base_layer.weight.copy_(p.weights[0])
-            a.copy_(p.lora_a[0])
-            b.copy_(p.lora_b[0])
-        return p.differentiated(lambda: layer(p.x), [p.x, a, b])
+        n, (rank, k) = len(p.weights), p.lora_a[0].shape
+        model = torch.nn.ModuleList(
+            torch.nn.Linear(k, w.shape[0], bias=False, device=w.device, dtype=w.dtype)
+            for w in p.weights
+        )
+        targets = [str(i) for i in range(n)]
+        config = LoraConfig(r=rank, lora_alpha=SCALING * rank, target_modules=targets)
+        layers = list(inject_adapter_in_model(config, model))
+        for i, layer in enumerate(layers):
+            # What PEFT's autocast_adapter_dtype, on by default, does to bf16 adapters.
+            layer.lora_A.to(torch.float32 if fp32_adapters else p.x.dtype)
+            layer.lora_B.to(torch.float32 if fp32_adapters else p.x.dtype)
+            with torch.no_grad():
+                layer.base_layer.weight.copy_(p.weights[i])
+                layer.lora_A["default"].weight.copy_(p.lora_a[i])
+                layer.lora_B["default"].weight.copy_(p.lora_b[i])
+        trained = [
+            m["default"].weight for m in (*(x.lora_A for x in layers), *(x.lora_B for x in layers))
+        ]
+        op = joined(p, layers)
+        return p.differentiated(lambda: op(p.x), [p.x, *trained])
 
     return build
 
@@ -153,10 +167,11 @@ def unsloth(p):
 def lorafusion(p):
     from lorafusion.ops.lora_v1 import fused_linear_lora
 
-    if p.op != "linear":
-        raise RuntimeError("has no grouped op")
-    x, *rest = p.member
-    return p.differentiated(lambda: fused_linear_lora(x[None], *rest), dy=[d[None] for d in p.dy])
+    def layer(*member):
+        return lambda x: fused_linear_lora(x, *member)
+
+    op = joined(p, [layer(*member) for member in zip(*p.args[1:], strict=True)])
+    return p.differentiated(lambda: op(p.x[None]), dy=[d[None] for d in p.dy])
 
 
 VARIANTS = {

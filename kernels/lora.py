@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from liftcore.kernels.autocast import cast, without_autocast
 from liftcore.kernels.lora_concat import ConcatLora, Packed
 from liftcore.kernels.tiles import HAS_TRITON, architecture, interpreting
 from liftcore.kernels.tiles import way as table_way
@@ -37,6 +38,7 @@ class _LoraLinear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @without_autocast
     def backward(ctx, dy):
         x, s, weight, lora_a, lora_b = ctx.saved_tensors
         ds = (dy @ lora_b).mul_(ctx.scaling)  # [T, R]
@@ -62,13 +64,16 @@ def lora_linear(
     """y = x Wᵀ + scaling (x Aᵀ) Bᵀ (+ bias), with gradients for x, A and B only.
 
     Shapes: x [..., K], weight [N, K], lora_a [R, K], lora_b [N, R], bias [N] -> [..., N]; all of
-    one floating dtype and on one device. Weight and bias are frozen. `way` overrides the choice
-    of the table in tiles.py: "triton", "plain", or "concat" (one library product), which needs
-    `packed`, a buffer from lora_concat.pack that holds the current W, A and scaling · B, and is
-    the default where it is given. `slack`: x comes from lora_concat.with_slack, and S may be
-    written behind its rows. Raises ValueError when the shapes or dtypes do not fit, or for a
-    dropout. Source: "LoRA" (Hu et al.), equation 3.
+    one floating dtype and on one device. Under autocast the op runs in the dtype of autocast, as
+    F.linear does, and each gradient has the dtype of its input. Weight and bias are frozen. `way`
+    overrides the choice of the table in tiles.py: "triton", "plain", or "concat" (one library
+    product), which needs `packed`, a buffer from lora_concat.pack that holds the current W, A and
+    scaling · B and whose view is `weight`, and is the default where it is given. `slack`: x comes
+    from lora_concat.with_slack, and S may be written behind its rows. Raises ValueError when the
+    shapes, dtypes, devices or `packed` do not fit, for a way that cannot run these tensors, or for
+    a dropout. Source: "LoRA" (Hu et al.), equation 3.
     """
+    x, weight, lora_a, lora_b, bias = cast(x, weight, lora_a, lora_b, bias)
     _check(x, weight, lora_a, lora_b, bias)
     if dropout:
         raise ValueError(f"lora_linear: dropout {dropout} is not supported, only 0")
@@ -79,8 +84,7 @@ def lora_linear(
 
         (y,) = FusedLora.apply(flat, [float(scaling)], weight, lora_a, lora_b, bias)
     elif chosen == "concat":
-        if packed is None:
-            raise ValueError("lora_linear: the way 'concat' needs packed=")
+        _check_packed(packed, weight, lora_a)
         y = ConcatLora.apply(flat, lora_a, lora_b, float(scaling), bias, packed, slack)
     else:
         y = _LoraLinear.apply(flat, weight, lora_a, lora_b, float(scaling), bias)
@@ -88,14 +92,13 @@ def lora_linear(
 
 
 def choose(op: str, x: Tensor, way: str | None = None) -> str:
-    """The way that runs an op for x [T, K]: `way` if given, else by device and tiles.WAYS."""
+    """The way that runs an op for x [T, K]: `way` if given, else by device and tiles.WAYS.
+
+    No rows need no kernel: they take the plain way. Raises ValueError for a way that cannot run.
+    """
     device, dtype = x.device.type, x.dtype
     if way is not None:
-        if way not in ("triton", "concat", "plain"):
-            raise ValueError(f"unknown way {way!r}: not triton, concat or plain")
-        if way == "triton" and device == "cpu" and not interpreting():
-            raise ValueError("way 'triton' needs tensors on a GPU, or TRITON_INTERPRET=1")
-        return way
+        return _named_way(op, x, way)
     if device == "cpu":
         # bf16 products are wrong in Triton's interpreter.
         live = interpreting() and dtype == torch.float32 and x.shape[0]
@@ -103,6 +106,27 @@ def choose(op: str, x: Tensor, way: str | None = None) -> str:
     if device != "cuda" or not x.shape[0] or dtype not in TRITON_DTYPES or not HAS_TRITON:
         return "plain"
     return table_way(op, architecture(x.device), x.shape[0])
+
+
+def _named_way(op: str, x: Tensor, way: str) -> str:
+    ways = ("triton", "concat", "plain") if op == "linear" else ("triton", "plain")
+    if way not in ways:
+        raise ValueError(f"way {way!r} of {op}: not one of {', '.join(ways)}")
+    if way != "triton":
+        return way
+    if x.device.type == "cpu":
+        if not interpreting():
+            raise ValueError("way 'triton' needs tensors on a GPU, or TRITON_INTERPRET=1")
+        dtypes = (torch.float32,)
+    elif x.device.type == "cuda" and HAS_TRITON and architecture(x.device) >= 80:
+        dtypes = TRITON_DTYPES
+    else:
+        raise ValueError(
+            f"way 'triton' needs Triton and an NVIDIA GPU of sm_80: x is on {x.device}"
+        )
+    if x.dtype not in dtypes:
+        raise ValueError(f"way 'triton' on {x.device.type} takes {dtypes}, not {x.dtype}")
+    return "triton" if x.shape[0] else "plain"
 
 
 def path(x: Tensor) -> str:
@@ -126,3 +150,18 @@ def _check(x: Tensor, weight: Tensor, lora_a: Tensor, lora_b: Tensor, bias: Tens
             f"lora_linear: dtypes differ: x {x.dtype}, weight {weight.dtype}, "
             f"lora_a {lora_a.dtype}, lora_b {lora_b.dtype}"
         )
+
+
+def _check_packed(packed: Packed | None, weight: Tensor, lora_a: Tensor) -> None:
+    """The buffer has the shape and dtype of this layer, and the weight is a view of it."""
+    if packed is None:
+        raise ValueError("lora_linear: the way 'concat' needs packed=")
+    (n, k), r = weight.shape, lora_a.shape[0]
+    if packed.all.shape != (n + r, k + r) or packed.all.dtype != weight.dtype:
+        raise ValueError(
+            f"lora_linear: packed is {packed.all.dtype} {tuple(packed.all.shape)}, the layer needs "
+            f"{weight.dtype} {(n + r, k + r)}"
+        )
+    # A tracer has no addresses.
+    if not torch.compiler.is_compiling() and weight.data_ptr() != packed.weight.data_ptr():
+        raise ValueError("lora_linear: weight is not packed.weight; packed is of another layer")

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from liftcore.kernels.autocast import without_autocast
+
 # Rows start at multiples of this many elements: 128 bytes in bf16, as the GPU's memory likes.
 ALIGN = 64
 
@@ -83,6 +85,7 @@ class ConcatLora(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @without_autocast
     def backward(ctx, dy):
         x, s, weights = ctx.saved_tensors
         n, k, r = ctx.shape

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from liftcore.kernels.autocast import cast
 from liftcore.kernels.lora import _check, _LoraLinear, choose
 
 ACTIVATIONS = ("silu", "gelu_tanh")
@@ -33,9 +34,10 @@ def lora_qkv(
 
     Shapes: x [..., K], weights[i] [N_i, K], lora_a[i] [R_i, K], lora_b[i] [N_i, R_i], biases[i]
     [N_i] or None -> a tuple of [..., N_i]; the N_i and R_i may differ. `way`: "triton" or
-    "plain", else as tiles.py says. Raises ValueError when the shapes or dtypes do not fit.
+    "plain", else as tiles.py says. Raises ValueError when the shapes or dtypes do not fit, or for
+    a way that cannot run these tensors. Autocast holds as for lora_linear.
     """
-    biases = _check_group(x, weights, lora_a, lora_b, scalings, biases)
+    x, weights, lora_a, lora_b, biases = _check_group(x, weights, lora_a, lora_b, scalings, biases)
     flat = x.reshape(-1, x.shape[-1])  # [T, K]
     scalings = [float(s) for s in scalings]
     if choose("group", flat, way) == "triton":
@@ -63,7 +65,7 @@ def lora_gate_up(
     Shapes: as lora_qkv with two members (gate, up) of one width N -> [..., N]. `activation` is
     "silu" or "gelu_tanh". Raises ValueError when the shapes, dtypes or activation do not fit.
     """
-    biases = _check_group(x, weights, lora_a, lora_b, scalings, biases)
+    x, weights, lora_a, lora_b, biases = _check_group(x, weights, lora_a, lora_b, scalings, biases)
     if len(weights) != 2 or weights[0].shape != weights[1].shape:
         raise ValueError(
             f"lora_gate_up: weights {[tuple(w.shape) for w in weights]} are not two of one shape"
@@ -98,6 +100,8 @@ def _check_group(x, weights, lora_a, lora_b, scalings, biases):
             f"lora group: {n} weights, {len(lora_a)} A, {len(lora_b)} B, {len(scalings)} "
             f"scalings and {len(biases)} biases are not one each for up to 3 members"
         )
+    x, *members = cast(x, *weights, *lora_a, *lora_b, *biases)
+    weights, lora_a, lora_b, biases = (members[i : i + n] for i in range(0, 4 * n, n))
     for w, a, b, bias in zip(weights, lora_a, lora_b, biases, strict=True):
         _check(x, w, a, b, bias)
-    return biases
+    return x, weights, lora_a, lora_b, biases

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from liftcore.kernels.blocks_triton import corner_of, load_tile, store_tile
 from liftcore.kernels.launch import launch, record
-from liftcore.kernels.lora_triton import can_use_tma, describe
+from liftcore.kernels.lora_triton import can_use_tma, describe, rows_aligned
 from liftcore.kernels.tiles import CompileCase, architecture, ceil_div, pick_split, processors
 
 # A span shorter than this is not worth a partial result of its own.
@@ -70,13 +70,14 @@ def split_product(out: Tensor, p: Tensor, q: Tensor, layout: str, scale: float =
     arch = architecture(p.device)
     sms = processors(p.device)
     kind = "outer" if layout == "tn" else "down"
-    tile = pick_split(kind, arch, p.element_size(), rows, cols)
+    tma = can_use_tma(arch, p, q)
+    aligned = tma or rows_aligned(p, q)
+    tile = pick_split(kind, arch, p.element_size(), rows, cols, aligned)
     tiles = ceil_div(rows, tile.bm) * ceil_div(cols, tile.bn)
     span, spans = split(depth, tiles, sms, tile.bk, MIN_SPAN if arch else 1)
     parts, stride = out, out.stride(0)
     if spans > 1:
         parts, stride = p.new_empty((spans, rows, cols), dtype=torch.float32), cols
-    tma = can_use_tma(arch, p, q)
     left, right = p, q
     if tma:
         left = describe(p, *((tile.bk, tile.bm) if layout == "tn" else (tile.bm, tile.bk)))
@@ -103,7 +104,7 @@ def split(depth: int, tiles: int, sms: int, step: int, least: int) -> tuple[int,
 
 
 def compile_cases(arch: int) -> list[CompileCase]:
-    """The launches of Llama-3-8B and SmolLM2-135M in bf16, rank 128, at 8192 and 512 tokens."""
+    """The launches of Llama-3-8B and SmolLM2-135M in bf16, and some with odd widths."""
 
     def matrix(*shape):
         return torch.empty(shape, dtype=torch.bfloat16, device="meta")
@@ -120,5 +121,10 @@ def compile_cases(arch: int) -> list[CompileCase]:
                     dy, s = matrix(t, n), matrix(t, 384)[:, 128:256]
                     split_product(s, dy, matrix(n, 128), "nn", 2.0)
                     split_product(matrix(n, 128), dy, s, "tn", 2.0)
+        # Rows that start anywhere.
+        x, s, a = matrix(8192, 4095), matrix(8192, 128), matrix(128, 4095)
+        split_product(s, x, a, "nt")
+        split_product(s, x, matrix(4095, 128), "nn", 2.0)
+        split_product(a, s, x, "tn")
 
     return record(arch, run)

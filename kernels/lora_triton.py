@@ -102,15 +102,20 @@ def gate_up_kernel(
         store_tile(h, g, m, n, rows, cols, stride_h, BM, BN, TMA)
 
 
+def rows_aligned(*matrices: Tensor) -> bool:
+    """Every row starts at a multiple of 16 bytes, as wide copies and TMA want it."""
+    size = matrices[0].element_size()
+    return all(m.data_ptr() % 16 == 0 and m.stride(0) * size % 16 == 0 for m in matrices)
+
+
 def can_use_tma(arch: int, *matrices: Tensor) -> bool:
     """TMA tiles fit sm_90 and sm_100, 2-byte elements, rows aligned to 16 bytes.
 
     The interpreter (arch 0) acts them out, for any element.
     """
-    size = matrices[0].element_size()
-    if arch and (not 90 <= arch < 120 or size != 2):
+    if arch and (not 90 <= arch < 120 or matrices[0].element_size() != 2):
         return False
-    return all(m.data_ptr() % 16 == 0 and m.stride(0) * size % 16 == 0 for m in matrices)
+    return rows_aligned(*matrices)
 
 
 def describe(matrix: Tensor, rows: int, cols: int) -> TensorDescriptor:
@@ -135,11 +140,13 @@ def chain(
     rows, cols = out.shape
     arch = architecture(out.device)
     sms = processors(out.device)
-    tile = pick("forward" if nt else "dx", arch, out.element_size(), rows, cols, sms)
     matrices = [p, q, *(m for pair in pairs for m in pair)]
     depths = [p.shape[1], *(x.shape[1] for x, _ in pairs)]
     strides = [m.stride(0) for m in matrices]
     tma = can_use_tma(arch, out, *matrices)
+    # Not of p and q: an odd rank is one step of the loop, and costs a spill outside of the rest.
+    aligned = tma or rows_aligned(out, *matrices[2:])
+    tile = pick("forward" if nt else "dx", arch, out.element_size(), rows, cols, sms, aligned)
     target = out
     if tma:
         right = (tile.bn, tile.bk) if nt else (tile.bk, tile.bn)
@@ -149,9 +156,9 @@ def chain(
     unused = 3 - len(pairs)
     tiles = ceil_div(rows, tile.bm) * ceil_div(cols, tile.bn)
     args = [
-        target, *matrices, *matrices[:2] * unused, bias, scale,
-        rows, cols, *depths, *depths[:1] * unused,
-        out.stride(0), *strides, *strides[:2] * unused,
+        target, *matrices, *(None, None) * unused, bias, scale,
+        rows, cols, *depths, *(None,) * unused,
+        out.stride(0), *strides, *(None, None) * unused,
     ]  # fmt: skip
     constexprs = dict(
         BM=tile.bm, BN=tile.bn, BK=tile.bk, GROUP=tile.group,
@@ -181,11 +188,12 @@ def gate_up(
     gate, up = (x.new_empty((rows, cols) if keep else (0, cols)) for _ in range(2))
     arch = architecture(x.device)
     sms = processors(x.device)
-    tile = pick("gate_up", arch, x.element_size(), rows, cols, sms)
     left = [x, *s]
     right = [*weights, *lora_b]
     strides = [h.stride(0), *(m.stride(0) for m in (x, *weights, s[0], *lora_b))]
     tma = can_use_tma(arch, h, *left, *right)
+    aligned = tma or rows_aligned(h, x, *weights)  # of the long products, as in chain
+    tile = pick("gate_up", arch, x.element_size(), rows, cols, sms, aligned)
     out = [h, gate if keep else h, up if keep else h]
     if tma:
         left = [describe(m, tile.bm, tile.bk) for m in left]
@@ -206,7 +214,7 @@ def gate_up(
 
 
 def compile_cases(arch: int) -> list[CompileCase]:
-    """The launches of Llama-3-8B and SmolLM2-135M in bf16, rank 128, at 8192 and 512 tokens."""
+    """The launches of Llama-3-8B and SmolLM2-135M in bf16, and some with odd widths."""
 
     def matrix(*shape):
         return torch.empty(shape, dtype=torch.bfloat16, device="meta")
@@ -223,12 +231,11 @@ def compile_cases(arch: int) -> list[CompileCase]:
         x, a, s = matrix(t, k), matrix(rank, k), matrix(t, rank)
         chain(x, s, a, [(matrix(t, n), matrix(n, k)) for n in ns], nt=False)
 
-    def mlp(t, k, n, keep, r=128):
+    def mlp(t, k, n, keep, r=128, bias=None, gelu=False):
         parts = matrix(t, 2 * r).split(r, dim=1)
         weights, lora_b = [matrix(n, k)] * 2, [matrix(n, r)] * 2
-        gate_up(
-            matrix(t, k), weights, parts, lora_b, [1.0, 1.0], [None, None], gelu=False, keep=keep
-        )
+        scalings, biases = [1.0, 1.0], [bias, bias]
+        gate_up(matrix(t, k), weights, parts, lora_b, scalings, biases, gelu=gelu, keep=keep)
 
     def run():
         for t in (8192, 512):
@@ -239,5 +246,10 @@ def compile_cases(arch: int) -> list[CompileCase]:
                 group(t, hidden, (wide, wide))
                 for keep in (True, False):
                     mlp(t, hidden, wide, keep)
+        mlp(8192, 4096, 14336, True, bias=matrix(14336, 1).view(-1), gelu=True)
+        # Rows that start anywhere.
+        linear(8192, 4095, 4097)
+        group(8192, 4095, (4097, 1023, 1023))
+        mlp(8192, 4095, 14335, True, bias=matrix(14335, 1).view(-1), gelu=True)
 
     return record(arch, run)

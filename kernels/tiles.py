@@ -149,6 +149,9 @@ HEAD_TILES = (
     ("head_dx", 80, Tile(128, 128, 64, 8, 3)),  # not measured yet
     ("head_dx", 90, Tile(128, 256, 64, 8, 4)),  # not measured yet
 )
+# Rows that do not start at multiples of 16 bytes come through registers, and a larger tile spills.
+UNALIGNED_TILE = Tile(64, 64, 32, 8, 2)  # not measured yet
+UNALIGNED_PAIR_TILE = Tile(64, 32, 32, 8, 2)  # gate_up has two accumulators; not measured yet
 # fp32 runs without tensor cores.
 FP32_TILE = Tile(64, 64, 32, 4, 2)  # not measured yet
 FP32_PAIR_TILE = Tile(32, 64, 32, 4, 2)  # gate_up has two accumulators; not measured yet
@@ -158,18 +161,25 @@ HEAD_INTERPRETER_TILE = Tile(64, 128, 128, 1, 1, group=2)
 
 
 @functools.lru_cache(4096)
-def pick(kind: str, arch: int, itemsize: int, rows: int, cols: int, sms: int) -> Tile:
-    """The tile for an output [rows, cols] of `itemsize` bytes an element on `sms` processors."""
-    for tile in (tiles := _table(BF16_TILES, kind, arch, itemsize)):
+def pick(
+    kind: str, arch: int, itemsize: int, rows: int, cols: int, sms: int, aligned: bool = True
+) -> Tile:
+    """The tile for an output [rows, cols] of `itemsize` bytes an element on `sms` processors.
+
+    `aligned`: every row starts at a multiple of 16 bytes.
+    """
+    for tile in (tiles := _table(BF16_TILES, kind, arch, itemsize, aligned)):
         if 10 * ceil_div(rows, tile.bm) * ceil_div(cols, tile.bn) >= 9 * sms:
             return tile
     return tiles[-1]
 
 
 @functools.lru_cache(4096)
-def pick_split(kind: str, arch: int, itemsize: int, rows: int, cols: int) -> Tile:
-    """The tile for a split product with an output [rows, cols]."""
-    for tile in (tiles := _table(BF16_SPLIT_TILES, kind, arch, itemsize)):
+def pick_split(
+    kind: str, arch: int, itemsize: int, rows: int, cols: int, aligned: bool = True
+) -> Tile:
+    """The tile for a split product with an output [rows, cols]; `aligned` as for pick."""
+    for tile in (tiles := _table(BF16_SPLIT_TILES, kind, arch, itemsize, aligned)):
         if tile.bm <= rows and tile.bn <= cols:
             return tile
     return tiles[-1]
@@ -185,11 +195,13 @@ def head_tiles(arch: int, itemsize: int, aligned: bool, capped: bool) -> tuple[T
     return logits[0], _table(HEAD_TILES, "head_dx", arch, itemsize)[0]
 
 
-def _table(table, kind: str, arch: int, itemsize: int) -> list[Tile]:
+def _table(table, kind: str, arch: int, itemsize: int, aligned: bool = True) -> list[Tile]:
     if arch == 0:
         return [INTERPRETER_TILE]
     if itemsize != 2:
         return [FP32_PAIR_TILE if kind == "gate_up" else FP32_TILE]
+    if not aligned:
+        return [UNALIGNED_PAIR_TILE if kind == "gate_up" else UNALIGNED_TILE]
     # sm_120 has the shared memory and the mma instructions of sm_80's kin.
     arch = 80 if arch >= 120 else arch
     newest = max(first for k, first, _ in table if k == kind and first <= arch)

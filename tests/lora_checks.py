@@ -142,24 +142,34 @@ class Block(torch.nn.Module):
         return lora_linear(h, *(m[0] for m in args[2]), way=self.way)
 
 
-def check_parallel(wrap: str, generator, store) -> None:
-    """Gradients of a Block under DDP or FSDP2, in a process group of this process alone."""
+def check_parallel(seed: int, store) -> None:
+    """Gradients of a Block under DDP and FSDP2 on two processes, each with half of the rows."""
+    torch.multiprocessing.spawn(_parallel, (seed, str(store)), nprocs=2)
+
+
+def _parallel(rank: int, seed: int, store: str) -> None:
     from torch.distributed.fsdp import fully_shard
 
-    block = Block(generator)
-    x, dy = torch.randn(6, 16, generator=generator), torch.randn(6, 16, generator=generator)
-    block(x).backward(dy)
-    right = [p.grad for p in block.adapters]
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     try:
-        if wrap == "ddp":
-            parallel = torch.nn.parallel.DistributedDataParallel(block)
-        else:
-            parallel = fully_shard(block, mesh=dist.init_device_mesh("cpu", (1,)))
-        for _ in range(2):
-            block.zero_grad()
-            parallel(x).backward(dy)
-            grads = [p.grad.full_tensor() if wrap == "fsdp2" else p.grad for p in block.adapters]
-            assert_close(grads, right, [f"adapter {i}" for i in range(len(right))], bound=1e-6)
+        for wrap in ("ddp", "fsdp2"):
+            generator = torch.Generator().manual_seed(seed)
+            block = Block(generator)
+            x, dy = (torch.randn(6, 16, generator=generator) for _ in range(2))
+            block(x).backward(dy)
+            right = [p.grad / 2 for p in block.adapters]  # both average over the processes
+            if wrap == "ddp":
+                parallel = torch.nn.parallel.DistributedDataParallel(block)
+            else:
+                parallel = fully_shard(block, mesh=dist.init_device_mesh("cpu", (2,)))
+            mine = slice(3 * rank, 3 * rank + 3)
+            for _ in range(2):
+                block.zero_grad()
+                parallel(x[mine]).backward(dy[mine])
+                grads = [p.grad for p in block.adapters]
+                grads = [g.full_tensor() if wrap == "fsdp2" else g for g in grads]
+                labels = [f"{wrap} adapter {i}" for i in range(len(right))]
+                assert_close(grads, right, labels, bound=1e-5)
     finally:
         dist.destroy_process_group()

@@ -7,8 +7,9 @@ truth fp64 from the same rounded inputs.
 import pytest
 import torch
 from lora_checks import fresh_seed, make_group, names, rel, run, truth
+from torch.utils.checkpoint import checkpoint
 
-from liftcore.kernels import reference
+from liftcore.kernels import lora_triton, reference
 from liftcore.kernels.lora import lora_linear, path
 from liftcore.kernels.lora_concat import pack
 from liftcore.kernels.lora_group import lora_gate_up, lora_qkv
@@ -130,16 +131,180 @@ def test_compiled_in_one_graph(op):
     assert all(rel(a, b) < 1e-2 for a, b in zip(ours, right, strict=True))
 
 
-def test_rows_beyond_two_to_the_31_elements():
-    """T · N over 2³¹: the last rows of y must be their own."""
-    t, k, n, r = 2**17, 64, 2**14 + 128, 16
-    if torch.cuda.mem_get_info()[0] < 12 * 2**30:
-        pytest.skip("needs 12 GiB of free GPU memory")
+@pytest.mark.parametrize("odd", [0, 1])
+def test_rows_beyond_two_to_the_31_elements(odd):
+    """T · N over 2³¹, by descriptors and (odd N) by pointers: the last rows must be their own."""
+    t, k, n, r = 2**17, 64, 2**14 + 128 + odd, 16
+    if torch.cuda.mem_get_info()[0] < 20 * 2**30:
+        pytest.skip("needs 20 GiB of free GPU memory")
     torch.use_deterministic_algorithms(False)
     group = on_gpu(make_group(fresh_seed(), 1, k, (n,), (r,)), torch.bfloat16)
-    x = torch.randn(t, k, device="cuda", dtype=torch.bfloat16)
+    x = torch.randn(t, k, device="cuda", dtype=torch.bfloat16).requires_grad_()
+    _, *rest = group.single
+    a, b = rest[1], rest[2]
+    last = x.detach()[-64:].clone().requires_grad_()
+    dy = torch.zeros(t, n, device="cuda", dtype=torch.bfloat16)
+    dy[-64:].normal_()
+    y, few = lora_linear(x, *rest), lora_linear(last, *rest)
+    assert rel(y[-64:], few) < 1e-2
+    ours = torch.autograd.grad(y, (x, a, b), dy)
+    right = torch.autograd.grad(few, (last, a, b), dy[-64:])
+    assert rel(ours[0][-64:], right[0]) < 1e-2 and not ours[0][:-64].any()
+    assert rel(ours[1], right[1]) < 1e-2 and rel(ours[2], right[2]) < 1e-2
+
+
+def transposed(x):
+    return x.T.contiguous().T
+
+
+def sliced(x):
+    return torch.cat([x, torch.full_like(x, torch.nan)], dim=1)[:, : x.shape[1]]
+
+
+def shifted(x):
+    """Aligned rows that start in the middle of 16 bytes."""
+    return torch.cat([torch.full_like(x[:, :1], torch.nan), x, x[:, :7]], dim=1)[:, 1:-7]
+
+
+def strided(x):
+    return torch.stack([x, torch.full_like(x, torch.nan)], dim=1)[:, 0]
+
+
+@pytest.mark.parametrize("layout", [transposed, sliced, shifted, strided])
+def test_layouts_of_x_and_dy(layout):
+    g = fresh_seed()
+    group = on_gpu(make_group(g, 129, 128, (192,), (16,)), torch.bfloat16)
+    dy = torch.randn(129, 192, generator=g).to("cuda", torch.bfloat16)
+    plain = run(reference.lora_qkv, group, [dy])
+    right = truth("lora_qkv", group, [dy])
+    group.x = layout(group.x.detach()).requires_grad_()
+    ours = run(lora_linear, group, [layout(dy)], group.single)
+    assert_rule(ours, plain, right, names(group, 1), torch.bfloat16)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("op", [lora_qkv, lora_gate_up])
+def test_checkpointing_gives_the_same(op, reentrant):
+    group = on_gpu(make_group(fresh_seed(), 130, 128, (192, 192), (16, 16)), torch.bfloat16)
+
+    def call(x):
+        out = op(x, *group.args[1:])
+        return out if op is lora_gate_up else out[0] * out[1]
+
+    def gradients(y):
+        for t in group.trained:
+            t.grad = None
+        y.square().sum().backward()
+        return [t.grad for t in group.trained]
+
+    right = gradients(call(group.x))
+    ours = gradients(checkpoint(call, group.x, use_reentrant=reentrant))
+    assert all(torch.equal(a, b) for a, b in zip(ours, right, strict=True))
+
+
+def test_x_without_gradient_costs_no_dx(monkeypatch):
+    launched, chain = [], lora_triton.chain
+
+    def spy(*args, nt, **kwargs):
+        launched.append(nt)
+        return chain(*args, nt=nt, **kwargs)
+
+    monkeypatch.setattr(lora_triton, "chain", spy)
+    g = fresh_seed()
+    group = on_gpu(make_group(g, 129, 128, (192,), (16,)), torch.bfloat16)
+    dy = torch.randn(129, 192, generator=g).to("cuda", torch.bfloat16)
+    _, dx, *right = run(lora_linear, group, [dy], group.single)
+    assert launched == [True, False] and dx.shape == group.x.shape
+    launched.clear()
+    y = lora_linear(group.x.detach(), *group.single[1:])
+    ours = torch.autograd.grad(y, group.trained[1:], dy)
+    assert launched == [True] and all(torch.equal(a, b) for a, b in zip(ours, right, strict=True))
+
+
+def test_concatenated_in_a_cuda_graph():
+    g = fresh_seed()
+    group = on_gpu(make_group(g, 256, 128, (96,), (16,)), torch.bfloat16)
+    dys = [torch.randn(256, 96, generator=g).to("cuda", torch.bfloat16)]
+    x, w, a, b, scaling, bias = group.single
+    packed = pack(w, a, b, scaling)
+
+    def both():
+        return run(
+            lambda: lora_linear(x, packed.weight, a, b, scaling, bias, packed=packed),
+            group, dys, (),
+        )  # fmt: skip
+
+    torch.use_deterministic_algorithms(False)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        both()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = both()
     with torch.no_grad():
-        _, w, a, b, scaling, bias = group.single
-        y = lora_linear(x, w, a, b, scaling, bias)
-        last = lora_linear(x[-64:], w, a, b, scaling, bias)
-    assert rel(y[-64:], last) < 1e-2
+        x.copy_(torch.randn(256, 128, generator=g))
+        packed.scaled_b.mul_(2)
+    graph.replay()
+    torch.cuda.synchronize()
+    assert all(torch.equal(p, q) for p, q in zip(captured, both(), strict=True))
+
+
+@pytest.mark.parametrize("op", [lora_qkv, lora_gate_up])
+def test_under_autocast_it_runs_as_the_linear_of_torch(op):
+    """fp32 tensors take the kernels of 16 bits, and their gradients come back in fp32."""
+    g = fresh_seed()
+    group = on_gpu(make_group(g, 129, 128, (192, 192), (16, 16)), torch.float32)
+    dys = [torch.randn(129, 192, generator=g).to("cuda", torch.bfloat16) for _ in range(2)]
+    dys = dys[: 1 if op is lora_gate_up else 2]
+
+    def cast(op):
+        def call(*args):
+            with torch.autocast("cuda", torch.bfloat16):
+                return op(*args)
+
+        return run(call, group, dys)
+
+    ours, plain = cast(op), cast(getattr(reference, op.__name__))
+    assert [t.dtype for t in ours] == [t.dtype for t in plain]
+    right = truth(op.__name__, group, dys)
+    assert_rule(ours, plain, right, names(group, len(dys)), torch.bfloat16)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("op", [lora_qkv, lora_gate_up])
+def test_on_a_device_that_is_not_the_current_one(op):
+    g = fresh_seed()
+    first = on_gpu(make_group(g, 129, 128, (192, 192), (16, 16)), torch.bfloat16)
+    dys = [torch.randn(129, 192, generator=g).to("cuda", torch.bfloat16) for _ in range(2)]
+    dys = dys[: 1 if op is lora_gate_up else 2]
+    right = run(op, first, dys)
+    ours = run(op, first.to(device="cuda:1"), [dy.to("cuda:1") for dy in dys])
+    assert torch.cuda.current_device() == 0
+    assert all(rel(a.cpu(), b.cpu()) < 1e-2 for a, b in zip(ours, right, strict=True))
+
+
+def test_ten_steps_of_training_follow_the_plain_path():
+    """fp32, so that the two paths differ by rounding only; SGD shows a wrong factor."""
+    g = fresh_seed()
+    x, target = (torch.randn(129, 64, generator=g).cuda() for _ in range(2))
+    mlp = make_group(g, 129, 64, (96, 96), (8, 8), bias=False)
+    down = make_group(g, 129, 96, (64,), (8,), bias=False)
+
+    def train(way):
+        groups = [on_gpu(group, torch.float32) for group in (mlp, down)]
+        optimizer = torch.optim.SGD([p for m in groups for p in m.trained[1:]], lr=0.1)
+        losses = []
+        for _ in range(10):
+            h = lora_gate_up(x, *groups[0].args[1:], way=way)
+            loss = (lora_linear(h, *groups[1].single[1:], way=way) - target).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        return losses
+
+    ours, right = train("triton"), train("plain")
+    assert right[-1] < 0.95 * right[0]
+    assert max(abs(a - b) for a, b in zip(ours, right, strict=True)) < 1e-4

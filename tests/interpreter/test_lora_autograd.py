@@ -218,10 +218,22 @@ def test_ten_steps_of_training_follow_the_plain_path():
     assert max(abs(a - b) for a, b in zip(ours, right, strict=True)) < 1e-4
 
 
+def test_no_tokens_and_the_way_named():
+    group = make_group(fresh_seed(), 0, 20, (24,), (4,))
+    assert lora_linear(*group.single, way="triton").shape == (0, 24)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("op", [lora_qkv, lora_gate_up])
+def test_dtypes_that_the_kernels_would_get_wrong_are_refused(op, dtype):
+    group = make_group(fresh_seed(), 3, 20, (24, 24), (4, 4)).to(dtype=dtype)
+    with pytest.raises(ValueError, match="takes"):
+        op(*group.args, way="triton")
+
+
 def test_rel_sees_nan():
     assert not rel(torch.tensor([torch.nan]), torch.ones(1)) <= 1e9
 
 
-@pytest.mark.parametrize("wrap", ["ddp", "fsdp2"])
-def test_parameters_of_ddp_and_fsdp2(wrap, tmp_path):
-    check_parallel(wrap, fresh_seed(), tmp_path / "store")
+def test_parameters_of_ddp_and_fsdp2_on_two_processes(tmp_path):
+    check_parallel(fresh_seed().initial_seed(), tmp_path / "store")
