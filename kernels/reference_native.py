@@ -64,7 +64,7 @@ def lora_adamw(
 ) -> None:  # fmt: skip
     """One update of State: see lora_adamw.py."""
     grad = torch.cat([g.flatten().float() for g in grads])  # [P]
-    norm.copy_(torch.linalg.vector_norm(grad))
+    norm.copy_(torch.linalg.vector_norm(grad, dtype=torch.float64))
     finite = norm.isfinite()  # [1]
     status[:1].copy_(~finite)
     status[1:].add_(~finite)

@@ -1,0 +1,466 @@
+"""The CUDA library without a GPU: its build, its kernels run on the CPU, its twins."""
+
+import ctypes
+import re
+
+import numpy as np
+import pytest
+import torch
+from native_build import CSRC, arithmetic, on_host, once, run, tools, with_cmake
+from native_checks import (
+    LOSSES,
+    SHAPES,
+    around,
+    assert_close,
+    assert_is,
+    fill_grads,
+    poison,
+    random_adapter,
+    random_run,
+    steps_of,
+    twin_of,
+)  # fmt: skip
+
+from liftcore import batch
+from liftcore.config import LiftConfig
+from liftcore.kernels import lora_adamw as adamw
+from liftcore.kernels import native
+from liftcore.kernels import segment_batch as segmenting
+from liftcore.optimizer import MasterAdamW
+from liftcore.resident import Resident
+from liftcore.segments import cut
+
+needs_cuda = pytest.mark.skipif(
+    tools("nvcc", "cmake") is not None, reason=str(tools("nvcc", "cmake"))
+)
+needs_gxx = pytest.mark.skipif(tools("g++") is not None, reason=str(tools("g++")))
+needs_both = pytest.mark.skipif(tools("nvcc", "g++") is not None, reason=str(tools("nvcc", "g++")))
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+SHADOW_TOLERANCE = {torch.float32: 4e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory):
+    return once(tmp_path_factory, "cuda-library", with_cmake)
+
+
+@pytest.fixture(scope="session")
+def shim(tmp_path_factory):
+    return ctypes.CDLL(str(once(tmp_path_factory, "segments-shim", arithmetic) / "shim.so"))
+
+
+@pytest.fixture(scope="session")
+def host_library(tmp_path_factory):
+    return native.load(once(tmp_path_factory, "host-library", on_host) / native.NAME)
+
+
+@pytest.fixture(params=["twin", pytest.param("kernels", marks=needs_both)])
+def path(request, monkeypatch):
+    """The ops on CPU tensors: through their twins, or through the kernels run on the CPU."""
+    if request.param == "kernels":
+        library = request.getfixturevalue("host_library")
+
+        def call(name, device, *arguments):
+            values = [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments]
+            assert getattr(library, name)(*values, None) == 0
+
+        monkeypatch.setattr(native, "live", lambda x: True)
+        monkeypatch.setattr(native, "call", call)
+    return request.param
+
+
+# The library itself
+
+
+@needs_cuda
+def test_the_library_builds_and_loads_without_a_gpu(built):
+    library = native.load(built / native.NAME)
+    for name in native.SIGNATURES:
+        assert getattr(library, name)
+    if not torch.cuda.is_available():
+        code = library.liftcore_probe(0)
+        assert code and library.liftcore_error(code)
+    # The CUDA runtime is inside, so that torch's own version does not matter.
+    assert not re.search(rb"libcudart\.so", (built / native.NAME).read_bytes())
+
+
+@needs_cuda
+def test_no_kernel_spills_and_all_architectures_are_there(built):
+    log = (built / "log.txt").read_text()
+    pattern = (
+        r"Compiling entry function '(\S+)' for '(\S+)'.*?(\d+) bytes stack frame, (\d+) bytes "
+        r"spill stores, (\d+) bytes spill loads.*?Used (\d+) registers"
+    )
+    found = re.findall(pattern, log, flags=re.S)
+    kernels = {
+        (re.search(r"segment_batch|lora_norm|lora_update|probe", k)[0], a) for k, a, *_ in found
+    }
+    names = ("segment_batch", "lora_norm", "lora_update", "probe")
+    architectures = ("sm_80", "sm_90", "sm_100")
+    assert kernels == {(name, arch) for name in names for arch in architectures}
+    assert len(found) == 3 * (1 + 3 + 5 + 1)
+    for kernel, arch, stack, stores, loads, registers in sorted(found):
+        print(f"{arch:<7} {registers:>3} registers  {kernel}")
+        assert (stack, stores, loads) == ("0", "0", "0"), kernel
+        # 64 registers a thread let a whole SM of 2048 threads run half full or better.
+        assert int(registers) <= 64, kernel
+    assert "arch=compute_100,code=compute_100" in log, "no PTX for newer GPUs"
+
+
+@needs_cuda
+def test_memory_is_read_and_written_16_bytes_at_a_time(tmp_path):
+    ptx = tmp_path / "update.ptx"
+    run(["nvcc", "-ptx", "-arch=compute_90", "-std=c++17", CSRC / "lora_update.cu", "-o", ptx])
+    text = ptx.read_text()
+    # p, m, v, gradient and shadow: 14 words of 8 fp32 + 2 of bf16 at least in each of 5 kernels.
+    assert len(re.findall(r"ld\.global\.cg\.v4", text)) >= 5 * 7
+    assert len(re.findall(r"st\.global\.cg\.v4", text)) >= 5 * 8
+
+
+KINDS = {"int64_t": ctypes.c_int64, "int": ctypes.c_int, "double": ctypes.c_double}
+
+
+def test_python_and_c_agree_on_the_interface():
+    header = (CSRC / "library.h").read_text()
+    assert int(re.search(r"LIFTCORE_INTERFACE (\d+)", header)[1]) == native.INTERFACE
+    declared = {}
+    for name, parameters in re.findall(r"LIFTCORE_API int (\w+)\((.*?)\);", header, flags=re.S):
+        types = [p.strip().rsplit(" ", 1)[0] for p in parameters.split(",") if p.strip()]
+        declared[name] = [
+            ctypes.c_void_p if "*" in t or t == "cudaStream_t" else KINDS[t] for t in types
+        ]
+    del declared["liftcore_interface"]
+    assert declared == native.SIGNATURES
+    header = (CSRC / "lora_adamw.h").read_text()
+    entry = re.search(r"struct Entry \{(.*?)\n\};", header, flags=re.S)[1]
+    fields = re.findall(r"\*?(\w+)(?=[,;])", re.sub(r"//.*", "", entry))
+    assert tuple(fields) == adamw.ENTRY.names and adamw.ENTRY.itemsize == 8 * len(fields)
+    assert int(re.search(r"CHUNK = (\d+)", header)[1]) == adamw.CHUNK
+
+
+@needs_gxx
+def test_a_library_of_another_version_is_refused(tmp_path, monkeypatch):
+    def make(name, text):
+        (tmp_path / f"{name}.cpp").write_text(text)
+        file = tmp_path / f"{name}.so"
+        run(["g++", "-shared", "-fPIC", tmp_path / f"{name}.cpp", "-o", file])
+        return file
+
+    old = make("old", 'extern "C" int liftcore_interface() { return 0; }')
+    with pytest.raises(OSError, match="rebuild"):
+        native.load(old)
+    with pytest.raises(OSError, match="not a library of liftcore"):
+        native.load(make("other", "int f() { return 0; }"))
+    monkeypatch.setenv("LIFTCORE_CUDA_LIBRARY", str(old))
+    monkeypatch.setattr(native, "_found", native._found.__wrapped__)
+    ok, why = native.status()
+    assert not ok and "rebuild" in why
+
+
+def test_without_a_library_the_status_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("LIFTCORE_CUDA_LIBRARY", str(tmp_path / "none.so"))
+    monkeypatch.setattr(native, "_found", native._found.__wrapped__)
+    ok, why = native.status()
+    assert not ok and "none.so" in why
+
+
+# segments.h against the definition
+
+
+@needs_gxx
+def test_the_arithmetic_is_that_of_segments_and_batch(rng, shim):
+    for _ in range(300):
+        tokens, config, prefix = random_run(rng)
+        size, step, length = config.segment_length, config.step_length, len(tokens)
+        segments = cut(length, config, epoch=1)
+        first = int(segments.stop[0]) if config.schedule == "jitter" else size
+        n = len(segments)
+        numbers = [ctypes.c_int64(v) for v in (length, size, step, first)]
+        shim.count.restype = ctypes.c_int64
+        assert shim.count(*numbers) == n
+        start, stop = np.empty((2, n), dtype=np.int64)
+        shim.bounds(*numbers, ctypes.c_int64(n), start.ctypes, stop.ctypes)
+        assert (start == segments.start).all() and (stop == segments.stop).all()
+
+        head, width = np.array(prefix, dtype=np.int64), len(prefix) + size
+        for i in {0, 1, n // 2, n - 2, n - 1} & set(range(n)):
+            weights = np.full(stop[i] - start[i], np.nan, dtype=np.float32)
+            ids, labels = np.full((2, width), -7, dtype=np.int64)
+            row, scored = np.full(width, np.nan, dtype=np.float32), np.empty(2, dtype=np.int64)
+            shim.one(
+                *numbers, LOSSES.index(config.overlap_loss), ctypes.c_int64(i), tokens.ctypes,
+                head.ctypes, ctypes.c_int64(len(prefix)), weights.ctypes, ids.ctypes,
+                labels.ctypes, row.ctypes, scored.ctypes,
+            )  # fmt: skip
+            assert (weights == segments.weights[i]).all(), config
+            made = batch.make(tokens, segments, [i], prefix)
+            used = made.input_ids.shape[1]
+            assert (ids[:used] == made.input_ids[0].numpy()).all() and not ids[used:].any()
+            assert (labels[:used] == made.labels[0].numpy()).all()
+            assert (labels[used:] == batch.IGNORE).all()
+            assert (row[:used] == made.weights[0].numpy()).all() and not row[used:].any()
+            assert np.array_equal(np.arange(*scored), made.row_index.numpy())
+
+
+# segment_batch
+
+
+def test_segment_batch_makes_every_batch_of_a_run(rng, path):
+    for _ in range(40):
+        tokens, config, prefix = random_run(rng, longest=150)
+        steps = list(steps_of(tokens, config, prefix))
+        if not steps:
+            continue
+        resident = Resident(tokens, config, prefix, "cpu")
+        assert (
+            len(steps)
+            == len(resident.order.segments)
+            == batch.count(len(tokens), config, prefix)[0]
+        )
+        assert resident.order.tokens.sum() == batch.count(len(tokens), config, prefix)[1]
+        for n, (segments, rows) in enumerate(steps):
+            assert int(resident.step[0]) == n
+            poison(resident.buffers)
+            out = resident.next()
+            made = batch.make(tokens, segments, rows, prefix)
+            assert_is(out, made, len(prefix) + config.segment_length)
+            assert resident.order.scored[n] == len(made.row_index) <= len(out.row_index)
+        # A step too many: nothing is scored and the counter stands still.
+        poison(resident.buffers)
+        out = resident.next()
+        assert not out.count.any() and not out.weights.any() and not out.input_ids.any()
+        assert (out.labels == batch.IGNORE).all() and not out.weights.flatten()[out.row_index].any()
+        assert resident.step.tolist() == [len(steps), 0]
+
+
+def test_segment_batch_goes_on_where_the_counter_says(rng, path):
+    config = LiftConfig(segment_length=16, batch_size=3, epochs=3)
+    tokens = rng.integers(0, 99, size=200)
+    steps = list(steps_of(tokens, config, [1]))
+    resident = Resident(tokens, config, [1], "cpu")
+    n = int(rng.integers(1, len(steps)))
+    resident.step[0] = n
+    assert_is(resident.next(), batch.make(tokens, *steps[n], [1]), 17)
+    resident.step[0] = -1
+    assert not resident.next().count.any() and int(resident.step[0]) == -1
+
+
+def test_segment_batch_writes_no_more_rows_than_there_is_place_for(rng, path):
+    config = LiftConfig(segment_length=32, batch_size=2)
+    tokens = rng.integers(0, 99, size=200)
+    resident = Resident(tokens, config, [1], "cpu")
+    around_it = torch.full((40,), -5)
+    few = resident.buffers._replace(row_index=around_it[10:30])
+    segmenting.segment_batch(resident.tables, resident.step, few, size=32, stride=32)
+    segments, rows = next(steps_of(tokens, config, [1]))
+    assert_is(few, batch.make(tokens, segments, rows, [1]), 33)
+    assert (around_it[:10] == -5).all() and (around_it[30:] == -5).all()
+
+
+def small_run(**changes):
+    resident = Resident(np.arange(50), LiftConfig(segment_length=8, batch_size=2), [1], "cpu")
+    tables, out, step = resident.tables, resident.buffers, resident.step
+    for name, value in changes.items():
+        if name == "step":
+            step = value
+        elif name in tables._fields:
+            tables = tables._replace(**{name: value})
+        else:
+            out = out._replace(**{name: value})
+    return tables, step, out
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (dict(tokens=torch.zeros(50)), {}, "tokens is torch.float32"),
+        (dict(tokens=torch.zeros(0, dtype=torch.int64)), {}, "tokens"),
+        (dict(tokens=torch.zeros(100, dtype=torch.int64)[::2]), {}, "not contiguous"),
+        (dict(prefix=torch.zeros(1)), {}, "prefix"),
+        (dict(segments=torch.zeros(3, 2)), {}, "segments"),
+        (dict(segments=torch.zeros(6, dtype=torch.int32)), {}, "segments"),
+        (dict(first=torch.zeros(1, dtype=torch.int32)), {}, "first"),
+        (dict(step=torch.zeros(1, dtype=torch.int64)), {}, "step"),
+        (dict(labels=torch.zeros(2, 8, dtype=torch.int64)), {}, "labels"),
+        (dict(weights=torch.zeros(2, 9, dtype=torch.float64)), {}, "weights"),
+        (dict(row_index=torch.zeros(19, dtype=torch.int64)), {}, "row_index"),
+        (dict(row_index=torch.zeros(4, dtype=torch.int32)), {}, "row_index"),
+        (dict(count=torch.zeros(1)), {}, "count"),
+        (dict(input_ids=torch.zeros(2, 9, dtype=torch.int64, device="meta")), {}, "is on meta"),
+        ({}, dict(loss="some"), "unknown loss"),
+        ({}, dict(stride=9), "stride"),
+        ({}, dict(stride=0), "stride"),
+    ],
+)
+def test_segment_batch_refuses_what_does_not_fit(change, options, message):
+    with pytest.raises(ValueError, match=message):
+        segmenting.segment_batch(*small_run(**change), **{"size": 8, "stride": 8, **options})
+
+
+# lora_adamw
+
+
+@pytest.mark.parametrize("grad_dtype", [None, torch.float32], ids=["own grad", "fp32 grad"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_lora_adamw_is_its_twin(rng, path, dtype, grad_dtype):
+    """By way of the twin itself this checks the shadows' places, the zeroing and the padding."""
+    shadows, grads, masters, scales = random_adapter(rng, dtype, grad_dtype)
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    rates = torch.tensor([1e-2, 3e-3, 1e-3])
+    state = adamw.state(shadows, grads, rates, masters=masters, scales=scales)
+    settings = adamw.Settings(max_norm=1.0, weight_decay=0.1)
+    for size in (1.0, 1e-4, 30.0, 1.0):
+        fill_grads(state.grads, generator, size)
+        right = twin_of(state)
+        adamw.reference_native.lora_adamw(*right[:10], *settings)
+        norm = adamw.lora_adamw(state, settings)
+        assert norm.data_ptr() == state.norm.data_ptr()
+        assert_close(state, right, SHADOW_TOLERANCE[dtype])
+    assert all(around(s).isnan().all() for s in state.shadows), "it wrote beside a shadow"
+    assert int(state.step) == 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_lora_adamw_gives_the_numbers_of_the_training_loop(rng, path, dtype, weight_decay):
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+
+    class Adapter:
+        values = torch.randn(9001, generator=generator).to(dtype)
+        grads = torch.zeros(9001, dtype=dtype)
+
+    config = LiftConfig(weight_decay=weight_decay, max_grad_norm=0.7)
+    loop = MasterAdamW(Adapter, config)
+    shadow, grad = Adapter.values.clone(), torch.zeros_like(Adapter.grads)
+    rates = torch.rand(6, generator=generator) * 1e-2
+    state = adamw.state([shadow], [grad], rates, masters=[Adapter.values.clone()])
+    settings = adamw.Settings(
+        config.max_grad_norm, config.beta1, config.beta2, config.eps, config.weight_decay
+    )
+    for n in range(6):
+        fill_grads([grad], generator, 1.0 if n % 2 else 1e-3)
+        Adapter.grads.copy_(grad)
+        right, ours = loop.step(float(rates[n])), adamw.lora_adamw(state, settings)
+        # The loop adds up in fp32, one element after another.
+        torch.testing.assert_close(ours[0], right, rtol=1e-5, atol=0)
+        saved = loop.state()
+        for name in ("master", "exp_avg", "exp_avg_sq"):
+            top = float(saved[name].abs().max())
+            mine = getattr(state, name)
+            torch.testing.assert_close(mine, saved[name], rtol=2e-5, atol=1e-6 * top)
+        assert not grad.any() and int(state.step) == int(saved["step"])
+    torch.testing.assert_close(shadow, Adapter.values, rtol=SHADOW_TOLERANCE[dtype], atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_gradient_that_is_no_number_changes_no_parameter(rng, path, bad):
+    shadows, grads, masters, scales = random_adapter(rng, torch.bfloat16)
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    state = adamw.state(shadows, grads, torch.tensor([1e-2]), masters=masters, scales=scales)
+    settings = adamw.Settings()
+    fill_grads(state.grads, generator, 1.0)
+    adamw.lora_adamw(state, settings)
+    before = twin_of(state)
+    fill_grads(state.grads, generator, 1.0)
+    tensor = state.grads[int(rng.integers(len(SHAPES)))].flatten()
+    tensor[int(rng.integers(len(tensor)))] = bad
+    norm = adamw.lora_adamw(state, settings)
+    assert not norm.isfinite() and state.status.tolist() == [1, 1] and int(state.step) == 1
+    for name in ("master", "exp_avg", "exp_avg_sq"):
+        assert torch.equal(getattr(state, name), getattr(before, name))
+    assert all(torch.equal(a, b) for a, b in zip(state.shadows, before.shadows, strict=True))
+    assert not any(g.any() for g in state.grads)
+    fill_grads(state.grads, generator, 1.0)
+    adamw.lora_adamw(state, settings)
+    assert state.status.tolist() == [0, 1] and int(state.step) == 2
+
+
+def test_the_rate_is_that_of_the_update_and_the_last_one_holds_on(rng, path):
+    """Without gradient only the decay is left: p falls by rate · decay an update."""
+    master = torch.ones(100)
+    state = adamw.state(
+        [torch.zeros(100)], [torch.zeros(100)], torch.tensor([0.1, 0.2]), masters=[master]
+    )
+    right = 1.0
+    for rate in (0.1, 0.2, 0.2):
+        adamw.lora_adamw(state, adamw.Settings(weight_decay=0.5))
+        right *= 1 - rate * 0.5
+        torch.testing.assert_close(state.master, torch.full((100,), right))
+    assert torch.equal(state.shadows[0], state.master)
+
+
+def test_lora_adamw_follows_tensors_that_a_compiler_copied(rng, path):
+    state = adamw.state(*random_adapter(rng, torch.float32)[:2], torch.tensor([1e-2]),
+                        masters=random_adapter(rng, torch.float32)[2])  # fmt: skip
+    fill_grads(state.grads, torch.Generator().manual_seed(1), 1.0)
+    # As if made functional: other memory than the table was made for.
+    copied = twin_of(state)._replace(addresses=state.addresses)
+    adamw.lora_adamw(state, adamw.Settings())
+    adamw.lora_adamw(copied, adamw.Settings())
+    assert torch.equal(copied.master, state.master)
+    assert all(torch.equal(a, b) for a, b in zip(copied.shadows, state.shadows, strict=True))
+
+
+def one(shape=(4, 8), dtype=torch.bfloat16, device="cpu"):
+    return torch.zeros(shape, dtype=dtype, device=device)
+
+
+@pytest.mark.parametrize(
+    ("shadows", "grads", "masters", "message"),
+    [
+        ([], [], [], "no tensor"),
+        ([one()], [one(), one()], [one()], "1 shadows, 2 grads"),
+        ([one()], [one((8, 4))], [one()], "shapes differ"),
+        ([one()], [one()], [one((4, 4))], "shapes differ"),
+        ([one((2, 2, 2))], [one((2, 2, 2))], [one((2, 2, 2))], "shape"),
+        ([one((0, 8))], [one((0, 8))], [one((0, 8))], "elements"),
+        ([one(dtype=torch.float64)], [one()], [one()], "shadows are"),
+        ([one()], [one(dtype=torch.float16)], [one()], "grads are"),
+        ([one(), one(dtype=torch.float32)], [one(), one()], [one(), one()], "dtype differs"),
+        ([one((8, 4)).T], [one()], [one()], "adjacent"),
+        ([one()], [one((8, 4)).T], [one()], "grad is not contiguous"),
+        ([one(device="meta")], [one(device="meta")], [one()], "not on cpu"),
+    ],
+)
+def test_lora_adamw_refuses_what_does_not_fit(shadows, grads, masters, message):
+    with pytest.raises(ValueError, match=message):
+        adamw.state(shadows, grads, torch.tensor([1e-3]), masters=masters)
+
+
+def test_lora_adamw_refuses_settings_that_make_no_sense():
+    state = adamw.state([one()], [one()], torch.tensor([1e-3]), masters=[one()])
+    for bad in (dict(max_norm=0.0), dict(beta1=1.0), dict(beta2=-0.1), dict(eps=0.0),
+                dict(weight_decay=-1.0)):  # fmt: skip
+        with pytest.raises(ValueError, match="lora_adamw"):
+            adamw.lora_adamw(state, adamw.Settings(**bad))
+    for rates in (torch.tensor(1e-3), torch.empty(0), torch.ones(2, dtype=torch.float64)):
+        with pytest.raises(ValueError, match="rates"):
+            adamw.state([one()], [one()], rates, masters=[one()])
+
+
+# Both under torch.compile
+
+
+def test_both_ops_compile_in_one_graph(rng):
+    tokens, settings = rng.integers(0, 99, size=60), adamw.Settings()
+    config = LiftConfig(segment_length=16, batch_size=2, epochs=1)
+    shadows, grads, masters, scales = random_adapter(rng, torch.float32)
+
+    def fresh():
+        state = adamw.state(shadows, grads, torch.tensor([1e-2]), masters=masters, scales=scales)
+        copied = [tuple(t.clone() for t in part) for part in (state.shadows, state.grads)]
+        return state._replace(shadows=copied[0], grads=copied[1]), Resident(
+            tokens, config, [1], "cpu"
+        )
+
+    def step(state, tables, counter, buffers):
+        segmenting.segment_batch(tables, counter, buffers, size=16, stride=16)
+        return adamw.lora_adamw(state, settings) + buffers.weights.sum()
+
+    fill_grads(grads, torch.Generator().manual_seed(0), 1.0)
+    results = []
+    for f in (step, torch.compile(step, fullgraph=True, backend="aot_eager")):
+        state, resident = fresh()
+        results.append([f(state, resident.tables, resident.step, resident.buffers), state.master,
+                        *state.shadows, resident.buffers.labels, resident.step])  # fmt: skip
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
