@@ -57,8 +57,9 @@ class BuildLibrary(build_ext):
             configure += ["-G", "Ninja"]
         if wanted := os.environ.get("LIFTCORE_CUDA_ARCHITECTURES"):
             configure.append(f"-DLIFTCORE_CUDA_ARCHITECTURES={wanted.replace(' ', ';')}")
-        # A folder of an earlier build may name another compiler or another source tree.
+        # What an earlier build left may be of another compiler or of other sources.
         shutil.rmtree(folder, ignore_errors=True)
+        target.unlink(missing_ok=True)
         try:
             subprocess.run(configure, check=True)
             subprocess.run(["cmake", "--build", str(folder), "--parallel"], check=True)
