@@ -88,6 +88,7 @@ def state(
     scales = (1.0,) * len(shadows) if scales is None else tuple(map(float, scales))
     _check_tensors(shadows, grads, masters, scales, rates)
     device = rates.device
+    native.live(rates)
     master = torch.cat([m.detach().flatten().to(device, torch.float32) for m in masters])
     exp_avg, exp_avg_sq = torch.zeros_like(master), torch.zeros_like(master)
     tensors = (master, exp_avg, exp_avg_sq, grads, shadows)

@@ -103,7 +103,8 @@ def status(device: torch.device | None = None) -> tuple[bool, str]:
 
 
 def live(x: Tensor) -> bool:
-    """Whether an op on tensors like x runs in the library."""
+    """Whether an op on tensors like x runs in the library. The first call on a device loads the
+    kernels there, which must not happen within the capture of a CUDA graph."""
     return x.is_cuda and _probe(x.device.index)[0]
 
 

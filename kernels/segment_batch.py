@@ -63,6 +63,7 @@ def buffers(tables: Tables, size: int, max_rows: int) -> Buffers:
     weights = torch.empty(shape, dtype=torch.float32, device=device)
     rows = torch.empty(max_rows, dtype=torch.int64, device=device)
     count = torch.empty(1, dtype=torch.int64, device=device)
+    native.live(tables.tokens)
     return Buffers(ids, labels, weights, positions, rows, count)
 
 

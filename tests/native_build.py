@@ -57,17 +57,11 @@ def on_host(folder):
         capture_output=True, text=True,
     )  # fmt: skip
     include = [f"-I{path}" for path in {CSRC, HOST, *re.findall(r'"-I([^"]+)"', say.stderr)}]
-    (folder / "rest.cpp").write_text(
-        '#include "host_cuda.h"\n#include "library.h"\n'
-        "int liftcore_interface() { return LIFTCORE_INTERFACE; }\n"
-        "int liftcore_probe(int) { return 0; }\n"
-        'const char* liftcore_error(int) { return "on the host"; }\n'
-    )
-    for name in ("lora_norm", "lora_update", "segment_batch"):
-        source = (CSRC / f"{name}.cu").read_text()
+    for file in CSRC.glob("*.cu"):
         # kernel<<<grid, block, 0, stream>>>(…) is no C++.
-        source = re.sub(r"(\w+)<<<(.*?)>>>\(", r"host::launch(\1, \2)(", source, flags=re.S)
-        (folder / f"{name}.cpp").write_text('#include "host_cuda.h"\n' + source)
+        launch = r"([\w\[\]]+)<<<(.*?)>>>\("
+        source = re.sub(launch, r"host::launch(\1, \2)(", file.read_text(), flags=re.S)
+        (folder / f"{file.stem}.cpp").write_text('#include "host_cuda.h"\n' + source)
     sources = sorted(folder.glob("*.cpp"))
     for source in sources:
         run([*GXX, *include, "-c", source, "-o", source.with_suffix(".o")])

@@ -16,7 +16,8 @@ enum LiftcoreType { LIFTCORE_FP32 = 0, LIFTCORE_BF16 = 1, LIFTCORE_FP16 = 2 };
 
 LIFTCORE_API int liftcore_interface();
 
-// Makes `device` current and asks whether its driver and its code can run this library.
+// Makes `device` current and loads every kernel there: an error says that the driver is too old or
+// that the library has no code for it. A kernel that is loaded can be captured in a CUDA graph.
 LIFTCORE_API int liftcore_probe(int device);
 
 LIFTCORE_API const char* liftcore_error(int code);
@@ -37,3 +38,11 @@ LIFTCORE_API int liftcore_lora_update(
     const void* entries, const int32_t* chunks, int64_t chunk_count, int grad_type,
     int shadow_type, const float* scratch, double beta1, double beta2, double eps,
     cudaStream_t stream);
+
+namespace liftcore {
+
+cudaError_t load_segment_batch();
+cudaError_t load_lora_norm();
+cudaError_t load_lora_update();
+
+}  // namespace liftcore

@@ -93,6 +93,18 @@ __global__ void __launch_bounds__(THREADS) lora_norm_kernel(
     if (threadIdx.x == 0) conclude(sum, scratch, rates, rate_count, step, norm, status, settings);
 }
 
+// By LiftcoreType of the gradient.
+static constexpr decltype(&lora_norm_kernel<float>) KERNELS[] = {
+    lora_norm_kernel<float>, lora_norm_kernel<__nv_bfloat16>, lora_norm_kernel<__half>};
+
+cudaError_t liftcore::load_lora_norm() {
+    cudaError_t error = cudaSuccess;
+    cudaFuncAttributes attributes;
+    for (auto kernel : KERNELS)
+        if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, kernel);
+    return error;
+}
+
 int liftcore_lora_norm(
     const void* entries, const int32_t* chunks, int64_t chunk_count, int grad_type, float* scratch,
     const float* rates, int64_t rate_count, int64_t* step, float* norm, int32_t* status,
@@ -103,10 +115,8 @@ int liftcore_lora_norm(
         error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
     if (error != cudaSuccess) return error;
     const int64_t most = 8 * static_cast<int64_t>(processors);
-    auto kernel = grad_type == LIFTCORE_FP32   ? lora_norm_kernel<float>
-                  : grad_type == LIFTCORE_BF16 ? lora_norm_kernel<__nv_bfloat16>
-                                               : lora_norm_kernel<__half>;
-    kernel<<<static_cast<unsigned>(chunk_count < most ? chunk_count : most), THREADS, 0, stream>>>(
+    const unsigned blocks = static_cast<unsigned>(chunk_count < most ? chunk_count : most);
+    KERNELS[grad_type]<<<blocks, THREADS, 0, stream>>>(
         static_cast<const Entry*>(entries), chunks, chunk_count, reinterpret_cast<Scratch*>(scratch),
         rates, rate_count, step, norm, status, {max_norm, beta1, beta2, weight_decay});
     return cudaGetLastError();

@@ -91,21 +91,29 @@ __global__ void __launch_bounds__(THREADS) lora_update_kernel(
     }
 }
 
+// By LiftcoreType of the shadow, and whether the gradient is fp32 or of the shadow's type.
+static constexpr decltype(&lora_update_kernel<float, float>) KERNELS[][2] = {
+    {lora_update_kernel<float, float>, lora_update_kernel<float, float>},
+    {lora_update_kernel<__nv_bfloat16, __nv_bfloat16>, lora_update_kernel<float, __nv_bfloat16>},
+    {lora_update_kernel<__half, __half>, lora_update_kernel<float, __half>}};
+
+cudaError_t liftcore::load_lora_update() {
+    cudaError_t error = cudaSuccess;
+    cudaFuncAttributes attributes;
+    for (auto& row : KERNELS)
+        for (auto kernel : row)
+            if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, kernel);
+    return error;
+}
+
 int liftcore_lora_update(
     const void* entries, const int32_t* chunks, int64_t chunk_count, int grad_type,
     int shadow_type, const float* scratch, double beta1, double beta2, double eps,
     cudaStream_t stream) {
-    using Bf16 = __nv_bfloat16;
-    const bool fp32_grad = grad_type == LIFTCORE_FP32;
-    // The gradient has the shadow's type or is fp32.
-    auto kernel = shadow_type == LIFTCORE_FP32   ? lora_update_kernel<float, float>
-                  : shadow_type == LIFTCORE_BF16 ? (fp32_grad ? lora_update_kernel<float, Bf16>
-                                                              : lora_update_kernel<Bf16, Bf16>)
-                                                 : (fp32_grad ? lora_update_kernel<float, __half>
-                                                              : lora_update_kernel<__half, __half>);
     const Betas beta = {static_cast<float>(beta1), static_cast<float>(1.0 - beta1),
                         static_cast<float>(beta2), static_cast<float>(1.0 - beta2),
                         static_cast<float>(eps)};
+    const auto kernel = KERNELS[shadow_type][grad_type == LIFTCORE_FP32];
     kernel<<<static_cast<unsigned>(chunk_count), THREADS, 0, stream>>>(
         static_cast<const Entry*>(entries), chunks, reinterpret_cast<const Scratch*>(scratch), beta);
     return cudaGetLastError();

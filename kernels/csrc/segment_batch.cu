@@ -62,6 +62,11 @@ __global__ void __launch_bounds__(THREADS) segment_batch_kernel(
     }
 }
 
+cudaError_t liftcore::load_segment_batch() {
+    cudaFuncAttributes attributes;
+    return cudaFuncGetAttributes(&attributes, segment_batch_kernel);
+}
+
 int liftcore_segment_batch(
     const int64_t* tokens, int64_t length, const int64_t* prefix, int64_t prefix_length,
     const int32_t* segments, const int32_t* first, int64_t steps, int64_t batch, int64_t size,
