@@ -60,8 +60,12 @@ def assert_is(buffers, made, prefix_and_size):
     assert not weights.flatten()[rows[n:]].any(), "the rest names rows of weight 0"
 
 
-# Shapes of an adapter's tensors: chunks, tails, odd widths, one element, more than two chunks.
-SHAPES = [(8, 16), (5, 7), (1, 1), (64, 320), (33, 8), (3, 2731), (16, 24), (130, 129)]
+# Shapes of an adapter's tensors: several chunks, tails, odd widths, one element. From (5, 7) on the
+# masters lie at odd addresses.
+SHAPES = [
+    *((8, 16), (24, 64), (40, 16), (64, 320)),
+    *((5, 7), (1, 1), (33, 8), (3, 2731), (16, 24), (130, 129)),
+]
 
 
 def random_adapter(rng, dtype, grad_dtype=None, device="cpu", shapes=SHAPES):

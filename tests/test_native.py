@@ -247,7 +247,7 @@ def test_segment_batch_writes_no_more_rows_than_there_is_place_for(rng, path):
     config = LiftConfig(segment_length=32, batch_size=2)
     tokens = rng.integers(0, 99, size=200)
     resident = Resident(tokens, config, [1], "cpu")
-    around_it = torch.full((40,), -5)
+    around_it = torch.full((200,), -5)
     few = resident.buffers._replace(row_index=around_it[10:30])
     segmenting.segment_batch(resident.tables, resident.step, few, size=32, stride=32)
     segments, rows = next(steps_of(tokens, config, [1]))
