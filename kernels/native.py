@@ -1,8 +1,8 @@
 """The CUDA library: where it is, whether it runs here, and a call into it.
 
 libliftcore_cuda.so has a plain C interface (csrc/library.h) and is loaded with ctypes, so that
-one build serves every version of torch and Python. Without it, or where it does not run, the
-ops take their twins in reference_native.py.
+one build serves every version of torch and Python. LIFTCORE_CUDA_LIBRARY names another file.
+Without it, or where it does not run, the ops take their twins in reference_native.py.
 """
 
 from __future__ import annotations
@@ -19,12 +19,8 @@ from torch import Tensor
 INTERFACE = 1
 NAME = "libliftcore_cuda.so"
 
-_POINTER, _LONG, _INT, _DOUBLE = (
-    ctypes.c_void_p,
-    ctypes.c_int64,
-    ctypes.c_int,
-    ctypes.c_double,
-)
+_POINTER, _LONG = ctypes.c_void_p, ctypes.c_int64
+_INT, _DOUBLE = ctypes.c_int, ctypes.c_double
 SIGNATURES = {
     "liftcore_probe": [_INT],
     "liftcore_segment_batch": [
