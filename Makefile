@@ -30,7 +30,7 @@ bench: $(VENV)/.test
 
 venv: $(VENV)/.base
 
-$(VENV)/.base: requirements.lock pyproject.toml setup.py
+$(VENV)/.base: requirements.lock pyproject.toml setup.py CMakeLists.txt $(wildcard kernels/csrc/*)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("liftcore needs Python 3.10 or newer; this is " + sys.version.split()[0])'
 	@echo "== preparing $(VENV) with the tested versions of requirements.lock (once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -210,6 +210,8 @@ def _info(args) -> dict:
     found = info()
     print(f"device    {found['device']} ({found['device_name']}), {found['dtype']}")
     print(f"ops       {found['ops']}, because: {found['ops_because']}")
+    library = "in use" if found["library"] else "not in use"
+    print(f"library   {library}: {found['library_because']}")
     for name, version in found["versions"].items():
         print(f"{name:<12} {version}")
     return found

@@ -8,7 +8,7 @@ import platform
 import torch
 
 from liftcore import __version__
-from liftcore.kernels import lora, tiles
+from liftcore.kernels import lora, native, tiles
 from liftcore.model import cpu_has_bf16, default_device, default_dtype
 
 PACKAGES = ("torch", "triton", "transformers", "safetensors", "numpy", "peft", "matplotlib")
@@ -56,6 +56,7 @@ def info() -> dict:
     """Everything `liftcore info` prints."""
     device = torch.device(default_device())
     ops, why = path(device)
+    library, where = native.status()
     return {
         "device": str(device),
         "device_name": device_name(device),
@@ -63,5 +64,7 @@ def info() -> dict:
         "cpu_bf16": cpu_has_bf16(),
         "ops": ops,
         "ops_because": why,
+        "library": library,
+        "library_because": where,
         "versions": versions(),
     }

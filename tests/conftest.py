@@ -8,9 +8,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import numpy as np
 import pytest
 import torch
+from native_build import on_host, once, tools
 from tiny import tiny_model
 
 import liftcore
+from liftcore.kernels import native
+
+needs_both = pytest.mark.skipif(tools("nvcc", "g++") is not None, reason=str(tools("nvcc", "g++")))
 
 # Tiny models gain nothing from threads, and lose much when tests run side by side.
 torch.set_num_threads(1)
@@ -42,3 +46,23 @@ def tiny_folder(tmp_path_factory, tokenizer):
     tiny_model(vocab_size=len(tokenizer), pad_token_id=2).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def host_library(tmp_path_factory):
+    return native.load(once(tmp_path_factory, "host-library", on_host) / native.NAME)
+
+
+@pytest.fixture(params=["twin", pytest.param("kernels", marks=needs_both)])
+def path(request, monkeypatch):
+    """The ops on CPU tensors: through their twins, or through the kernels run on the CPU."""
+    if request.param == "kernels":
+        library = request.getfixturevalue("host_library")
+
+        def call(name, device, *arguments):
+            values = [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments]
+            assert getattr(library, name)(*values, None) == 0
+
+        monkeypatch.setattr(native, "live", lambda x: True)
+        monkeypatch.setattr(native, "call", call)
+    return request.param

@@ -236,6 +236,7 @@ def test_info_says_which_path_is_live(capsys):
     out = capsys.readouterr().out
     found = json.loads(out.splitlines()[-1])
     assert found["ops"] in out and found["ops_because"]
+    assert found["library_because"] in out
     assert found["versions"]["torch"] and found["device"]
 
 

@@ -1,18 +1,14 @@
 """Packaging: what a wheel holds, imports without Triton, and the real package `kernels`."""
 
-import os
 import shutil
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
+from wheels import CLEAN, ROOT, build, copy_source
 
 import liftcore
-
-ROOT = Path(liftcore.__file__).resolve().parent.parent
-CLEAN = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
 
 
 def run(code, cwd, **env):
@@ -23,24 +19,10 @@ def run(code, cwd, **env):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    out = tmp_path_factory.mktemp("wheel")
-    source = tmp_path_factory.mktemp("source") / "liftcore"
-    # From a copy, so that no build folder is left in the checkout.
-    names = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout.split("\0")  # fmt: skip
-    for name in filter(None, names):
-        if (ROOT / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes((ROOT / name).read_bytes())
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q"]
-    done = subprocess.run(
-        [*command, "-w", str(out), str(source)], capture_output=True, text=True,
-        env={**CLEAN, "LIFTCORE_CUDA": "0"},
-    )  # fmt: skip
+    source = copy_source(tmp_path_factory.mktemp("source") / "liftcore")
+    done, built = build(source, tmp_path_factory.mktemp("wheel"), LIFTCORE_CUDA="0")
     assert done.returncode == 0, done.stderr
-    return next(out.glob("*.whl"))
+    return built
 
 
 def test_the_wheel_holds_the_kernels_and_shadows_nothing(wheel):
@@ -121,6 +103,7 @@ for name in ("triton", "transformers", "matplotlib", "peft"):
     sys.modules[name] = None
 import liftcore
 import liftcore.kernels.lora, liftcore.kernels.head_loss, liftcore.segments
+import liftcore.kernels.segment_batch, liftcore.kernels.lora_adamw
 liftcore.LiftConfig()
 """
     done = run(code, ROOT, CUDA_VISIBLE_DEVICES="")

@@ -1,0 +1,182 @@
+"""The CUDA library on a GPU: ops against their twins, in CUDA graphs, and off the first stream."""
+
+import pytest
+import torch
+from native_checks import (
+    around,
+    assert_close,
+    assert_is,
+    fill_grads,
+    poison,
+    random_adapter,
+    random_run,
+    steps_of,
+    twin_of,
+)
+
+from liftcore import batch
+from liftcore.config import LiftConfig
+from liftcore.kernels import lora_adamw as adamw
+from liftcore.kernels import native, reference_native
+from liftcore.kernels.lora_concat import pack
+from liftcore.resident import Resident
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+SHADOW_TOLERANCE = {torch.float32: 4e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
+SETTINGS = adamw.Settings(max_norm=1.0, weight_decay=0.1)
+
+
+@pytest.fixture(params=["library", "twin"])
+def path(request, monkeypatch):
+    """The ops through the library, and through their twins on the GPU."""
+    if request.param == "twin":
+        monkeypatch.setattr(native, "live", lambda x: False)
+    elif not native.status()[0]:
+        pytest.skip(native.status()[1])
+    return request.param
+
+
+def captured(step):
+    """A CUDA graph of step(), which must not have run before; nothing runs in the capture."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph
+
+
+def test_the_library_is_live():
+    ok, why = native.status()
+    assert ok, why
+
+
+def test_every_batch_of_random_runs(rng, path):
+    for _ in range(20):
+        tokens, config, prefix = random_run(rng)
+        resident = Resident(tokens, config, prefix, "cuda")
+        for segments, rows in steps_of(tokens, config, prefix):
+            poison(resident.buffers)
+            made = batch.make(tokens, segments, rows, prefix)
+            assert_is(resident.next(), made, len(prefix) + config.segment_length)
+
+
+@pytest.mark.parametrize("schedule", ["jitter", "overlap", "trivial"])
+def test_one_graph_replays_a_whole_run(rng, path, schedule):
+    config = LiftConfig(
+        segment_length=700, schedule=schedule, overlap_loss="new", batch_size=5, epochs=3
+    )
+    tokens = rng.integers(0, 50_000, size=20_011)
+    warm = Resident(tokens, config, [1], "cuda")
+    warm.next()
+    torch.cuda.synchronize()
+    resident = Resident(tokens, config, [1], "cuda")
+    graph = captured(resident.next)
+    for segments, rows in steps_of(tokens, config, [1]):
+        poison(resident.buffers)
+        graph.replay()
+        assert_is(resident.buffers, batch.make(tokens, segments, rows, [1]), 701)
+    graph.replay()
+    assert not resident.buffers.count.any()
+    assert resident.step.tolist() == [len(resident.order.segments), 0]
+
+
+@pytest.mark.parametrize("grad_dtype", [None, torch.float32], ids=["own grad", "fp32 grad"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_lora_adamw_against_its_twin(rng, path, dtype, grad_dtype):
+    parts = random_adapter(rng, dtype, grad_dtype, device="cuda")
+    shadows, grads, masters, scales = parts
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    rates = torch.tensor([1e-2, 3e-3, 1e-3], device="cuda")
+    state = adamw.state(shadows, grads, rates, masters=masters, scales=scales)
+    for size in (1.0, 1e-4, 30.0, 1.0):
+        fill_grads(state.grads, generator, size)
+        right = twin_of(state)
+        reference_native.lora_adamw(*right[:10], *SETTINGS)
+        adamw.lora_adamw(state, SETTINGS)
+        assert_close(state, right, SHADOW_TOLERANCE[dtype])
+    assert all(around(s).isnan().all() for s in state.shadows), "it wrote beside a shadow"
+
+
+def adapter_in_packed_buffers(generator, device="cuda"):
+    """(Packed, state) of two layers whose shadows are the blocks of concatenated buffers."""
+    packs, shadows, grads, masters, scales = [], [], [], [], []
+    for n, k, r in ((192, 576, 64), (576, 1536, 64)):
+        w, a, b = (torch.randn(s, generator=generator) for s in ((n, k), (r, k), (n, r)))
+        packed = pack(*(t.to(device, torch.bfloat16) for t in (w, a, b)), 2.0)
+        packs.append(packed)
+        shadows += [packed.lora_a, packed.scaled_b]
+        masters += [a, b]
+        scales += [1.0, 2.0]
+        grads += [torch.zeros_like(t, device=device, dtype=torch.bfloat16) for t in (a, b)]
+    rates = torch.linspace(1e-2, 1e-3, 8, device=device)
+    return packs, adamw.state(shadows, grads, rates, masters=masters, scales=scales)
+
+
+def test_a_graph_of_updates_gives_the_same_bits(rng, path):
+    """Clip, rate and count come from the device; twice the same run gives the same bits."""
+    seed = int(rng.integers(2**31))
+    results = []
+    for in_graph in (False, True, True):
+        generator = torch.Generator().manual_seed(seed)
+        packs, state = adapter_in_packed_buffers(generator)
+        weights = [p.weight.clone() for p in packs]
+        run = captured(lambda s=state: adamw.lora_adamw(s, SETTINGS)).replay if in_graph else None
+        for _ in range(6):
+            fill_grads(state.grads, generator, 1.0)
+            if run is None:
+                adamw.lora_adamw(state, SETTINGS)
+            else:
+                run()
+        assert int(state.step) == 6
+        assert all(torch.equal(p.weight, w) for p, w in zip(packs, weights, strict=True))
+        results.append([state.master, state.norm, *(p.all for p in packs)])
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_gradient_that_is_no_number_changes_no_parameter(rng, path, bad):
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    _, state = adapter_in_packed_buffers(generator)
+    before = twin_of(state)
+    fill_grads(state.grads, generator, 1.0)
+    state.grads[1].view(-1)[77] = bad
+    adamw.lora_adamw(state, SETTINGS)
+    assert state.status.tolist() == [1, 1] and int(state.step) == 0
+    assert torch.equal(state.master.cpu(), before.master)
+    pairs = zip(state.shadows, before.shadows, strict=True)
+    assert all(torch.equal(a.cpu(), b) for a, b in pairs) and not any(g.any() for g in state.grads)
+
+
+def test_a_large_flat_adapter(rng, path):
+    """Tens of millions of elements in one tensor, as an adapter without packed buffers has."""
+    count = 40_000_003
+    values = torch.randn(count, device="cuda").bfloat16()
+    grads = torch.randn(count, device="cuda").bfloat16()
+    rates = torch.tensor([1e-3], device="cuda")
+    state = adamw.state([values], [grads], rates, masters=[values])
+    right = twin_of(state)
+    reference_native.lora_adamw(*right[:10], *SETTINGS)
+    adamw.lora_adamw(state, SETTINGS)
+    assert_close(state, right, SHADOW_TOLERANCE[torch.bfloat16])
+
+
+def test_on_another_stream_the_ops_wait_for_it(rng, path):
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    _, state = adapter_in_packed_buffers(generator)
+    fill_grads(state.grads, generator, 1.0)
+    later = [g.clone() for g in state.grads]
+    for g in state.grads:
+        g.zero_()
+    right = twin_of(state)
+    for g, value in zip(right.grads, later, strict=True):
+        g.copy_(value)
+    reference_native.lora_adamw(*right[:10], *SETTINGS)
+    torch.cuda.synchronize()
+    with torch.cuda.stream(torch.cuda.Stream()):
+        torch.cuda._sleep(100_000_000)
+        for g, value in zip(state.grads, later, strict=True):
+            g.copy_(value)
+        adamw.lora_adamw(state, SETTINGS)
+    torch.cuda.synchronize()
+    assert_close(state, right, SHADOW_TOLERANCE[torch.bfloat16])

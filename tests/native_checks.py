@@ -1,0 +1,123 @@
+"""Random runs for the ops of the CUDA library, and what they must give. Used on CPU and GPU."""
+
+import torch
+
+from liftcore import batch
+from liftcore.config import LiftConfig
+from liftcore.kernels import lora_adamw as adamw
+
+LOSSES = ("all", "new", "mean")
+
+
+def random_run(rng, longest=300):
+    """(tokens, config, prefix) of a random run, all schedules and losses alike."""
+    schedule = str(rng.choice(["jitter", "overlap", "trivial"]))
+    size = int(rng.integers(2, 40))
+    config = LiftConfig(
+        segment_length=size,
+        stride=int(rng.integers(1, size + 1)) if schedule == "overlap" else None,
+        schedule=schedule,
+        overlap_loss=str(rng.choice(LOSSES)),
+        batch_size=int(rng.integers(1, 7)),
+        epochs=int(rng.integers(1, 4)),
+        seed=int(rng.integers(0, 1000)),
+    )
+    # Documents shorter than a segment too.
+    tokens = rng.integers(10, 1000, size=int(rng.integers(1, rng.choice([4, 50, longest]))))
+    return tokens, config, rng.integers(1, 9, size=int(rng.integers(0, 4))).tolist()
+
+
+def steps_of(tokens, config, prefix):
+    """(Segments, rows of a step) for every step of every epoch."""
+    for epoch in range(config.epochs):
+        segments, steps = batch.plan(len(tokens), config, epoch, prefix)
+        yield from ((segments, rows) for rows in steps)
+
+
+def poison(buffers):
+    for tensor in buffers:
+        tensor.fill_(float("nan") if tensor.is_floating_point() else -(2**40))
+
+
+def assert_is(buffers, made, prefix_and_size):
+    """The op's buffers [B, P + S] hold the batch of batch.make, padded and nothing else."""
+    ids, labels, weights, positions, rows, count = (t.cpu() for t in buffers)
+    b, w = made.input_ids.shape
+    assert ids.shape[1] == prefix_and_size
+    for ours, right, empty in (
+        (ids, made.input_ids, 0),
+        (labels, made.labels, batch.IGNORE),
+        (weights, made.weights, 0),
+    ):
+        padded = torch.full_like(ours, empty)
+        padded[:b, :w] = right
+        assert torch.equal(ours, padded)
+    assert torch.equal(positions, torch.arange(prefix_and_size).expand_as(ids))
+    n = int(count)
+    assert n == len(made.row_index)
+    place = made.row_index // w * prefix_and_size + made.row_index % w
+    assert torch.equal(rows[:n], place[: len(rows)])
+    assert not weights.flatten()[rows[n:]].any(), "the rest names rows of weight 0"
+
+
+# Shapes of an adapter's tensors: several chunks, tails, odd widths, one element. From (5, 7) on the
+# masters lie at odd addresses.
+SHAPES = [
+    *((8, 16), (24, 64), (40, 16), (64, 320)),
+    *((5, 7), (1, 1), (33, 8), (3, 2731), (16, 24), (130, 129)),
+]
+
+
+def random_adapter(rng, dtype, grad_dtype=None, device="cpu", shapes=SHAPES):
+    """(shadows, grads, masters, scales): some shadows inside wider buffers, some in one piece."""
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    shadows, grads, masters, scales = [], [], [], []
+    for i, (rows, cols) in enumerate(shapes):
+        value = torch.randn(rows, cols, generator=generator)
+        # Rows apart: aligned, aligned behind an offset, and at odd addresses.
+        wide, offset = [(cols, 0), (cols + 8, 0), (cols + 16, 8), (cols + 3, 1)][i % 4]
+        buffer = torch.full((rows, wide), float("nan"), dtype=dtype, device=device)
+        shadows.append(buffer[:, offset : offset + cols])
+        grads.append(torch.zeros(rows, cols, dtype=grad_dtype or dtype, device=device))
+        masters.append(value)
+        scales.append(1.0 if i % 3 else 0.5 + i)
+    return shadows, grads, masters, scales
+
+
+def fill_grads(grads, generator, size):
+    for grad in grads:
+        grad.copy_(size * torch.randn(grad.shape, generator=generator))
+
+
+def twin_of(state):
+    """A copy of a State in memory of its own, on the CPU, for the twin."""
+    copy = {k: v.cpu().clone() for k, v in state._asdict().items() if isinstance(v, torch.Tensor)}
+    grads = tuple(g.cpu().clone() for g in state.grads)
+    shadows = tuple(s.cpu().clone() for s in state.shadows)
+    return state._replace(**copy, grads=grads, shadows=shadows, addresses=[])
+
+
+def assert_close(ours: adamw.State, right: adamw.State, shadow_tolerance):
+    """Masters and moments within a few roundings; shadows within one of their dtype."""
+    assert torch.equal(ours.step.cpu(), right.step) and torch.equal(ours.status.cpu(), right.status)
+    torch.testing.assert_close(ours.norm.cpu(), right.norm, rtol=2e-6, atol=0)
+    for name in ("master", "exp_avg", "exp_avg_sq"):
+        mine, theirs = getattr(ours, name).cpu(), getattr(right, name)
+        torch.testing.assert_close(mine, theirs, rtol=4e-6, atol=4e-6 * float(theirs.abs().max()))
+    for mine, theirs in zip(ours.shadows, right.shadows, strict=True):
+        torch.testing.assert_close(mine.cpu(), theirs, rtol=shadow_tolerance, atol=1e-5)
+    # The shadow is exactly the rounded master.
+    parts = ours.master.split([s.numel() for s in ours.shadows])
+    for shadow, part, scale in zip(ours.shadows, parts, ours.scales, strict=True):
+        exact = (scale * part.view(shadow.shape)).to(shadow.dtype)
+        assert torch.equal(shadow, exact)
+    assert not any(g.any() for g in ours.grads)
+
+
+def around(shadow):
+    """The elements of a shadow's storage that are not the shadow's."""
+    whole = torch.empty(0, dtype=shadow.dtype, device=shadow.device)
+    whole.set_(shadow.untyped_storage())
+    mask = torch.ones_like(whole, dtype=torch.bool)
+    mask.as_strided(shadow.shape, shadow.stride(), shadow.storage_offset()).fill_(False)
+    return whole[mask]
