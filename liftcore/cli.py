@@ -12,10 +12,10 @@ import traceback
 from pathlib import Path
 
 from liftcore import __version__
-from liftcore.config import LR_SCHEDULES, OVERLAP_LOSSES, SCHEDULES, LiftConfig
+from liftcore.config import LiftConfig
 from liftcore.errors import LiftError, UsageError
+from liftcore.options import PRESETS, model_options, settings, verb
 
-PRESETS = {"default": LiftConfig, "large": LiftConfig.large, "paper": LiftConfig.paper}
 EMBEDDED = "smollm2-135m"
 
 
@@ -248,16 +248,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"liftcore {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
-    demo = _verb(verbs, "demo", _demo, "absorb a fictional document and show what is recalled")
+    demo = verb(verbs, "demo", _demo, "absorb a fictional document and show what is recalled")
     demo.add_argument("--out", default="demo-memory", help="folder of the adapter (%(default)s)")
     demo.add_argument("--seed", type=int, default=0, help="another seed, another document")
 
-    absorb = _verb(verbs, "absorb", _absorb, "train an adapter on a text file")
+    absorb = verb(verbs, "absorb", _absorb, "train an adapter on a text file")
     absorb.add_argument("file", metavar="FILE", help="a UTF-8 text file")
-    _model_options(absorb, EMBEDDED)
+    model_options(absorb, EMBEDDED)
     absorb.add_argument("--out", metavar="DIR", help="folder of the adapter (FILE's name-memory)")
     absorb.add_argument("--title", help="how questions name the document (FILE's name)")
-    _settings(absorb)
+    settings(absorb)
     absorb.add_argument("--resume", action="store_true", help="go on with an interrupted run")
     absorb.add_argument(
         "--force", action="store_true", help="write into a folder that is not empty"
@@ -269,7 +269,7 @@ def _parser() -> argparse.ArgumentParser:
         help="keep no copy of the text beside the adapter",
     )
 
-    ask = _verb(verbs, "ask", _ask, "ask a memory; without a question, interactively")
+    ask = verb(verbs, "ask", _ask, "ask a memory; without a question, interactively")
     ask.add_argument("memory", metavar="DIR", help="a folder that absorb wrote")
     ask.add_argument("question", nargs="*", metavar="QUESTION")
     ask.add_argument(
@@ -286,59 +286,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     ask.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
     ask.add_argument("--force", action="store_true", help="accept a base model of another name")
-    _model_options(ask, None)
+    model_options(ask, None)
 
-    report = _verb(verbs, "report", _report, "show what a memory recalls, and where")
+    report = verb(verbs, "report", _report, "show what a memory recalls, and where")
     report.add_argument("memory", metavar="DIR")
     report.add_argument("--png", metavar="FILE", help="draw the strip")
 
-    estimate = _verb(verbs, "estimate", _estimate, "seconds, memory and FLOPs before training")
+    estimate = verb(verbs, "estimate", _estimate, "seconds, memory and FLOPs before training")
     estimate.add_argument("what", metavar="FILE|TOKENS", help="a text file or a number of tokens")
-    _model_options(estimate, EMBEDDED)
-    _settings(estimate)
+    model_options(estimate, EMBEDDED)
+    settings(estimate)
 
-    _verb(verbs, "info", _info, "device, versions, and which path the ops take")
+    verb(verbs, "info", _info, "device, versions, and which path the ops take")
     return parser
-
-
-def _verb(verbs, name: str, run, text: str) -> argparse.ArgumentParser:
-    parser = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-    parser.set_defaults(run=run)
-    parser.add_argument("--json", action="store_true", help="one JSON line last on stdout")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser
-
-
-def _model_options(parser: argparse.ArgumentParser, default: str | None) -> None:
-    parser.add_argument(
-        "--model",
-        default=default,
-        metavar="M",
-        help="smollm2-135m, a Hugging Face name or a local folder "
-        f"({default or 'the one that was trained'})",
-    )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, … (CUDA when there is one)")
-    parser.add_argument(
-        "--dtype", choices=("bf16", "fp16", "fp32"), help="(bf16 where the device computes with it)"
-    )
-
-
-def _settings(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("settings")
-    group.add_argument("--preset", choices=sorted(PRESETS), default="default")
-    group.add_argument("--objective", choices=("segments",), default="segments")
-    group.add_argument("--segment-length", type=int, metavar="S")
-    group.add_argument("--stride", type=int, help="for --schedule overlap (3/8 S)")
-    group.add_argument("--schedule", choices=SCHEDULES)
-    group.add_argument("--overlap-loss", choices=OVERLAP_LOSSES)
-    group.add_argument("--epochs", type=int)
-    group.add_argument("--batch-size", type=int, help="segments a step")
-    group.add_argument("--learning-rate", type=float)
-    group.add_argument("--lr-schedule", choices=LR_SCHEDULES)
-    group.add_argument("--warmup", type=float, help="share of all steps")
-    group.add_argument("--rank", type=int)
-    group.add_argument("--alpha", type=float)
-    group.add_argument("--seed", type=int)
 
 
 if __name__ == "__main__":

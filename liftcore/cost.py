@@ -47,7 +47,7 @@ def estimate(
     if isinstance(model_or_config, nn.Module):
         model = model_or_config
         cost, layers = _calibrate(model, tokens, config), 1
-        flops = _flops(model, tokens, config)
+        flops = _flops(model, tokens, config)  # of one token-pass
     else:
         device = torch.device(device or models.default_device())
         dtype = dtype or models.default_dtype(device)
@@ -62,7 +62,7 @@ def estimate(
     return Estimate(
         seconds=float(step_seconds * passes + report_seconds),
         peak_bytes=int(peak),
-        flops=float(flops),
+        flops=float(passes * flops),
         steps=steps,
         token_passes=passes,
         tokens_per_second=float(1 / step_seconds),
@@ -131,8 +131,8 @@ def _now(device: torch.device) -> float:
 
 
 def _flops(model: nn.Module, tokens: int, config: LiftConfig) -> float:
-    """Needed operations: 4 a base weight (forward, dx), 6 a LoRA weight (forward, dx, dA or dB),
-    4 a head weight, for each token-pass; attention counted as causal."""
+    """Needed operations of one token-pass: 4 a base weight (forward, dx), 6 a LoRA weight
+    (forward, dx, dA or dB), 4 a head weight; attention counted as causal."""
     layers = linear_layers(model).values()
     base = sum(m.weight.numel() for m in layers)
     lora = sum(config.rank * (m.in_features + m.out_features) for m in layers)
@@ -142,5 +142,4 @@ def _flops(model: nn.Module, tokens: int, config: LiftConfig) -> float:
     span = min(tokens, config.segment_length)
     # Forward 4·S·H·D a token halved by causality, backward 2.5 times that (flash attention).
     attention = 3.5 * 2 * span * text.num_attention_heads * width * text.num_hidden_layers
-    _, passes = batch.count(tokens, config)
-    return passes * (4.0 * base + 6.0 * lora + 4.0 * head + attention)
+    return 4.0 * base + 6.0 * lora + 4.0 * head + attention

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from errors_and_seeds import rel
 from torch import Tensor
 
 from liftcore.kernels import reference
@@ -13,18 +14,6 @@ from liftcore.kernels.lora import lora_linear
 from liftcore.kernels.lora_group import lora_gate_up, lora_qkv
 
 SCALINGS = (0.7, 1.5, -2.0)
-
-
-def rel(a: Tensor, b: Tensor) -> float:
-    """‖a − b‖ / ‖b‖; NaN in a gives NaN, which is under no bound."""
-    a, b = a.detach().double(), b.detach().double()
-    return ((a - b).norm() / b.norm().clamp_min(1e-30)).item()
-
-
-def fresh_seed() -> torch.Generator:
-    seed = int(torch.seed() % 2**31)
-    print("seed", seed)
-    return torch.Generator().manual_seed(seed)
 
 
 @dataclass

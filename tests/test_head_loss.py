@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from head_checks import check_token_weights_gradient, fresh_seed, problem, rel
+from errors_and_seeds import fresh_seed, rel
+from head_checks import (
+    check_token_weights_gradient,
+    problem,
+)
 
 from liftcore.kernels.head_loss import linear_cross_entropy
 

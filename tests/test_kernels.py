@@ -2,20 +2,11 @@
 
 import pytest
 import torch
+from errors_and_seeds import fresh_seed, rel
 
 from liftcore.kernels import reference
 from liftcore.kernels.head_loss import linear_cross_entropy
 from liftcore.kernels.lora import lora_linear
-
-
-def rel(a, b):
-    return ((a.double() - b.double()).norm() / b.double().norm().clamp_min(1e-30)).item()
-
-
-def fresh_seed():
-    seed = int(torch.seed() % 2**31)
-    print("seed", seed)
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize("shape", [(1, 48, 80, 1), (7, 257, 48, 8), (2, 5, 80, 257, 16)])

@@ -2,7 +2,15 @@
 
 import pytest
 import torch
-from lora_checks import assert_close, check_parallel, fresh_seed, make_group, names, rel, run, truth
+from errors_and_seeds import fresh_seed, rel
+from lora_checks import (
+    assert_close,
+    check_parallel,
+    make_group,
+    names,
+    run,
+    truth,
+)
 from torch.utils.checkpoint import checkpoint
 
 from liftcore.kernels import lora, reference, tiles

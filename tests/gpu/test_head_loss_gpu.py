@@ -2,7 +2,12 @@
 
 import pytest
 import torch
-from head_checks import Problem, check_token_weights_gradient, fresh_seed, problem, rel
+from errors_and_seeds import fresh_seed, rel
+from head_checks import (
+    Problem,
+    check_token_weights_gradient,
+    problem,
+)
 from torch.utils.checkpoint import checkpoint
 
 from liftcore.kernels import reference

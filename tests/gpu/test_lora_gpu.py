@@ -6,7 +6,13 @@ truth fp64 from the same rounded inputs.
 
 import pytest
 import torch
-from lora_checks import fresh_seed, make_group, names, rel, run, truth
+from errors_and_seeds import fresh_seed, rel
+from lora_checks import (
+    make_group,
+    names,
+    run,
+    truth,
+)
 from torch.utils.checkpoint import checkpoint
 
 from liftcore.kernels import lora_triton, reference

@@ -4,7 +4,12 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from head_checks import Problem, check_token_weights_gradient, fresh_seed, problem, rel
+from errors_and_seeds import fresh_seed, rel
+from head_checks import (
+    Problem,
+    check_token_weights_gradient,
+    problem,
+)
 from torch.utils.checkpoint import checkpoint
 
 from liftcore.kernels import head_loss, head_loss_cublas, head_loss_fused, tiles

@@ -2,7 +2,14 @@
 
 import pytest
 import torch
-from lora_checks import assert_close, fresh_seed, make_group, names, rel, run, truth
+from errors_and_seeds import fresh_seed, rel
+from lora_checks import (
+    assert_close,
+    make_group,
+    names,
+    run,
+    truth,
+)
 
 from liftcore.kernels import lora_triton
 from liftcore.kernels.lora import lora_linear, path

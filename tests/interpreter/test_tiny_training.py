@@ -1,7 +1,7 @@
 """A tiny model trained for ten steps through the Triton ops: the losses of the plain formulas."""
 
 import torch
-from head_checks import fresh_seed
+from errors_and_seeds import fresh_seed
 
 from liftcore.kernels import reference
 from liftcore.kernels.head_loss import linear_cross_entropy
