@@ -105,7 +105,7 @@ def train(
     with Interrupt() as interrupt, only_adapter_trains(adapter), fast_cpu_attention(model):
         while at.epoch < config.epochs:
             segments, steps = batch.plan(len(tokens), config, at.epoch, prefix)
-            normaliser = batch.weight(segments, steps, prefix) / len(steps)
+            normaliser = batch.weight(segments, steps, prefix) / max(1, len(steps))
             for rows in steps[at.index :]:
                 step = batch.make(tokens, segments, rows, prefix).to(device)
                 loss = batch_loss(model, lm_head, step, normaliser)
@@ -121,7 +121,9 @@ def train(
                 at.loss_sum += mean
                 now = time.perf_counter() - started
                 on_step(Progress(at.epoch, at.step, total, seen, now, mean))
-            at.loss, at.loss_sum = at.loss_sum / len(steps), 0.0
+            # Jitter may cut two tokens apart, and then an epoch scores nothing.
+            if steps:
+                at.loss, at.loss_sum = at.loss_sum / len(steps), 0.0
             at.epoch, at.index = at.epoch + 1, 0
         if interrupt.asked:
             save()

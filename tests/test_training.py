@@ -213,6 +213,17 @@ def test_resumed_loss_is_that_of_the_whole_run(tokens, tmp_path):
     assert absorb(tokens, state_file=file)[1].loss == right.loss
 
 
+def test_an_epoch_that_scores_nothing_is_no_failure(rng):
+    """Two tokens without a prefix: where jitter cuts between them, nothing is left to predict."""
+    config = CONFIG.replace(segment_length=2, epochs=24)
+    two = rng.integers(3, 200, size=2)
+    model = tiny_model()
+    adapter = Adapter(model, 4, 8.0)
+    adapter.install()
+    result = train.train(model, adapter, two, config, prefix=[])
+    assert 0 < result.steps < 24 and np.isfinite(result.loss)
+
+
 def test_small_updates_are_not_lost_in_bf16():
     """A rate far below bf16's resolution must add up in the fp32 master."""
     model = tiny_model(dtype=torch.bfloat16)
