@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-NAMES = ("estimate", "kernels", "step")
+NAMES = ("estimate", "kernels", "recall", "scaling", "step")
 
 
 def main(argv: list[str]) -> int:
