@@ -11,7 +11,7 @@ from bench.recall_run import ENOUGH
 
 TARGET = 0.9
 RESAMPLES = 2000
-GRID = np.arange(0.0, 14.01, 0.25)  # passes over the document
+GRID = np.arange(0.0, 12.01, 0.25)  # passes over the document
 BASE = "jitter/all"
 AT = (6, 8, 10)
 
