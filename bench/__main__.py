@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-NAMES = ("estimate", "kernels", "recall", "scaling", "step")
+NAMES = ("estimate", "gpu", "kernels", "readme", "recall", "scaling", "step")
 
 
 def main(argv: list[str]) -> int:

@@ -48,8 +48,19 @@ def _append(file: Path, row: dict) -> None:
         os.fsync(out.fileno())
 
 
-def sweep(file: Path, todo: list[Case], model, tokenizer, *, length: int, probes: int) -> None:
-    """Runs what is not in the file yet; each row is written when its case is finished."""
+def sweep(
+    file: Path,
+    todo: list[Case],
+    model,
+    tokenizer,
+    *,
+    length: int,
+    probes: int,
+    minutes: float = float("inf"),
+) -> None:
+    """Runs what is not in the file yet; each row is written when its case is finished, and no
+    case is begun after `minutes`."""
+    end = time.monotonic() + 60 * minutes
     file.parent.mkdir(parents=True, exist_ok=True)
     done = {row["key"] for row in read_rows(file)}
     device = next(model.parameters()).device
@@ -57,6 +68,8 @@ def sweep(file: Path, todo: list[Case], model, tokenizer, *, length: int, probes
     samples, known = {}, {}
     todo = [case for case in todo if case.key not in done]
     for i, case in enumerate(todo):
+        if time.monotonic() > end:
+            break
         name = case.document
         if name not in samples:
             samples[name] = recall_documents.read(name, tokenizer, length)
@@ -169,6 +182,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--length", type=int, default=LENGTH, help="tokens of an essay")
     parser.add_argument("--probes", type=int, default=PROBES)
     parser.add_argument("--only", nargs="*", help="lines or settings to run")
+    parser.add_argument("--documents", nargs="+", default=DOCUMENTS)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no case later")
     parser.add_argument("--out", type=Path, help="folder of the results")
     parser.add_argument("--timing", action="store_true", help="time the settings of the file alone")
     parser.add_argument("--plot-only", action="store_true", help="tables and picture from the file")
@@ -181,8 +196,13 @@ def main(argv: list[str]) -> int:
     elif not args.plot_only:
         model, tokenizer = models.load(args.model, device=device)
         wanted = {*args.only} if args.only else {c.setting.line for c in cases()}
-        todo = [c for c in cases() if wanted & {c.setting.name, c.setting.line}]
-        sweep(file, todo, model, tokenizer, length=args.length, probes=args.probes)
+        todo = [
+            c
+            for c in cases()
+            if wanted & {c.setting.name, c.setting.line} and c.document in args.documents
+        ]
+        sizes = dict(length=args.length, probes=args.probes, minutes=args.minutes)
+        sweep(file, todo, model, tokenizer, **sizes)
     report(folder)
     return 0
 

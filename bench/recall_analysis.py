@@ -13,7 +13,8 @@ TARGET = 0.9
 RESAMPLES = 2000
 GRID = np.arange(0.0, 12.01, 0.25)  # passes over the document
 BASE = "jitter/all"
-AT = (6, 8, 10)
+AT = (8, 10, 11.5)
+ENOUGH_DOCUMENTS = 3
 
 
 def by_setting(rows: list[dict]) -> dict[str, list[dict]]:
@@ -194,7 +195,8 @@ def verdict(rows: list[dict]) -> dict:
     """Whether overlap helps through short left contexts, and whether jitter gives them for less.
 
     Each part is a comparison after the same number of token-passes; it is confirmed when the
-    whole 95 % band lies on the side that was expected, refuted when it lies on the other.
+    whole 95 % band lies on the side that was expected each time, refuted when it lies on the
+    other each time, and open otherwise or with fewer than three documents.
     """
     groups = by_setting(rows)
     parts = {}
@@ -214,6 +216,8 @@ def verdict(rows: list[dict]) -> dict:
 
 
 def _verdict(found: list[dict]) -> str:
+    if min(f["documents"] for f in found) < ENOUGH_DOCUMENTS:
+        return "open"
     if all(f["low"] > 0 for f in found):
         return "confirmed"
     if all(f["high"] < 0 for f in found):

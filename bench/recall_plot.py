@@ -9,6 +9,7 @@ import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from bench import recall_analysis as analysis
 
@@ -75,8 +76,9 @@ def _against_seconds(axis, groups, settings):
             x, mean, low, high = analysis.curve(rows)
         label = f"{s['setting']} ({s['runs']} runs)"
         _band(axis, x * seconds, mean, low, high, COLOURS.get(s["setting"]), label)
-    axis.set_xscale("symlog", linthresh=10)
-    axis.set(xlabel="seconds of training", title="The same, and the official recipe, in seconds")
+    axis.set(xscale="log", xlim=(2, None), xlabel="seconds of training")
+    axis.set_title("The same, and the official recipe, in seconds")
+    _plain_numbers(axis)
     _recall_axis(axis)
 
 
@@ -85,18 +87,22 @@ def _soonest(axis, settings):
     for y, s in enumerate(ready):
         per_pass = s["seconds_to_90"] / s["passes_to_90"]
         middle, low = s["seconds_to_90"], s["passes_low"] * per_pass
-        high = (s["passes_high"] or s["passes_last"]) * per_pass
+        # A band without an end: some runs never got there.
+        open_end = s["passes_high"] is None
+        high = 1.5 * middle if open_end else s["passes_high"] * per_pass
         colour = LINE_COLOURS[s["line"]]
         axis.plot([low, high], [y, y], color=colour, linewidth=2, alpha=0.5)
         axis.plot(middle, y, "o", color=colour)
+        if open_end:
+            axis.plot(high, y, ">", color=colour, alpha=0.5)
         share = "" if s["reached"] == s["runs"] else f"  ({s['reached']} of {s['runs']} runs)"
         axis.annotate(
             f"{middle:.0f} s{share}", (high, y), (6, 0), textcoords="offset points", fontsize=8,
             va="center",
         )  # fmt: skip
     axis.set_yticks(range(len(ready)), [s["setting"] for s in ready], fontsize=8)
-    axis.set_xscale("log")
-    axis.set(xlabel="seconds of training to 90 % recall (median, 95 % band)")
+    axis.set(xscale="log", xlabel="seconds of training to 90 % recall (median, 95 % band)")
+    _plain_numbers(axis)
     axis.set_title("Time to 90 % recall: one thing changed at a time")
     axis.margins(x=0.2)
 
@@ -119,12 +125,13 @@ def _price(axis, settings):
         [s["seconds_to_90"] for s in steps], [s["chat_loss"] for s in steps],
         where="post", color="#5f6368", linewidth=1, linestyle="--",
     )  # fmt: skip
-    axis.set_xscale("log")
     axis.set(
+        xscale="log",
         xlabel="seconds of training to 90 % recall",
         ylabel="loss on chat answers, after − before (nats)",
         title="What was forgotten (filled: on the Pareto front)",
     )
+    _plain_numbers(axis)
     axis.margins(x=0.2)
 
 
@@ -137,3 +144,10 @@ def _recall_axis(axis):
     axis.axhline(analysis.TARGET, color="black", linewidth=0.8, linestyle=":")
     axis.set(ylabel="greedy recall", ylim=(0, 1.02))
     axis.legend(fontsize=8, loc="lower right")
+
+
+def _plain_numbers(axis):
+    """20 and 50 in place of powers of ten."""
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
