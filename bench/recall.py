@@ -184,6 +184,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--only", nargs="*", help="lines or settings to run")
     parser.add_argument("--documents", nargs="+", default=DOCUMENTS)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no case later")
+    parser.add_argument(
+        "--share", type=int, nargs=2, default=(1, 1), metavar=("I", "N"),
+        help="the I-th of N processes that share the sweep and its file",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, help="folder of the results")
     parser.add_argument("--timing", action="store_true", help="time the settings of the file alone")
     parser.add_argument("--plot-only", action="store_true", help="tables and picture from the file")
@@ -200,7 +204,7 @@ def main(argv: list[str]) -> int:
             c
             for c in cases()
             if wanted & {c.setting.name, c.setting.line} and c.document in args.documents
-        ]
+        ][args.share[0] - 1 :: args.share[1]]
         sizes = dict(length=args.length, probes=args.probes, minutes=args.minutes)
         sweep(file, todo, model, tokenizer, **sizes)
     report(folder)
