@@ -17,7 +17,7 @@ COLOURS = {
     "naive": "#9aa0a6",
 }  # fmt: skip
 NAMES = {
-    "icl": "ICL: chunked prefill, last logits, KV cache", "naive": "ICL: one piece, all logits",
+    "icl": "ICL: flash attention, last logits, KV cache", "naive": "ICL: one piece, all logits",
     "jitter": "LIFT jitter", "overlap": "LIFT overlap (stride 3/8)", "trivial": "LIFT trivial",
 }  # fmt: skip
 STYLES = {1: "o", 10: "s", 100: "^"}

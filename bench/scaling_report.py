@@ -149,8 +149,8 @@ def _table(lines: dict[str, Line], found: list[dict]) -> str:
         )
     return (
         table(out)
-        + "\nright: the tokens beyond which one epoch of LIFT is cheaper than ICL (icl: prefill in "
-        "chunks,\nlast-token logits, KV cache); Q questions with answers of 32 tokens each"
+        + "\nright: the tokens beyond which one epoch of LIFT is cheaper than ICL (icl: flash "
+        "attention,\nlast-token logits, KV cache); Q questions with answers of 32 tokens each"
     )
 
 
