@@ -158,10 +158,10 @@ def test_a_run_that_was_stopped_keeps_its_recall_and_another_is_unknown():
 def test_a_band_holds_the_spread_of_documents_not_only_of_seeds(rng):
     """Seeds that agree within documents that differ must still give a wide band."""
     rows = [row([0.5], document=d, seed=s) for d in "abcd" for s in range(3)]
-    values = np.repeat(rng.normal(size=4), 3)
+    values = np.repeat(rng.permutation(4).astype(float), 3)
     mean, low, high = recall_analysis.bootstrap(rows, values)
-    assert low < mean < high and mean == pytest.approx(values.mean())
-    assert high - low > 1.5 * np.std(values) / np.sqrt(4)
+    # Twelve independent runs would give a band of about 1.3.
+    assert low < mean < high and mean == 1.5 and high - low > 1.7
     infinite = np.full(12, np.inf)
     assert recall_analysis.bootstrap(rows, infinite, np.median)[2] == np.inf
 
@@ -181,7 +181,7 @@ def test_the_verdict_follows_the_band(gap, expected, rng):
     wobble = rng.permutation(np.repeat([-0.05, 0.05], 6))
     cases = [(d, s) for d in "abcdef" for s in range(2)]
     rows = [row([b] * 6, document=d, seed=s) for b, (d, s) in zip(base, cases, strict=True)]
-    others = base - gap + wobble * (1 if gap else 0)
+    others = base - gap + wobble
     rows += [row([b] * 6, "overlap/all", d, s) for b, (d, s) in zip(others, cases, strict=True)]
     part = recall_analysis.verdict(rows)["jitter beats overlap"]
     assert part["verdict"] == expected

@@ -35,6 +35,9 @@ def test_crossings_of_known_curves():
     line, parabola = Fit((10.0, 2.0), 1.0), Fit((0.0, 1.0, 0.5), 1.0)
     # 0.5 n² + n = 2 n + 10 at n = 1 + sqrt(21).
     assert scaling_fit.crossing(line, parabola) == pytest.approx(1 + 21**0.5)
+    # (n - 2) (n - 5): between the two LIFT is dearer, so that only the second one counts.
+    twice = scaling_fit.crossing(Fit((0.0, 7.0), 1.0), Fit((10.0, 0.0, 1.0), 1.0))
+    assert twice == pytest.approx(5)
     assert scaling_fit.crossing(Fit((1.0, 0.5), 1.0), Fit((2.0, 0.6), 1.0)) == 0.0
     assert scaling_fit.crossing(Fit((1.0, 0.5), 1.0), Fit((9.0, 0.4), 1.0)) is None
 
