@@ -68,10 +68,14 @@ LINES = (
     _line("batch", "batch 4", batch_size=4),
     _line("segment", "segment 512", segment_length=512),
 )
-COSINE = dict(lr_schedule="cosine", learning_rate=2e-3, batch_size=2, rank=64)
 # A cosine ends at 0, so each of its lengths is a run of its own, measured at its end.
-FINAL = tuple(
-    _line("cosine", f"cosine {epochs} epochs", 0, epochs=epochs, **COSINE) for epochs in (8, 12)
+COSINE = dict(lr_schedule="cosine", learning_rate=2e-3)
+FINAL = (
+    _line("cosine", "cosine 12 epochs", 0, epochs=12, batch_size=2, rank=64, **COSINE),
+    _line("cosine", "cosine 8 epochs", 0, epochs=8, batch_size=2, rank=64, **COSINE),
+    _line("cosine", "cosine 8 epochs, batch 1, rank 16", 0, epochs=8, **COSINE),
+    _line("cosine", "cosine 6 epochs, batch 1, rank 16", 0, epochs=6, **COSINE),
+    _line("cosine", "cosine 6 epochs, batch 1, rank 64", 0, epochs=6, rank=64, **COSINE),
 )
 PEERS = (
     Setting("official 3e-4", "official", dict(learning_rate=3e-4), passes=40, trainer=True),
@@ -95,17 +99,18 @@ def cases() -> Iterator[Case]:
     """Every case, ordered so that a sweep that is cut short is a balanced answer already."""
     main, weighted = SCHEDULES[:3], SCHEDULES[3:]
     two, rest = DOCUMENTS[:2], DOCUMENTS[2:]
-    early, late = (*LINES[:5], FINAL[-1]), (*LINES[5:], FINAL[0])
     yield from _cross([0], DOCUMENTS, main)
     yield from _cross([0], two, weighted)
-    yield from _cross([0], two, early)
+    yield from _cross([0], two, (*LINES[:5], FINAL[0]))
     yield from _cross([0], two[:1], PEERS[:1])
-    yield from _cross([1, 2], DOCUMENTS, main)
+    yield from _cross([0], two, FINAL[1:])
+    yield from _cross([1], DOCUMENTS, main)
     yield from _cross([0], rest, weighted)
+    yield from _cross([2], DOCUMENTS, main)
+    yield from _cross([0], rest, (*LINES[:5], *FINAL))
     yield from _cross([0], two[1:], PEERS[:1])
-    yield from _cross([0], rest, early)
     yield from _cross([1, 2], DOCUMENTS, weighted)
-    yield from _cross([0], DOCUMENTS, late)
+    yield from _cross([0], DOCUMENTS, LINES[5:])
     yield from _cross([0], rest[:1], PEERS[:1])
     yield from _cross([0], two[:1], PEERS[1:])
 

@@ -26,6 +26,8 @@ from liftcore.lora import Adapter
 from liftcore.train import train
 
 QUESTION, STEPS = 32, 8
+# A short point is measured again, and the fastest run counts.
+REPEATS, REPEAT_SECONDS = 3, 12.0
 CHUNK = {"cpu": 2**20, "cuda": 8192}
 FLASH = "bench_flash_chunks"
 # Llama-3-8B with random weights: the cost is that of the shape.
@@ -48,7 +50,8 @@ def load(name: str, device: torch.device) -> nn.Module:
 
 
 def measure(way: str, model: nn.Module, tokens: int, config: LiftConfig) -> dict:
-    """Seconds and peak bytes of one point; {"oom": True} where memory ends.
+    """Seconds and peak bytes of one point, the fastest of up to three runs; {"oom": True} where
+    memory ends.
 
     first_seconds     until the document is in the weights, or in the cache
     question_seconds  a question of 32 tokens up to its first answer token
@@ -62,7 +65,10 @@ def measure(way: str, model: nn.Module, tokens: int, config: LiftConfig) -> dict
         # The first call of everything is slower, and its memory is less.
         run(model, ids[: 2 * QUESTION], settings)
         usage.reset_peak(device)
-        found = run(model, ids, settings)
+        found, started = run(model, ids, settings), _now(model)
+        for _ in range(REPEATS - 1):
+            if _now(model) - started + found["first_seconds"] < REPEAT_SECONDS:
+                found = min(found, run(model, ids, settings), key=lambda f: f["first_seconds"])
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise

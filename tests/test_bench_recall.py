@@ -216,6 +216,10 @@ def test_a_peer_that_never_arrives_gets_a_lower_bound():
     (found,) = recall_analysis.against(settings, "official")
     assert not found["reached"] and "more than" in found["text"]
     assert found["ratio"] == pytest.approx((4 / 2) * (100 / 50))
+    sooner = {**row([0.9], "rate 2e-3", rate=200.0), "line": "rate"}
+    settings = recall_analysis.summary([row([0.9]), peer, sooner], {})
+    ratios = {f["base"]: f["ratio"] for f in recall_analysis.against(settings, "official")}
+    assert ratios == pytest.approx({"jitter/all": 4, "rate 2e-3": 8})
 
 
 def test_plot_only_draws_from_the_file(tmp_path, capsys, rng):
@@ -244,7 +248,7 @@ def test_the_grid_is_balanced_when_it_is_cut_short():
     assert len(set(keys)) == len(keys)
     grid = {s.name for s in recall_settings.SCHEDULES}
     assert len([k for k in keys if k[2] in grid]) == 6 * 3 * 5
-    for count in (3, 18, 35, 71):
+    for count in (3, 18, 35, 61):
         runs = [k[2] for k in keys[:count]]
         main = [runs.count(n) for n in ("jitter/all", "overlap/all", "trivial/all")]
         assert len(set(main)) == 1
