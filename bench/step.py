@@ -27,7 +27,7 @@ from liftcore.config import LiftConfig
 from liftcore.fiction import fictional_document
 from liftcore.lora import Adapter
 from liftcore.optimizer import MasterAdamW
-from liftcore.train import batch_loss
+from liftcore.steps import batch_loss
 
 NAMES = {
     "trainer": "PEFT defaults + Trainer",
