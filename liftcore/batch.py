@@ -72,15 +72,20 @@ def make(
 
 
 def order(segments: Segments, config: LiftConfig, epoch: int) -> list[np.ndarray]:
-    """Which segments go into which step of an epoch: random, but segments of like length share
-    a batch, so that little is padded. Drawn from (seed, epoch)."""
+    """Which segments go into which step of an epoch, drawn from (seed, epoch).
+
+    Random, but segments of like length share a step, and a step takes as many as come, padded to
+    its longest, to config.target_tokens; no segment is dropped.
+    """
     rng = np.random.default_rng([config.seed, epoch, 1])
     shuffled = rng.permutation(len(segments))
-    lengths = (segments.stop - segments.start)[shuffled]
-    by_length = shuffled[np.argsort(-lengths, kind="stable")]
-    steps = [
-        by_length[i : i + config.batch_size] for i in range(0, len(shuffled), config.batch_size)
-    ]
+    lengths = segments.stop - segments.start
+    by_length = shuffled[np.argsort(-lengths[shuffled], kind="stable")]
+    steps, begin = [], 0
+    while begin < len(by_length):
+        fitting = max(1, config.target_tokens // int(lengths[by_length[begin]]))
+        steps.append(by_length[begin : begin + fitting])
+        begin += fitting
     return [steps[i] for i in rng.permutation(len(steps))]
 
 

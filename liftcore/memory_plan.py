@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from liftcore.config import LiftConfig
 from liftcore.lora import Adapter
 from liftcore.model import body
 from liftcore.recompute import decoder_layers
 from liftcore.usage import free_bytes, gib
 
-# Left free for what the plan cannot see: fragments, workspaces of the libraries.
-SHARE = 0.9
+# The rest is for what the plan cannot see: workspaces of the libraries, and fragments, for which a
+# CPU's allocator took 1.3 to 2.5 times what was asked of it.
+SHARE = {"cuda": 0.9, "cpu": 0.4}
 # The head's chunk of logits and its gradient (head_loss_cublas.py, head_loss_cpu.py).
 HEAD_BYTES = 320 * 2**20
 # Fewer tokens a pass cost as much as this many more: small products use a device less well.
@@ -39,22 +39,22 @@ class MemoryPlan:
         how = f"{_count(self.micro_batch, 'segment')} at once"
         if self.passes > 1:
             how += f", {_count(self.passes, 'pass')} a step"
-        layers = {0: "nothing", 1: "every layer"}.get(
+        layers = {0: "nothing", 1: "every layer", 2: "every 2nd layer"}.get(
             self.recompute, f"every {self.recompute}th layer"
         )
         free = "" if self.free_bytes is None else f" of {gib(self.free_bytes)} free"
         return f"{how}, {layers} recomputed; about {gib(self.peak_bytes)}{free}"
 
-    def cut(self, batch_size: int, micro_batch: int, recompute: int) -> MemoryPlan:
-        """This plan with other cuts."""
-        passes = -(-batch_size // micro_batch)
+    def cut(self, segments: int, micro_batch: int, recompute: int) -> MemoryPlan:
+        """This plan with other cuts of a step of so many segments."""
+        passes = -(-segments // micro_batch)
         return replace(self, micro_batch=micro_batch, passes=passes, recompute=recompute)
 
-    def smaller(self, batch_size: int) -> MemoryPlan | None:
+    def smaller(self, segments: int) -> MemoryPlan | None:
         """The plan after running out of memory: half of the segments, then every layer
         recomputed; None when there is nothing left to save."""
         if self.micro_batch > 1:
-            return self.cut(batch_size, -(-self.micro_batch // 2), self.recompute)
+            return self.cut(segments, -(-self.micro_batch // 2), self.recompute)
         return replace(self, recompute=1) if self.recompute != 1 else None
 
 
@@ -79,23 +79,24 @@ class Activations:
         return segments * (kept + most + max(again, default=0))
 
 
-def choose(model: nn.Module, adapter: Adapter, config: LiftConfig, size: int) -> MemoryPlan:
-    """The cheapest plan that fits the device's free memory, for segments of `size` tokens.
+def choose(model: nn.Module, adapter: Adapter, segments: int, size: int) -> MemoryPlan:
+    """The cheapest plan that fits the device's free memory.
 
-    Recomputing costs a third of what it covers, a pass of few tokens uses the device badly. When
-    nothing fits, the smallest plan is tried. Where the free memory is not known, all segments of
-    a step go at once.
+    A step has `segments` segments of `size` tokens. Recomputing costs a third of what it covers;
+    a pass of few tokens uses the device badly. When nothing fits, the smallest plan is tried.
+    Where the free memory is not known, all segments of a step go at once.
     """
-    free = free_bytes(adapter.values.device)
+    device = adapter.values.device
+    free, share = free_bytes(device), SHARE.get(device.type, 0.5)
     used = measure(model, size)
     # fp32 masters and gradients, two moments; what is in the adapter's dtype exists already.
     fixed = HEAD_BYTES + 16 * adapter.values.numel()
     plans = []
-    micro = config.batch_size
+    micro = segments
     while True:
         for recompute in RECOMPUTE:
             peak = fixed + used.peak(micro, recompute)
-            passes = -(-config.batch_size // micro)
+            passes = -(-segments // micro)
             plans.append(MemoryPlan(micro, passes, recompute, peak, free))
         if micro == 1:
             break
@@ -105,7 +106,7 @@ def choose(model: nn.Module, adapter: Adapter, config: LiftConfig, size: int) ->
         again = 1 / 3 / plan.recompute if plan.recompute else 0.0
         return (1 + again) * plan.passes * (plan.micro_batch * size + OVERHEAD_TOKENS)
 
-    fitting = [p for p in plans if free is None or p.peak_bytes <= SHARE * free]
+    fitting = [p for p in plans if free is None or p.peak_bytes <= share * free]
     return min(fitting, key=cost) if fitting else plans[-1]
 
 

@@ -14,7 +14,7 @@ from liftcore.config import LiftConfig
 
 @dataclass(frozen=True)
 class Order:
-    """The steps of all epochs, one behind the other; B segments a step at most."""
+    """The steps of all epochs, one behind the other; B is the most segments that a step takes."""
 
     segments: np.ndarray  # int32 [steps, B]: numbers within the step's epoch, −1 for an empty row
     scored: np.ndarray  # int64 [steps, B]: scored rows of each segment
@@ -25,6 +25,11 @@ class Order:
 
     def __len__(self) -> int:
         return len(self.epoch)
+
+    @property
+    def most(self) -> int:
+        """B."""
+        return self.segments.shape[1]
 
     def rows(self, step: int) -> np.ndarray:
         """The segments of a step, without the empty rows."""
@@ -54,22 +59,24 @@ def order(length: int, config: LiftConfig, prefix: Sequence[int] = ()) -> Order:
         # Only a jittered epoch starts with a shorter segment.
         first = lengths[0] if config.schedule == "jitter" else config.segment_length
         for rows in steps:
-            empty = config.batch_size - len(rows)
-            columns["segments"].append(np.pad(rows, (0, empty), constant_values=-1))
-            columns["scored"].append(np.pad(targets[rows], (0, empty)))
+            columns["segments"].append(rows)
+            columns["scored"].append(targets[rows])
             columns["epoch"].append(epoch)
             columns["first"].append(first)
             columns["tokens"].append(lengths[rows].sum())
             columns["weight"].append(weights[rows].sum())
-    tables = {
-        name: np.array(columns[name], dtype=np.int64).reshape(-1, config.batch_size)
-        for name in ("segments", "scored")
-    }
     return Order(
-        segments=tables["segments"].astype(np.int32),
-        scored=tables["scored"],
+        segments=_table(columns["segments"], -1).astype(np.int32),
+        scored=_table(columns["scored"], 0),
         epoch=np.array(columns["epoch"], dtype=np.int32),
         first=np.array(columns["first"], dtype=np.int32),
         tokens=np.array(columns["tokens"], dtype=np.int64),
         weight=np.array(columns["weight"], dtype=np.float64),
     )
+
+
+def _table(rows: list[np.ndarray], empty: int) -> np.ndarray:
+    table = np.full((len(rows), max(map(len, rows), default=1)), empty, dtype=np.int64)
+    for line, row in zip(table, rows, strict=True):
+        line[: len(row)] = row
+    return table

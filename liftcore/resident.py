@@ -34,9 +34,10 @@ class Resident:
         micro_batch: int | None = None,
     ):
         self.order, self.config = order(len(tokens), config, prefix), config
-        micro = micro_batch or config.batch_size
-        self.passes = -(-config.batch_size // micro)
-        empty = ((0, 0), (0, self.passes * micro - config.batch_size))
+        most = self.order.most
+        micro = micro_batch or most
+        self.passes = -(-most // micro)
+        empty = ((0, 0), (0, self.passes * micro - most))
         segments = np.pad(self.order.segments, empty, constant_values=-1).reshape(-1, micro)
         self.scored = np.pad(self.order.scored, empty).reshape(-1, micro).sum(axis=1)
         arrays = (
@@ -47,8 +48,8 @@ class Resident:
         )
         self.tables = Tables(*(torch.from_numpy(a).to(device) for a in arrays))
         every = micro * (len(prefix) + config.segment_length)
-        most = rounded(int(self.scored.max(initial=1)))
-        self.buffers: Buffers = buffers(self.tables, config.segment_length, min(every, most))
+        rows = min(every, rounded(int(self.scored.max(initial=1))))
+        self.buffers: Buffers = buffers(self.tables, config.segment_length, rows)
         self.counter: Tensor = counter(device)
 
     def next(self) -> Buffers:

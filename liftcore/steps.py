@@ -65,7 +65,7 @@ class EagerSteps:
         self.head = head(model)
         self.order: Order = order(len(tokens), config, prefix)
         size = len(self.prefix) + min(config.segment_length, len(tokens))
-        self.plan: MemoryPlan = choose(model, adapter, config, size)
+        self.plan: MemoryPlan = choose(model, adapter, self.order.most, size)
         self.losses = torch.full((len(self.order),), torch.nan, device=adapter.values.device)
         self.cut = (-1, None)  # the epoch whose segments are at hand
         self._start()
@@ -117,7 +117,7 @@ class EagerSteps:
 
     def _shrink(self, reason: str) -> None:
         self.adapter.grads.zero_()
-        plan = self.plan.smaller(self.config.batch_size)
+        plan = self.plan.smaller(self.order.most)
         if plan is None:
             raise LiftError(
                 f"out of memory with one segment at once and every layer recomputed: take a "

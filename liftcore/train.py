@@ -84,7 +84,7 @@ def train(
             )
         if state_file is not None and state_file.exists():
             state, at = checkpoint.read(state_file, run or {})
-            steps.use(steps.plan.cut(config.batch_size, at.micro_batch, at.recompute))
+            steps.use(steps.plan.cut(order.most, at.micro_batch, at.recompute))
             steps.load_state(state, at.step)
         say(steps.how)
         before, first = at.seconds, at.step

@@ -18,9 +18,7 @@ from liftcore.memory_plan import MemoryPlan
 from liftcore.steps import EagerSteps
 
 # A large eps: Adam would turn rounding in a gradient near 0 into a whole step.
-CONFIG = LiftConfig(
-    segment_length=24, epochs=3, batch_size=4, rank=4, learning_rate=5e-3, eps=1e-2
-)
+CONFIG = LiftConfig(segment_length=24, epochs=3, batch_size=4, rank=4, learning_rate=5e-3, eps=1e-2)
 
 
 def made(kind, tokens, config=CONFIG, prefix=(1,), **options):
