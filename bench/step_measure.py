@@ -1,0 +1,149 @@
+"""Times variants of a training step in turns, and says whether their losses agree."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import statistics
+import time
+
+import torch
+
+from bench import floor, shapes
+from bench.step_variants import VARIANTS
+from liftcore import batch, segments, usage
+from liftcore import model as models
+from liftcore.config import LiftConfig
+from liftcore.lora import Adapter
+
+FIRST_TOLERANCE, MEAN_TOLERANCE = 0.01, 0.02
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What became of a variant; `note` says why it did not run."""
+
+    losses: list[list[float]] = dataclasses.field(default_factory=list)  # by round
+    seconds: list[float] = dataclasses.field(default_factory=list)  # by timed round
+    split: dict[str, float] = dataclasses.field(default_factory=dict)  # seconds of a step
+    peak_bytes: int = 0
+    note: str = ""
+
+    @property
+    def ran(self) -> bool:
+        return bool(self.seconds) and not self.note
+
+
+class Case:
+    """A model and the batches of `steps` steps of T tokens, in segments of S, for all variants."""
+
+    def __init__(self, model, tokenizer, tokens, args):
+        self.model, self.device = model, next(model.parameters()).device
+        size = min(tokens, args.segment_length or (256 if self.device.type == "cpu" else 1024))
+        self.config = LiftConfig(
+            segment_length=size,
+            schedule="overlap",
+            overlap_loss=args.overlap_loss,
+            batch_size=max(1, tokens // size),
+            rank=args.rank,
+            learning_rate=3e-4,
+        )
+        count = args.steps * self.config.batch_size
+        length = size + (count - 1) * self.config.step_length
+        cut = segments.cut(length, self.config)
+        text = shapes.text(model, tokenizer, length)
+        self.rows = [
+            batch.make(text, cut, range(i, i + self.config.batch_size), ()).to(self.device)
+            for i in range(0, count, self.config.batch_size)
+        ]
+        # The segments that start the document score more tokens than the others.
+        self.scored = statistics.mean(len(step.row_index) for step in self.rows)
+        self.tokens = size * self.config.batch_size
+        adapter = Adapter(model, self.config.rank, self.config.lora_alpha)
+        self.start = {p: layer.lora_a.detach().clone() for p, layer in adapter.layers.items()}
+        models.head(model)
+
+    @property
+    def flops(self) -> float:
+        size, rank = self.config.segment_length, self.config.rank
+        return floor.step_flops(self.model, size, rank, self.tokens, self.scored)
+
+    def variant(self, name: str):
+        return VARIANTS[name](shapes.twin(self.model), self.rows, self.config, self.start)
+
+
+def measure(case: Case, names, rounds: int, deadline: float) -> dict[str, Outcome]:
+    """Builds the variants, runs each once, then times them in turns: `rounds` rounds, or as many
+    as fit before the deadline, but one at least."""
+    found, built = {name: Outcome() for name in names}, {}
+    on_gpu = case.device.type == "cuda"
+    shared = torch.cuda.memory_allocated(case.device) if on_gpu else 0
+
+    def attempt(name, run):
+        try:
+            return run()
+        except Exception as error:
+            found[name].note = _reason(error)
+            built.pop(name, None)
+            gc.collect()
+            if on_gpu:
+                torch.cuda.empty_cache()
+            return None
+
+    def first(name):
+        before = torch.cuda.memory_allocated(case.device) if on_gpu else 0
+        usage.reset_peak(case.device)
+        built[name] = case.variant(name)
+        found[name].losses.append(built[name].epoch())
+        if on_gpu:
+            found[name].peak_bytes = usage.peak_bytes(case.device) - before + shared
+
+    def timed(name):
+        found[name].losses.append(built[name].epoch())
+        found[name].seconds.append(built[name].seconds / len(case.rows))
+
+    def split(name):
+        variant, steps = built[name], len(case.rows)
+        if on_gpu:
+            variant.stages.on, variant.stages.pause = True, 2 * min(found[name].seconds)
+            variant.epoch()
+            parts = variant.stages.take()
+        else:
+            parts, steps = variant.stages.take(), steps * len(found[name].seconds)
+        found[name].split = {stage: s / steps for stage, s in parts.items()}
+
+    for name in names:
+        attempt(name, lambda name=name: first(name))
+    for variant in built.values():
+        # Marks cost nothing on a CPU, where the split is that of the timed steps.
+        variant.stages.on = not on_gpu
+    for done in range(rounds):
+        if done and time.perf_counter() > deadline:
+            break
+        for name in list(built):
+            attempt(name, lambda name=name: timed(name))
+    for name in list(built):
+        attempt(name, lambda name=name: split(name))
+    return found
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return "out of memory"
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
+def disagreement(found: dict[str, Outcome]) -> dict[str, str]:
+    """Why a variant's losses are not liftcore's: the first step's closely, the mean of every
+    round within 2 %."""
+    wrong = {}
+    ours = found["liftcore"].losses
+    for name, outcome in found.items():
+        if outcome.ran and found["liftcore"].ran and name != "liftcore":
+            pairs = [(outcome.losses[0][0], ours[0][0], FIRST_TOLERANCE)]
+            for a, b in zip(outcome.losses, ours, strict=True):
+                pairs.append((statistics.mean(a), statistics.mean(b), MEAN_TOLERANCE))
+            bad = [(a, b) for a, b, bound in pairs if not abs(a - b) <= bound * abs(b)]
+            if bad:
+                wrong[name] = "loss {:.4f} where liftcore has {:.4f}".format(*bad[0])
+    return wrong
