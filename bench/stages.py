@@ -15,8 +15,9 @@ LONGEST_PAUSE, CYCLES = 1.0, 2e9
 class Stages:
     """Seconds of each stage, summed over the steps between two calls of take().
 
-    A variant calls begin() and then mark(stage) at the end of each stage. The time of the host on
-    a CPU; on a GPU the time of the device between events, behind a pause.
+    The decoder's forward and the head's part of a step mark themselves; a variant calls mark() at
+    the end of the backward and of the optimizer. The time of the host on a CPU; on a GPU that of
+    the device between events, behind a pause.
     """
 
     def __init__(self, device: torch.device):
@@ -24,18 +25,22 @@ class Stages:
         self.marks: list[tuple[str | None, object]] = []
 
     def watch(self, body: nn.Module) -> None:
-        """Marks the end of the body's forward, and of the head's backward."""
+        """Marks the start and end of the body's forward, and the end of the head's backward."""
+        body.register_forward_pre_hook(self._before_body)
         body.register_forward_hook(self._after_body)
+
+    def _before_body(self, *_) -> None:
+        # A step of several passes comes here straight from a backward.
+        if self.marks and self.marks[-1][0] == "head":
+            return self.mark("backward")
+        if self.on and self.device.type == "cuda":
+            torch.cuda._sleep(int(CYCLES * min(self.pause, LONGEST_PAUSE)))
+        self.mark(None)
 
     def _after_body(self, module, args, output) -> None:
         if self.on:
             self.mark("forward")
             output.last_hidden_state.register_hook(lambda gradient: self.mark("head"))
-
-    def begin(self) -> None:
-        if self.on and self.device.type == "cuda":
-            torch.cuda._sleep(int(CYCLES * min(self.pause, LONGEST_PAUSE)))
-        self.mark(None)
 
     def mark(self, stage: str | None) -> None:
         """What ran since the last mark belongs to `stage`; to none when it is None."""

@@ -64,7 +64,8 @@ def report(case: Case, name: str, layers, found, rate: float, rows: Rows) -> tup
             "segment_length": case.config.segment_length, "scored": round(case.scored, 1),
             "rank": case.config.rank, "variant": label(variant, case.device),
             "dtype": str(next(case.model.parameters()).dtype).removeprefix("torch."),
-            "note": f"not run: {outcome.note}" if not outcome.ran else wrong.get(variant, ""),
+            "note": f"not run: {outcome.note}" if not outcome.ran
+            else wrong.get(variant, outcome.how),
         }  # fmt: skip
         if outcome.ran:
             step = statistics.median(outcome.seconds)
@@ -140,6 +141,8 @@ def _options(argv):
     args.model = args.model or (list(shapes.SHAPES) if on_gpu else ["smollm2-135m"])
     args.tokens = args.tokens or ([512, 2048, 8192, 16384] if on_gpu else [512])
     args.minutes = args.minutes or (5.0 if on_gpu else None)
+    # The first two steps of a CUDA graph warm up and capture; they must not be timed.
+    args.steps = max(3, args.steps) if on_gpu else args.steps
     return args, device
 
 
@@ -149,7 +152,7 @@ def main(argv: list[str]) -> int:
         layers = args.layers or shapes.default_layers(args.model[0], device)
         case = Case(*shapes.build(args.model[0], device, layers), args.tokens[0], args)
         usage.reset_peak(device)
-        case.variant(args.memory_of).epoch()
+        case.variant(args.memory_of).epoch(0)
         print(json.dumps({"peak_bytes": usage.peak_bytes(device)}))
         return 0
     names = [n for n in VARIANTS if args.fast or n != "official-fast"]

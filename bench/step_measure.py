@@ -11,8 +11,9 @@ import torch
 
 from bench import floor, shapes
 from bench.step_variants import VARIANTS
-from liftcore import batch, segments, usage
+from liftcore import batch, usage
 from liftcore import model as models
+from liftcore.batch import Batch
 from liftcore.config import LiftConfig
 from liftcore.lora import Adapter
 
@@ -21,12 +22,13 @@ FIRST_TOLERANCE, MEAN_TOLERANCE = 0.01, 0.02
 
 @dataclasses.dataclass
 class Outcome:
-    """What became of a variant; `note` says why it did not run."""
+    """What became of a variant; `how` is how it ran, `note` why it did not."""
 
     losses: list[list[float]] = dataclasses.field(default_factory=list)  # by round
     seconds: list[float] = dataclasses.field(default_factory=list)  # by timed round
     split: dict[str, float] = dataclasses.field(default_factory=dict)  # seconds of a step
     peak_bytes: int = 0
+    how: str = ""
     note: str = ""
 
     @property
@@ -35,10 +37,12 @@ class Outcome:
 
 
 class Case:
-    """A model and the batches of `steps` steps of T tokens, in segments of S, for all variants."""
+    """A model and the batches that all variants train on: epochs of `steps` steps of T tokens, in
+    full segments of S tokens."""
 
     def __init__(self, model, tokenizer, tokens, args):
         self.model, self.device = model, next(model.parameters()).device
+        self.steps = args.steps
         size = min(tokens, args.segment_length or (256 if self.device.type == "cpu" else 1024))
         self.config = LiftConfig(
             segment_length=size,
@@ -47,21 +51,23 @@ class Case:
             batch_size=max(1, tokens // size),
             rank=args.rank,
             learning_rate=3e-4,
+            lr_schedule="constant",
+            warmup=0.0,
+            epochs=args.rounds + 2,
         )
-        count = args.steps * self.config.batch_size
-        length = size + (count - 1) * self.config.step_length
-        cut = segments.cut(length, self.config)
-        text = shapes.text(model, tokenizer, length)
-        self.rows = [
-            batch.make(text, cut, range(i, i + self.config.batch_size), ()).to(self.device)
-            for i in range(0, count, self.config.batch_size)
-        ]
-        # The segments that start the document score more tokens than the others.
-        self.scored = statistics.mean(len(step.row_index) for step in self.rows)
         self.tokens = size * self.config.batch_size
+        length = size + (self.steps * self.config.batch_size - 1) * self.config.step_length
+        self.text = shapes.text(model, tokenizer, length)
+        # Segments that start the document score more tokens than the others.
+        self.scored = sum(len(step.row_index) for step in self.rows(0)) / self.steps
         adapter = Adapter(model, self.config.rank, self.config.lora_alpha)
         self.start = {p: layer.lora_a.detach().clone() for p, layer in adapter.layers.items()}
         models.head(model)
+
+    def rows(self, epoch: int) -> list[Batch]:
+        """The batches of an epoch, in liftcore's own order."""
+        segments, steps = batch.plan(len(self.text), self.config, epoch)
+        return [batch.make(self.text, segments, rows, ()).to(self.device) for rows in steps]
 
     @property
     def flops(self) -> float:
@@ -69,7 +75,7 @@ class Case:
         return floor.step_flops(self.model, size, rank, self.tokens, self.scored)
 
     def variant(self, name: str):
-        return VARIANTS[name](shapes.twin(self.model), self.rows, self.config, self.start)
+        return VARIANTS[name](shapes.twin(self.model), self)
 
 
 def measure(case: Case, names, rounds: int, deadline: float) -> dict[str, Outcome]:
@@ -94,22 +100,23 @@ def measure(case: Case, names, rounds: int, deadline: float) -> dict[str, Outcom
         before = torch.cuda.memory_allocated(case.device) if on_gpu else 0
         usage.reset_peak(case.device)
         built[name] = case.variant(name)
-        found[name].losses.append(built[name].epoch())
+        found[name].losses.append(built[name].epoch(0))
         if on_gpu:
             found[name].peak_bytes = usage.peak_bytes(case.device) - before + shared
 
     def timed(name):
-        found[name].losses.append(built[name].epoch())
-        found[name].seconds.append(built[name].seconds / len(case.rows))
+        found[name].losses.append(built[name].epoch(len(found[name].losses)))
+        found[name].seconds.append(built[name].seconds / case.steps)
 
     def split(name):
-        variant, steps = built[name], len(case.rows)
+        variant, steps = built[name], case.steps
         if on_gpu:
             variant.stages.on, variant.stages.pause = True, 2 * min(found[name].seconds)
-            variant.epoch()
+            variant.epoch(len(found[name].losses))
             parts = variant.stages.take()
         else:
             parts, steps = variant.stages.take(), steps * len(found[name].seconds)
+        found[name].how = variant.how
         found[name].split = {stage: s / steps for stage, s in parts.items()}
 
     for name in names:

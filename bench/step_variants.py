@@ -1,7 +1,8 @@
 """A training step in every way that can be had: liftcore's, and PEFT under Trainer or a loop.
 
-A variant is built on a model of its own modules over shared weights. epoch() trains once over
-the batches and returns the losses; `seconds` is what that took.
+A variant is built on a model of its own modules over shared weights, for a step_measure.Case.
+epoch(n) trains once over the batches of epoch n and returns the losses; `seconds` is what that
+took.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 import torch
 from torch import Tensor, nn
 
+import liftcore
 from bench.stages import Stages
 from liftcore import batch
 from liftcore import model as models
@@ -22,24 +24,23 @@ from liftcore.attention import fast_cpu_attention
 from liftcore.batch import Batch
 from liftcore.config import LiftConfig
 from liftcore.lora import Adapter
-from liftcore.optimizer import MasterAdamW
-from liftcore.train import batch_loss
+from liftcore.train import make_steps
 
 
 class Variant:
     """What all variants share: the batches, the stages and the clock around an epoch."""
 
-    def __init__(self, model: nn.Module, rows: list[Batch], config: LiftConfig):
-        self.rows, self.config = rows, config
-        self.device = rows[0].input_ids.device
+    def __init__(self, model: nn.Module, case):
+        self.case, self.config, self.device = case, case.config, case.device
         self.stages = Stages(self.device)
         self.stages.watch(models.body(model))
-        self.seconds = 0.0
+        self.seconds, self.how = 0.0, ""
 
-    def epoch(self) -> list[float]:
-        """Losses of one pass over the batches. They are read once, at the end."""
+    def epoch(self, number: int) -> list[float]:
+        """Losses of one pass over the batches of an epoch. They are read once, at the end."""
+        rows = self.case.rows(number)
         start = self.now()
-        losses = [self.step(step) for step in self.rows]
+        losses = [self.step(step) for step in rows]
         self.seconds = self.now() - start
         return [float(loss) for loss in losses]
 
@@ -53,46 +54,54 @@ class Variant:
 
 
 class Liftcore(Variant):
-    """liftcore's own step."""
+    """liftcore's own steps: on a GPU one CUDA graph each. Making the batch is part of a step."""
 
-    def __init__(self, model, rows, config, start):
-        super().__init__(model, rows, config)
-        self.model, self.head = model, models.head(model)
-        self.adapter = Adapter(model, config.rank, config.lora_alpha)
+    def __init__(self, model, case):
+        super().__init__(model, case)
+        self.model = model
+        self.adapter = Adapter(model, self.config.rank, self.config.lora_alpha)
         self.adapter.install()
-        self.optimizer = MasterAdamW(self.adapter, config)
+        self.steps = make_steps(model, self.adapter, case.text, self.config, [])
+        self._mark_the_optimizer()
 
-    def epoch(self):
+    def _mark_the_optimizer(self) -> None:
+        optimizer = self.steps.optimizer
+        first = "update" if hasattr(optimizer, "update") else "clip"
+        begin = getattr(optimizer, first)
+
+        def marked():
+            self.stages.mark("backward")
+            return begin()
+
+        setattr(optimizer, first, marked)
+
+    def epoch(self, number):
+        if self.device.type == "cuda" and self.stages.on:
+            self.steps.why = "its stages are timed"
+        count = self.case.steps
         with fast_cpu_attention(self.model):
-            return super().epoch()
-
-    def step(self, step):
-        self.stages.begin()
-        loss = batch_loss(self.model, self.head, step, step.weight)
-        self.stages.mark("head")
-        loss.backward()
-        self.stages.mark("backward")
-        self.optimizer.clip()
-        self.optimizer.step(self.config.learning_rate)
-        self.stages.mark("optimizer")
-        return loss.detach()
+            start = self.now()
+            for n in range(number * count, (number + 1) * count):
+                self.steps.run(n)
+                self.stages.mark("optimizer")
+            self.seconds = self.now() - start
+        self.how = self.how or self.steps.how
+        return self.steps.losses[number * count : (number + 1) * count].tolist()
 
 
 class Plain(Variant):
     """PEFT with adapters in the model's dtype, and the shortest correct loop."""
 
-    def __init__(self, model, rows, config, start):
-        super().__init__(model, rows, config)
-        self.model = with_peft(model, config, start, upcast=False)
+    def __init__(self, model, case):
+        super().__init__(model, case)
+        self.model = with_peft(model, self.config, case.start, upcast=False)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=config.learning_rate, weight_decay=0.0
+            self.parameters, lr=self.config.learning_rate, weight_decay=0.0
         )
 
     def step(self, step):
-        self.stages.begin()
         loss = self.model(input_ids=step.input_ids, labels=unshifted(step)).loss
-        self.stages.mark("head")
         loss.backward()
         self.stages.mark("backward")
         torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
@@ -108,25 +117,23 @@ class WithTrainer(Variant):
     The official recipe of LIFT, with Liger's kernels where they are installed and a GPU is there.
     """
 
-    def __init__(self, model, rows, config, start, *, checkpointing=False):
+    def __init__(self, model, case, *, checkpointing=False, accelerated=False):
         from transformers import TrainingArguments
 
-        super().__init__(model, rows, config)
+        super().__init__(model, case)
+        config, self.items = self.config, []
         self.base, self.folder = model, tempfile.TemporaryDirectory()
-        self.model = with_peft(model, config, start, upcast=True)
+        self.model = with_peft(model, config, case.start, upcast=True)
         if checkpointing:
             self.model.enable_input_require_grads()
-        items = [
-            {"input_ids": ids, "labels": labels}
-            for step in rows
-            for ids, labels in zip(step.input_ids.cpu(), unshifted(step).cpu(), strict=True)
-        ]
+        if accelerated:
+            self.how = str(liftcore.accelerate(self.model))
         self.trainer = _trainer_class()(
             self.stages,
             model=self.model,
             args=TrainingArguments(
                 output_dir=self.folder.name,
-                per_device_train_batch_size=len(rows[0].input_ids),
+                per_device_train_batch_size=config.batch_size,
                 num_train_epochs=1,
                 learning_rate=config.learning_rate,
                 lr_scheduler_type="constant",
@@ -141,10 +148,15 @@ class WithTrainer(Variant):
                 disable_tqdm=True,
                 log_level="error",
             ),
-            train_dataset=items,
+            train_dataset=self.items,
         )
 
-    def epoch(self):
+    def epoch(self, number):
+        self.items[:] = [
+            {"input_ids": ids, "labels": labels}
+            for step in self.case.rows(number)
+            for ids, labels in zip(step.input_ids.cpu(), unshifted(step).cpu(), strict=True)
+        ]
         # Trainer builds its optimizer in the first train(); keeping it continues the run.
         with _own_names(self.base):
             self.trainer.train()
@@ -187,13 +199,7 @@ def _trainer_class():
         def _get_train_sampler(self, *args):
             return torch.utils.data.SequentialSampler(self.train_dataset)
 
-        def compute_loss(self, *args, **kwargs):
-            loss = super().compute_loss(*args, **kwargs)
-            self.stages.mark("head")
-            return loss
-
         def training_step(self, *args, **kwargs):
-            self.stages.begin()
             loss = super().training_step(*args, **kwargs)
             self.stages.mark("backward")
             self.losses.append(loss.detach())

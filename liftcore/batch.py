@@ -94,12 +94,6 @@ def plan(length: int, config: LiftConfig, epoch: int, prefix: Sequence[int] = ()
     ]
 
 
-def weight(segments: Segments, steps, prefix: Sequence[int] = ()) -> float:
-    """Sum of the weights that the steps of an epoch score."""
-    first = 0 if len(prefix) else 1
-    return float(sum(segments.weights[i][first:].sum() for rows in steps for i in rows))
-
-
 def count(length: int, config: LiftConfig, prefix: Sequence[int] = ()) -> tuple[int, int]:
     """(steps, token-passes) of a whole run over `length` tokens."""
     steps = passes = 0

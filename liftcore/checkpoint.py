@@ -26,12 +26,11 @@ class Position:
     """Where a run stands. All randomness derives from (seed, epoch), so this is the whole
     random state too."""
 
-    epoch: int = 0
-    index: int = 0  # steps done in this epoch
-    step: int = 0  # steps done in all
+    step: int = 0  # steps done
     seconds: float = 0.0
-    loss_sum: float = 0.0  # over the steps of this epoch
-    loss: float = 0.0  # mean of the last whole epoch
+    # How its steps are cut (MemoryPlan): another cut would round otherwise.
+    micro_batch: int | None = None
+    recompute: int = 0
 
 
 def write_atomically(path: Path, write) -> None:

@@ -17,8 +17,7 @@ from liftcore.answer import greedy
 from liftcore.attention import fast_cpu_attention
 from liftcore.config import LiftConfig
 from liftcore.lora import Adapter, linear_layers, only_adapter_trains
-from liftcore.optimizer import MasterAdamW
-from liftcore.train import batch_loss
+from liftcore.train import make_steps
 from liftcore.usage import peak_bytes, reset_peak
 
 WARM_UP, TIMED = 2, 6
@@ -99,24 +98,19 @@ def _calibrate(model: nn.Module, tokens: int, config: LiftConfig) -> np.ndarray:
     reset_peak(device)
     adapter = Adapter(model, config.rank, config.lora_alpha)
     adapter.install()
-    optimizer = MasterAdamW(adapter, config)
-    vocabulary = lm_head.weight.shape[0]
-    text = np.random.default_rng(0).integers(0, vocabulary, size=tokens)
-    seconds = passes = done = epoch = 0
+    text = np.random.default_rng(0).integers(0, lm_head.weight.shape[0], size=tokens)
+    seconds = passes = 0
     try:
         with only_adapter_trains(adapter), fast_cpu_attention(model):
-            while done < WARM_UP + TIMED:
-                segments, steps = batch.plan(tokens, config, epoch)
-                for rows in steps[: WARM_UP + TIMED - done]:
-                    start = _now(device)
-                    step = batch.make(text, segments, rows, ()).to(device)
-                    batch_loss(model, lm_head, step, step.weight).backward()
-                    optimizer.clip()
-                    optimizer.step(0.0)
-                    if done >= WARM_UP:
-                        seconds, passes = seconds + _now(device) - start, passes + step.tokens
-                    done += 1
-                epoch += 1
+            steps = make_steps(model, adapter, text, config, [])
+            count = min(WARM_UP + TIMED, len(steps.order))
+            for n in range(count):
+                start = _now(device)
+                steps.run(n)
+                if n >= min(WARM_UP, count - 1):
+                    seconds += _now(device) - start
+                    passes += steps.order.tokens[n]
+            del steps
         prompts = torch.zeros(report.PROBES, report.PROMPT, dtype=torch.int64, device=device)
         marks = [_now(device)]
         for new in (1, 4):

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from liftcore.config import LiftConfig
+from liftcore.kernels import lora_adamw as adamw
 from liftcore.lora import Adapter
 
 
 class MasterAdamW:
     """Clip by the global norm, AdamW in fp32, write the result back in the model's dtype.
 
-    The adapter is one flat buffer, so each of these is one operation. The rate lives in a
-    tensor on the device.
+    The adapter is one flat buffer, so each of these is one operation of torch.
     """
 
     def __init__(self, adapter: Adapter, config: LiftConfig):
@@ -68,8 +68,7 @@ class MasterAdamW:
     @torch.no_grad()
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Takes back what state() gave; raises ValueError when the sizes differ."""
-        if state["master"].shape != self.master.shape:
-            raise ValueError("the saved state belongs to an adapter of another size")
+        _check(state, self.master)
         self.master.copy_(state["master"])
         self.adapter.values.copy_(self.master)
         if "exp_avg" in state:
@@ -77,6 +76,49 @@ class MasterAdamW:
                 k: state[k].to(self.master.device).clone()
                 for k in ("step", "exp_avg", "exp_avg_sq")
             }
+
+
+class DeviceAdamW:
+    """The same update in one op that needs nothing of the host: it can stand in a CUDA graph.
+
+    rates: fp32 [steps] on the device, the rate of each update.
+    """
+
+    def __init__(self, adapter: Adapter, config: LiftConfig, rates: Tensor):
+        self.adapter = adapter
+        values = adapter.values
+        self.fields = adamw.state([values], [adapter.grads], rates, masters=[values])
+        self.settings = adamw.Settings(
+            config.max_grad_norm, config.beta1, config.beta2, config.eps, config.weight_decay
+        )
+
+    def update(self) -> Tensor:
+        """Clip, step, zeroed gradient; the norm before the clip, fp32 [1]. A norm that is no
+        number leaves everything but the gradient as it was."""
+        return adamw.lora_adamw(self.fields, self.settings)
+
+    def state(self) -> dict[str, Tensor]:
+        """As MasterAdamW's."""
+        f = self.fields
+        moments = {"exp_avg": f.exp_avg, "exp_avg_sq": f.exp_avg_sq}
+        return {"master": f.master, **moments, "step": f.step[0].float()}
+
+    @torch.no_grad()
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """As MasterAdamW's."""
+        f = self.fields
+        _check(state, f.master)
+        f.master.copy_(state["master"])
+        self.adapter.values.copy_(f.master)
+        if "exp_avg" in state:
+            f.exp_avg.copy_(state["exp_avg"])
+            f.exp_avg_sq.copy_(state["exp_avg_sq"])
+            f.step.fill_(int(state["step"]))
+
+
+def _check(state: dict[str, Tensor], master: Tensor) -> None:
+    if state["master"].shape != master.shape:
+        raise ValueError("the saved state belongs to an adapter of another size")
 
 
 def learning_rate(config: LiftConfig, step: int, total: int) -> float:

@@ -10,19 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
-from liftcore import batch, checkpoint
+from liftcore import checkpoint
 from liftcore.attention import fast_cpu_attention
-from liftcore.batch import Batch
 from liftcore.checkpoint import Position
 from liftcore.config import LiftConfig
 from liftcore.errors import LiftError
+from liftcore.graph import DeviceSteps
 from liftcore.interrupt import Interrupt
-from liftcore.kernels.head_loss import linear_cross_entropy
 from liftcore.lora import Adapter, only_adapter_trains
-from liftcore.model import Head, body, head
-from liftcore.optimizer import MasterAdamW, learning_rate
+from liftcore.steps import EagerSteps
 
 # A kill loses at most this much and a step; the writing of the file must fit in 30 seconds too.
 SAVE_SECONDS = float(os.environ.get("LIFTCORE_SAVE_SECONDS", 20))
@@ -37,7 +35,7 @@ class Progress:
     steps: int
     tokens: int  # token-passes since the (re)start
     seconds: float  # since the (re)start
-    loss: float
+    loss: float  # on a GPU of a step shortly before
 
 
 @dataclass(frozen=True)
@@ -46,26 +44,15 @@ class Result:
     steps: int
     token_passes: int
     loss: float  # mean of the last epoch
+    how: str = ""  # the memory plan, and whether a CUDA graph ran
 
 
-def batch_loss(model: nn.Module, lm_head: Head, step: Batch, normaliser: float) -> Tensor:
-    """Σ weight · loss over the scored rows of a batch / normaliser (LIFT, equation 2), fp32.
-
-    One normaliser for all steps of an epoch keeps the weights of the overlap loss: dividing each
-    step by its own sum would undo them.
-    """
-    hidden = body(model)(input_ids=step.input_ids, use_cache=False).last_hidden_state
-    loss = linear_cross_entropy(
-        hidden.flatten(0, 1),
-        lm_head.weight.detach(),
-        step.labels.flatten(),
-        token_weights=step.weights.flatten(),
-        reduction="sum",
-        softcap=lm_head.softcap,
-        logit_scale=lm_head.logit_scale,
-        row_index=step.row_index,
-    )
-    return loss / normaliser
+def make_steps(
+    model: nn.Module, adapter: Adapter, tokens: np.ndarray, config: LiftConfig, prefix: list[int]
+) -> EagerSteps:
+    """The steps of a run as the adapter's device does them best."""
+    kind = DeviceSteps if adapter.values.is_cuda else EagerSteps
+    return kind(model, adapter, tokens, config, prefix)
 
 
 def train(
@@ -78,59 +65,57 @@ def train(
     state_file: Path | None = None,
     run: dict[str, str] | None = None,
     on_step: Callable[[Progress], None] = lambda progress: None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Result:
     """Trains the adapter on the document's tokens, int64 [L].
 
     With a state_file the state is saved there every 20 seconds and on an interrupt, and a run
-    found there goes on, bit for bit on a CPU; `run` says what must be the same. Raises LiftError
-    when the loss is no longer a number; the last saved state stays.
+    found there goes on, bit for bit on a CPU; `run` says what must be the same. `say` hears how
+    the steps will run. Raises LiftError when the loss is no longer a number (the last saved state
+    stays) and when not even one segment fits into memory.
     """
-    device = adapter.values.device
-    lm_head, optimizer = head(model), MasterAdamW(adapter, config)
-    total, passes = batch.count(len(tokens), config, prefix)
-    if not total:
-        raise LiftError("the document is too short: no token of it has one before it to learn from")
-    at, seen = Position(), 0
-    if state_file is not None and state_file.exists():
-        state, at = checkpoint.read(state_file, run or {})
-        optimizer.load_state(state)
     started = saved = time.perf_counter()
-    before = at.seconds
-
-    def save() -> None:
-        if state_file is not None:
-            at.seconds = before + time.perf_counter() - started
-            checkpoint.save(state_file, optimizer.state(), at, run or {})
-
     with Interrupt() as interrupt, only_adapter_trains(adapter), fast_cpu_attention(model):
-        while at.epoch < config.epochs:
-            segments, steps = batch.plan(len(tokens), config, at.epoch, prefix)
-            normaliser = batch.weight(segments, steps, prefix) / max(1, len(steps))
-            for rows in steps[at.index :]:
-                step = batch.make(tokens, segments, rows, prefix).to(device)
-                loss = batch_loss(model, lm_head, step, normaliser)
-                loss.backward()
-                norm = optimizer.clip()
-                mean = _finite(loss, norm, at.step, state_file) * normaliser / step.weight
-                # The state saved here has just given a finite loss, so it is known to be good.
-                if interrupt.asked or time.perf_counter() - saved > SAVE_SECONDS:
-                    _save_or_warn(save, interrupt)
-                    saved = time.perf_counter()
-                optimizer.step(learning_rate(config, at.step, total))
-                at.index, at.step, seen = at.index + 1, at.step + 1, seen + step.tokens
-                at.loss_sum += mean
-                now = time.perf_counter() - started
-                on_step(Progress(at.epoch, at.step, total, seen, now, mean))
-            # Jitter may cut two tokens apart, and then an epoch scores nothing.
-            if steps:
-                at.loss, at.loss_sum = at.loss_sum / len(steps), 0.0
-            at.epoch, at.index = at.epoch + 1, 0
+        steps = make_steps(model, adapter, tokens, config, prefix)
+        order, at = steps.order, Position()
+        if not len(order):
+            raise LiftError(
+                "the document is too short: no token of it has one before it to learn from"
+            )
+        if state_file is not None and state_file.exists():
+            state, at = checkpoint.read(state_file, run or {})
+            steps.use(steps.plan.cut(config.batch_size, at.micro_batch, at.recompute))
+            steps.load_state(state, at.step)
+        say(steps.how)
+        before, first = at.seconds, at.step
+
+        def save() -> None:
+            if state_file is not None:
+                at.seconds = before + time.perf_counter() - started
+                at.micro_batch, at.recompute = steps.plan.micro_batch, steps.plan.recompute
+                checkpoint.save(state_file, steps.state(), at, run or {})
+
+        seen = np.cumsum(order.tokens)
+        for n in range(first, len(order)):
+            steps.run(n)
+            loss = steps.latest(n)
+            if not np.isfinite(loss):
+                raise LiftError(_advice(n, state_file))
+            at.step = n + 1
+            passes = int(seen[n] - seen[first] + order.tokens[first])
+            now = time.perf_counter() - started
+            on_step(Progress(int(order.epoch[n]), n + 1, len(order), passes, now, loss))
+            if interrupt.asked or time.perf_counter() - saved > SAVE_SECONDS:
+                _save_or_warn(save, interrupt)
+                saved = time.perf_counter()
         if interrupt.asked:
             save()
             interrupt.raise_if_asked()
-    if time.perf_counter() - started > SAVE_SECONDS:
-        save()
-    return Result(before + time.perf_counter() - started, total, passes, at.loss)
+        if time.perf_counter() - started > SAVE_SECONDS:
+            save()
+        last = steps.losses.cpu().numpy()[order.epoch == order.epoch[-1]]
+        seconds = before + time.perf_counter() - started
+        return Result(seconds, len(order), int(seen[-1]), float(last.mean()), steps.how)
 
 
 def _save_or_warn(save: Callable[[], None], interrupt: Interrupt) -> None:
@@ -142,14 +127,11 @@ def _save_or_warn(save: Callable[[], None], interrupt: Interrupt) -> None:
     interrupt.raise_if_asked()
 
 
-def _finite(loss: Tensor, norm: Tensor, step: int, state_file: Path | None) -> float:
-    value = loss.item()
-    if np.isfinite(value) and np.isfinite(norm.item()):
-        return value
+def _advice(step: int, state_file: Path | None) -> str:
     kept = ""
     if state_file is not None and state_file.exists():
-        kept = f" The last good state is kept in {state_file}."
-    raise LiftError(
+        kept = f" The last saved state is kept in {state_file}."
+    return (
         f"the loss is no longer a number at step {step + 1}: try a learning rate 3 to 10 times "
         f"smaller, or a longer warm-up.{kept}"
     )

@@ -84,7 +84,7 @@ def test_rows_and_table(toy, capsys):
         assert parts == pytest.approx(float(r["step_ms"]), abs=0.06)
         share = float(r["floor_ms"]) / float(r["step_ms"])
         assert share == pytest.approx(float(r["floor_share"]), rel=0.2, abs=0.01)
-        assert r["agrees"] == "True" and r["layers"] == "2" and r["scored"] == "30"
+        assert r["agrees"] == "True" and r["layers"] == "2" and r["scored"] == "30.0"
         assert r["peak_gib"] == "1.0" and "transformers=" in r["versions"]
         assert bool(r["liftcore_speedup"]) == (r["variant"] != "liftcore")
     out = capsys.readouterr().out
@@ -98,8 +98,8 @@ def test_no_speed_up_where_losses_differ(toy, monkeypatch, capsys, when):
     class Wrong(real):
         rounds = 0
 
-        def epoch(self):
-            losses = super().epoch()
+        def epoch(self, number):
+            losses = super().epoch(number)
             self.rounds += 1
             off = when == "first" or self.rounds > 2
             return [x * 1.03 for x in losses] if off else losses
@@ -116,8 +116,8 @@ def test_a_loss_that_is_no_number_agrees_with_nothing(toy, monkeypatch):
     real = step_variants.Liftcore
 
     class Broken(real):
-        def epoch(self):
-            return [float("nan") for _ in super().epoch()]
+        def epoch(self, number):
+            return [float("nan") for _ in super().epoch(number)]
 
     monkeypatch.setitem(step_variants.VARIANTS, "liftcore", Broken)
     assert toy()[0] == 1
@@ -152,6 +152,25 @@ def test_a_round_is_enough_when_the_deadline_has_passed():
     assert not step_measure.disagreement(found)
 
 
+@pytest.mark.parametrize("on_device", [False, True])
+def test_all_variants_take_the_same_steps(monkeypatch, on_device):
+    """In fp32 the losses of two epochs are those of liftcore, with either kind of its steps."""
+    if on_device:
+        from liftcore.graph import DeviceSteps
+
+        monkeypatch.setattr(step_variants, "make_steps", DeviceSteps)
+    args, _ = step._options(["--device", "cpu", "--steps", "3", *SMALL])
+    case = step_measure.Case(tiny_model(), None, 32, args)
+    names = ["liftcore"] if on_device else list(step_variants.VARIANTS)
+    built = {name: case.variant(name) for name in {*names, "plain", "liftcore"}}
+    built["liftcore"].stages.on = True
+    losses = {name: [v.epoch(0), v.epoch(1)] for name, v in built.items()}
+    for name, found in losses.items():
+        for ours, theirs in zip(losses["liftcore"], found, strict=True):
+            assert ours == pytest.approx(theirs, rel=2e-5), name
+    assert all(seconds > 0 for seconds in built["liftcore"].stages.take().values())
+
+
 def test_all_variants_start_from_one_adapter_and_the_labels_of_transformers():
     args, _ = step._options(["--device", "cpu", "--steps", "1", *SMALL])
     case = step_measure.Case(tiny_model(), None, 32, args)
@@ -160,7 +179,7 @@ def test_all_variants_start_from_one_adapter_and_the_labels_of_transformers():
         layer = peft.model.base_model.model.get_submodule(path)
         assert torch.equal(layer.lora_A["default"].weight, lora_a)
         assert torch.equal(ours.adapter.layers[path].lora_a, lora_a)
-    batch = case.rows[0]
+    batch = case.rows(0)[0]
     labels = step_variants.unshifted(batch)
     assert torch.equal(labels[:, 1:], batch.input_ids[:, 1:]) and (labels[:, 0] == -100).all()
 
@@ -175,8 +194,8 @@ def test_functions_that_a_peer_replaces_come_back():
 
 
 def test_stages_on_a_gpu_are_events_behind_a_pause(monkeypatch):
-    """No GPU is needed: events count up, and the time between begin() and the mark before it
-    belongs to no stage."""
+    """No GPU is needed: events count up, and the time before a step's
+    forward belongs to no stage."""
     now = iter(range(100))
     calls = []
 
@@ -196,10 +215,13 @@ def test_stages_on_a_gpu_are_events_behind_a_pause(monkeypatch):
     s = stages.Stages(torch.device("cuda"))
     s.on, s.pause = True, 9.0
     for _ in range(2):
-        s.begin()
-        for stage in ("forward", "head", "head", "backward", "optimizer"):
-            s.mark(stage)
-    assert s.take() == {"forward": 2.0, "head": 4.0, "backward": 2.0, "optimizer": 2.0}
+        for _ in range(2):  # a step of two passes
+            s._before_body()
+            s.mark("forward")
+            s.mark("head")
+        s.mark("backward")
+        s.mark("optimizer")
+    assert s.take() == {"forward": 4.0, "head": 4.0, "backward": 4.0, "optimizer": 2.0}
     assert calls == [stages.CYCLES, stages.CYCLES, "wait"] and not any(s.take().values())
 
 

@@ -12,7 +12,7 @@ from liftcore.config import LiftConfig
 from liftcore.errors import LiftError
 from liftcore.lora import Adapter, LoraLinear, only_adapter_trains
 from liftcore.segments import cut
-from liftcore.train import batch_loss
+from liftcore.steps import batch_loss
 
 
 def randomised(adapter):

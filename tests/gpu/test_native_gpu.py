@@ -77,7 +77,7 @@ def test_one_graph_replays_a_whole_run(rng, path, schedule):
         assert_is(resident.buffers, batch.make(tokens, segments, rows, [1]), 701)
     graph.replay()
     assert not resident.buffers.count.any()
-    assert resident.step.tolist() == [len(resident.order.segments), 0]
+    assert resident.counter.tolist() == [len(resident.order.segments), 0]
 
 
 @pytest.mark.parametrize("grad_dtype", [None, torch.float32], ids=["own grad", "fp32 grad"])

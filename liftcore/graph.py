@@ -1,0 +1,178 @@
+"""The whole step on the device, captured once in a CUDA graph and replayed.
+
+The host sends nothing and reads only a loss now and then: the batch comes from the document on
+the device, the learning rates and the step counter live there too.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from liftcore.memory_plan import MemoryPlan
+from liftcore.optimizer import DeviceAdamW, learning_rate
+from liftcore.recompute import recomputed
+from liftcore.resident import Resident, rounded
+from liftcore.steps import EagerSteps, batch_loss
+
+# Steps between two losses that are read back; the host runs ahead by at most two times as many.
+READ = 10
+
+
+class DeviceSteps(EagerSteps):
+    """EagerSteps without the host: every step is the same work on the same addresses.
+
+    A step whose number of scored rows falls into a class seen for the first time runs eagerly,
+    which warms the kernels up; the second one is captured. Without CUDA, or when a capture
+    fails, all steps run eagerly and `why` says the reason.
+    """
+
+    def _start(self) -> None:
+        device, total = self.losses.device, len(self.order)
+        rates = [learning_rate(self.config, n, total) for n in range(total)]
+        self.optimizer = DeviceAdamW(
+            self.adapter, self.config, torch.tensor(rates, dtype=torch.float32, device=device)
+        )
+        tables = self.order.normaliser, self.order.normaliser / self.order.weight
+        self.normaliser, self.to_mean = (
+            torch.from_numpy(t.astype(np.float32)).to(device) for t in tables
+        )
+        self.step = torch.zeros(1, dtype=torch.int64, device=device)
+        self.why = "" if device.type == "cuda" else f"CUDA graphs need a GPU, not {device.type}"
+        self.stream = None
+        if device.type == "cuda":
+            self.stream, self.read = torch.cuda.Stream(device), _Reader(self.losses)
+            self.stream.wait_stream(torch.cuda.current_stream(device))
+        self._plan_passes()
+
+    def _plan_passes(self) -> None:
+        config, plan = self.config, self.plan
+        self.resident = Resident(
+            self.tokens, config, self.prefix, self.losses.device, plan.micro_batch
+        )
+        scored = self.resident.scored.reshape(-1, self.resident.passes).max(axis=1)
+        # Two classes at most: the usual number of scored rows, and the largest.
+        sizes = sorted({rounded(int(np.median(scored))), rounded(int(scored.max()))})
+        self.rows_of = np.array(sizes)[np.searchsorted(sizes, scored)]
+        self.graphs: dict[int, torch.cuda.CUDAGraph | None] = {}
+        self.pool = None
+
+    def _run(self, n: int) -> None:
+        rows = int(self.rows_of[n])
+        if self.stream is None:
+            return self._step(rows)
+        with torch.cuda.stream(self.stream):
+            if self.why or rows not in self.graphs:
+                self._step(rows)
+                self.graphs[rows] = None
+            elif self.graphs[rows] is not None or self._capture(rows):
+                self.graphs[rows].replay()
+            else:
+                self._step(rows)
+            self.read.ask(n)
+
+    def _capture(self, rows: int) -> bool:
+        graph = torch.cuda.CUDAGraph()
+        self.stream.synchronize()
+        try:
+            with torch.cuda.graph(
+                graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"
+            ):
+                self._step(rows)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            self.why = f"the capture failed: {str(error).splitlines()[0]}"
+            self.adapter.grads.zero_()
+            return False
+        self.pool = self.pool or graph.pool()
+        self.graphs[rows] = graph
+        return True
+
+    def _step(self, rows: int) -> None:
+        """One step on the device, with the head on at most `rows` rows of each pass."""
+        loss = torch.zeros(1, device=self.losses.device)
+        normaliser = self.normaliser.index_select(0, self.step)
+        for _ in range(self.resident.passes):
+            made = self.resident.next()
+            part = SimpleNamespace(
+                input_ids=made.input_ids,
+                labels=made.labels,
+                weights=made.weights,
+                row_index=made.row_index[:rows],
+            )
+            with recomputed(self.model, self.plan.recompute):
+                passed = batch_loss(self.model, self.head, part, normaliser)
+                passed.backward()
+            loss += passed.detach()
+        norm = self.optimizer.update()
+        mean = loss * self.to_mean.index_select(0, self.step)
+        good = torch.isfinite(norm + mean)
+        self.losses.index_copy_(0, self.step, torch.where(good, mean, torch.nan))
+        self.step.add_(1)
+
+    def use(self, plan: MemoryPlan) -> None:
+        super().use(plan)
+        at = int(self.step)
+        self._plan_passes()
+        self._go_to(at)
+
+    def _go_to(self, step: int) -> None:
+        self.step.fill_(step)
+        self.resident.counter[0] = step * self.resident.passes
+
+    def latest(self, n: int) -> float:
+        return super().latest(n) if self.stream is None else self.read.newest(n)
+
+    def state(self) -> dict[str, Tensor]:
+        if self.stream is not None:
+            self.stream.synchronize()
+        return super().state()
+
+    def load_state(self, state: dict[str, Tensor], step: int) -> None:
+        super().load_state(state, step)
+        self._go_to(step)
+
+    @property
+    def how(self) -> str:
+        graph = "one CUDA graph a step" if not self.why else f"no CUDA graph: {self.why}"
+        return f"{self.plan}; {graph}"
+
+
+class _Reader:
+    """Copies losses to the host now and then, without waiting for the device."""
+
+    def __init__(self, losses: Tensor):
+        self.losses, self.value, self.first = losses, None, None
+        self.waiting: list[tuple[torch.cuda.Event, Tensor]] = []
+
+    def ask(self, n: int) -> None:
+        """Behind the launch of step n: has the losses since the last time copied when it is
+        done."""
+        begun = self.first is None
+        self.first = n if begun else self.first
+        if begun or n % READ == 0 or n == len(self.losses) - 1:
+            host = torch.empty(n + 1 - self.first, pin_memory=True)
+            host.copy_(self.losses[self.first : n + 1], non_blocking=True)
+            done = torch.cuda.Event()
+            done.record()
+            self.waiting.append((done, host))
+            self.first = n + 1
+
+    def newest(self, n: int) -> float:
+        """The last loss that has arrived, NaN when one before it was; waits only for the first,
+        for the last, and when the host is too far ahead."""
+        last = n == len(self.losses) - 1
+        while self.waiting:
+            done, host = self.waiting[0]
+            if not (last or self.value is None or len(self.waiting) > 1 or done.query()):
+                break
+            done.synchronize()
+            self.value = float(host[-1]) if host.isfinite().all() else float("nan")
+            self.waiting.pop(0)
+            if np.isnan(self.value):
+                break
+        return self.value
