@@ -27,7 +27,7 @@ import torch
 
 from bench import floor, shapes, stages
 from bench.common import RESULTS, Rows, device_name, slug, table, versions
-from bench.step_measure import Case, disagreement, measure
+from bench.step_measure import Case, disagreement, loss_difference, measure
 from bench.step_variants import VARIANTS, label
 from liftcore import model as models
 from liftcore import usage
@@ -36,13 +36,13 @@ COLUMNS = (
     "model", "layers", "tokens", "segment_length", "scored", "rank", "dtype", "variant",
     "tokens_per_second", "slowest", "fastest", "step_ms", "forward_ms", "head_ms", "backward_ms",
     "optimizer_ms", "host_ms", "peak_gib", "floor_ms", "floor_share", "peak_tflops",
-    "liftcore_speedup", "first_loss", "last_loss", "agrees", "note",
+    "liftcore_speedup", "first_loss", "last_loss", "loss_difference", "agrees", "note",
 )  # fmt: skip
 
 
-def memory_of(name: str, model: str, tokens: int, args) -> int:
+def memory_of(benchmark: str, name: str, model: str, tokens: int, args) -> int:
     """Peak bytes of a process that runs one variant alone."""
-    command = [sys.executable, "-m", "bench", "step", "--memory-of", name, "--model", model]
+    command = [sys.executable, "-m", "bench", benchmark, "--memory-of", name, "--model", model]
     command += ["--tokens", str(tokens), "--steps", str(min(2, args.steps))]
     for option in ("device", "segment_length", "overlap_loss", "rank", "layers"):
         value = getattr(args, option)
@@ -54,10 +54,12 @@ def memory_of(name: str, model: str, tokens: int, args) -> int:
     return json.loads(done.stdout.splitlines()[-1])["peak_bytes"]
 
 
-def report(case: Case, name: str, layers, found, rate: float, rows: Rows) -> tuple[list, bool]:
-    """Adds the rows of a case and prints its table; (rows, whether the losses agree)."""
-    wrong = disagreement(found)
-    ours, floor_seconds, added = found["liftcore"], case.flops / rate, []
+def report(case: Case, name: str, own: str, found, rate: float, rows: Rows) -> tuple[list, bool]:
+    """Adds the rows of a case and prints its table; (rows, whether the losses agree). `own` is
+    the variant that the others are compared with."""
+    wrong = disagreement(found, own)
+    layers = case.model.config.get_text_config().num_hidden_layers
+    ours, floor_seconds, added = found[own], case.flops / rate, []
     for variant, outcome in found.items():
         row = {
             "model": name, "layers": layers, "tokens": case.tokens,
@@ -86,7 +88,9 @@ def report(case: Case, name: str, layers, found, rate: float, rows: Rows) -> tup
                 "last_loss": round(outcome.losses[-1][-1], 4),
                 "agrees": variant not in wrong,
             }
-            if ours.ran and not wrong and variant != "liftcore":
+            if ours.ran:
+                row["loss_difference"] = round(loss_difference(outcome, ours), 5)
+            if ours.ran and not wrong and variant != own:
                 ratios = [a / b for a, b in zip(outcome.seconds, ours.seconds, strict=True)]
                 row["liftcore_speedup"] = round(statistics.median(ratios), 3)
         rows.add(**row)
@@ -99,7 +103,8 @@ def report(case: Case, name: str, layers, found, rate: float, rows: Rows) -> tup
 
 def _print(rows: list[dict], title: str) -> None:
     stage_names = [*stages.NAMES, "host"]
-    head = [title, "tokens/s (range)", "step", *stage_names, "peak GiB", "floor", "liftcore is"]
+    head = [title, "tokens/s (range)", "step, ms", *stage_names, "peak GiB", "of floor"]
+    head += ["loss diff", "liftcore is"]
     lines = [head]
     for r in rows:
         if "step_ms" in r:
@@ -107,17 +112,19 @@ def _print(rows: list[dict], title: str) -> None:
             split = [f"{r[f'{s}_ms']:.0f}" for s in stage_names]
             faster = f"{r['liftcore_speedup']:.2f} x" if "liftcore_speedup" in r else ""
             cells = [spread, f"{r['step_ms']:.0f}", *split, f"{r['peak_gib']}"]
-            lines.append([r["variant"], *cells, f"{r['floor_share']:.0%}", faster])
+            cells += [f"{r['floor_share']:.0%}", f"{r.get('loss_difference', '')}", faster]
+            lines.append([r["variant"], *cells])
     print("\n" + table(lines))
     for r in rows:
         if r["note"]:
             print(f"{r['variant']}: {r['note']}")
 
 
-def _options(argv):
+def options(argv, benchmark: str = "step", text: str | None = __doc__):
+    """(the parsed options with their defaults, the device)."""
     parser = argparse.ArgumentParser(
-        prog="python -m bench step",
-        description=__doc__,
+        prog=f"python -m bench {benchmark}",
+        description=text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--device")
@@ -130,9 +137,9 @@ def _options(argv):
     parser.add_argument("--steps", type=int, default=4, help="steps of a round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--minutes", type=float, help="end after about so long (5 on a GPU)")
-    parser.add_argument("--fast", action="store_true", help="add gradient checkpointing")
-    parser.add_argument("--out", type=Path, help="folder of step.csv (bench/results/DEVICE)")
-    parser.add_argument("--append", action="store_true", help="keep the rows of step.csv")
+    parser.add_argument("--fast", action="store_true", help="also with gradient checkpointing")
+    parser.add_argument("--out", type=Path, help="folder of the rows (bench/results/DEVICE)")
+    parser.add_argument("--append", action="store_true", help="keep the rows that are there")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--memory-of", choices=list(VARIANTS), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -146,8 +153,9 @@ def _options(argv):
     return args, device
 
 
-def main(argv: list[str]) -> int:
-    args, device = _options(argv)
+def run(benchmark: str, text: str, argv: list[str], names: list[str], own: str) -> int:
+    """A benchmark of steps: the variants `names`, compared with `own`; the exit status."""
+    args, device = options(argv, benchmark, text)
     if args.memory_of:
         layers = args.layers or shapes.default_layers(args.model[0], device)
         case = Case(*shapes.build(args.model[0], device, layers), args.tokens[0], args)
@@ -155,9 +163,10 @@ def main(argv: list[str]) -> int:
         case.variant(args.memory_of).epoch(0)
         print(json.dumps({"peak_bytes": usage.peak_bytes(device)}))
         return 0
-    names = [n for n in VARIANTS if args.fast or n != "official-fast"]
-    rows = Rows((args.out or RESULTS / slug(device)) / "step.csv", device, COLUMNS, args.append)
-    print(f"python -m bench step {' '.join(argv)}".rstrip() + f"\n{device_name(device)}")
+    names = [n for n in names if args.fast or not n.endswith("-fast")]
+    folder = args.out or RESULTS / slug(device)
+    rows = Rows(folder / f"{benchmark}.csv", device, COLUMNS, args.append)
+    print(f"python -m bench {benchmark} {' '.join(argv)}".rstrip() + f"\n{device_name(device)}")
     print(" ".join(f"{k}={v}" for k, v in versions().items()))
     todo = [(model, tokens) for model in args.model for tokens in args.tokens]
     end = time.perf_counter() + (60 * args.minutes if args.minutes else np.inf)
@@ -175,13 +184,13 @@ def main(argv: list[str]) -> int:
             layers = args.layers or shapes.default_layers(name, device)
             model, current = shapes.build(name, device, layers), name
         case = Case(*model, tokens, args)
-        depth = case.model.config.get_text_config().num_hidden_layers
         rate = floor.peak_rate(device, next(case.model.parameters()).dtype)
         found = measure(case, names, args.rounds, deadline)
         if device.type == "cpu":
             for variant, outcome in found.items():
-                outcome.peak_bytes = memory_of(variant, name, tokens, args) if outcome.ran else 0
-        new, agrees = report(case, name, depth, found, rate, rows)
+                if outcome.ran:
+                    outcome.peak_bytes = memory_of(benchmark, variant, name, tokens, args)
+        new, agrees = report(case, name, own, found, rate, rows)
         added, ok = added + new, ok and agrees
         del case, found
         gc.collect()
@@ -189,6 +198,11 @@ def main(argv: list[str]) -> int:
     if args.json:
         print(json.dumps({"device": device_name(device), "versions": versions(), "rows": added}))
     return 0 if ok else 1
+
+
+def main(argv: list[str]) -> int:
+    names = ["official", "official-fast", "plain", "liftcore"]
+    return run("step", __doc__, argv, names, own="liftcore")
 
 
 if __name__ == "__main__":

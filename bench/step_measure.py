@@ -140,17 +140,22 @@ def _reason(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
-def disagreement(found: dict[str, Outcome]) -> dict[str, str]:
-    """Why a variant's losses are not liftcore's: the first step's closely, the mean of every
+def disagreement(found: dict[str, Outcome], own: str = "liftcore") -> dict[str, str]:
+    """Why a variant's losses are not those of `own`: the first step's closely, the mean of every
     round within 2 %."""
-    wrong = {}
-    ours = found["liftcore"].losses
+    wrong, ours = {}, found[own]
     for name, outcome in found.items():
-        if outcome.ran and found["liftcore"].ran and name != "liftcore":
-            pairs = [(outcome.losses[0][0], ours[0][0], FIRST_TOLERANCE)]
-            for a, b in zip(outcome.losses, ours, strict=True):
+        if outcome.ran and ours.ran and name != own:
+            pairs = [(outcome.losses[0][0], ours.losses[0][0], FIRST_TOLERANCE)]
+            for a, b in zip(outcome.losses, ours.losses, strict=True):
                 pairs.append((statistics.mean(a), statistics.mean(b), MEAN_TOLERANCE))
             bad = [(a, b) for a, b, bound in pairs if not abs(a - b) <= bound * abs(b)]
             if bad:
                 wrong[name] = "loss {:.4f} where liftcore has {:.4f}".format(*bad[0])
     return wrong
+
+
+def loss_difference(outcome: Outcome, ours: Outcome) -> float:
+    """The largest difference of two losses of one step, over all rounds."""
+    rounds = zip(outcome.losses, ours.losses, strict=True)
+    return max(abs(x - y) for a, b in rounds for x, y in zip(a, b, strict=True))

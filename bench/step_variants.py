@@ -127,7 +127,7 @@ class WithTrainer(Variant):
         if checkpointing:
             self.model.enable_input_require_grads()
         if accelerated:
-            self.how = str(liftcore.accelerate(self.model))
+            self.how = str(liftcore.accelerate(self.model)).splitlines()[0]
         self.trainer = _trainer_class()(
             self.stages,
             model=self.model,
@@ -140,7 +140,8 @@ class WithTrainer(Variant):
                 weight_decay=0.0,
                 max_grad_norm=config.max_grad_norm,
                 gradient_checkpointing=checkpointing,
-                use_liger_kernel=uses_liger(self.device),
+                # Liger's patches would take the place of liftcore's.
+                use_liger_kernel=uses_liger(self.device) and not accelerated,
                 use_cpu=self.device.type == "cpu",
                 report_to=[],
                 save_strategy="no",
@@ -170,6 +171,20 @@ class Checkpointed(WithTrainer):
 
     def __init__(self, *args):
         super().__init__(*args, checkpointing=True)
+
+
+class Accelerated(WithTrainer):
+    """The same Trainer and PEFT model, with liftcore's ops put under it."""
+
+    def __init__(self, *args):
+        super().__init__(*args, accelerated=True)
+
+
+class CheckpointedAccelerated(WithTrainer):
+    """Gradient checkpointing and liftcore's ops."""
+
+    def __init__(self, *args):
+        super().__init__(*args, checkpointing=True, accelerated=True)
 
 
 def _trainer_class():
@@ -253,6 +268,8 @@ VARIANTS = {
     "official-fast": Checkpointed,
     "plain": Plain,
     "liftcore": Liftcore,
+    "accelerated": Accelerated,
+    "accelerated-fast": CheckpointedAccelerated,
 }
 
 
@@ -264,4 +281,6 @@ def label(name: str, device: torch.device) -> str:
         "official-fast": f"the same, checkpointed{liger}",
         "plain": "PEFT bf16 + plain loop",
         "liftcore": "liftcore",
+        "accelerated": "PEFT defaults + Trainer, accelerated",
+        "accelerated-fast": "the same, checkpointed, accelerated",
     }[name]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import tiny_model
 
-from bench import common, floor, shapes, stages, step, step_measure, step_variants
+from bench import common, dropin, floor, shapes, stages, step, step_measure, step_variants
 
 pytest.importorskip("peft")
 pytest.importorskip("accelerate")
@@ -22,9 +22,10 @@ def toy(monkeypatch, tmp_path):
     monkeypatch.setitem(floor.SIZES, "cpu", 64)
     common = ["--device", "cpu", "--tokens", "32", *SMALL, "--steps", "2", "--rounds", "2"]
 
-    def run(*options):
-        code = step.main([*common, *options, "--out", str(tmp_path)])
-        with (tmp_path / "step.csv").open() as file:
+    def run(*options, main=step.main):
+        code = main([*common, *options, "--out", str(tmp_path)])
+        name = main.__module__.rpartition(".")[2]
+        with (tmp_path / f"{name}.csv").open() as file:
             return code, list(csv.DictReader(file))
 
     return run
@@ -112,6 +113,32 @@ def test_no_speed_up_where_losses_differ(toy, monkeypatch, capsys, when):
     assert "no speed-up is claimed" in out and " x" not in out
 
 
+def test_dropin_compares_trainer_with_itself(toy, capsys):
+    code, rows = toy(main=dropin.main)
+    assert code == 0 and [r["variant"] for r in rows] == [
+        "PEFT defaults + Trainer",
+        "PEFT defaults + Trainer, accelerated",
+    ]
+    assert float(rows[0]["loss_difference"]) < 1e-4 and float(rows[1]["loss_difference"]) == 0
+    assert rows[0]["liftcore_speedup"] and not rows[1]["liftcore_speedup"]
+    assert "replaced" in rows[1]["note"] and "replaced" in capsys.readouterr().out
+
+
+def test_dropin_sees_a_loss_that_accelerate_changed(toy, monkeypatch):
+    real = step_variants.liftcore.accelerate
+
+    def wrong(model):
+        report = real(model)
+        for module in model.modules():
+            if hasattr(module, "lora_A"):
+                module.scaling["default"] *= -30
+        return report
+
+    monkeypatch.setattr(step_variants.liftcore, "accelerate", wrong)
+    code, rows = toy("--steps", "6", main=dropin.main)
+    assert code == 1 and not any(r["liftcore_speedup"] for r in rows)
+
+
 def test_a_loss_that_is_no_number_agrees_with_nothing(toy, monkeypatch):
     real = step_variants.Liftcore
 
@@ -145,7 +172,7 @@ def test_when_the_time_is_up_the_rest_is_named(toy):
 
 
 def test_a_round_is_enough_when_the_deadline_has_passed():
-    args, _ = step._options(["--device", "cpu", "--steps", "1", *SMALL])
+    args, _ = step.options(["--device", "cpu", "--steps", "1", *SMALL])
     case = step_measure.Case(tiny_model(), None, 16, args)
     found = step_measure.measure(case, ["plain", "liftcore"], 5, deadline=0.0)
     assert [len(o.seconds) for o in found.values()] == [1, 1]
@@ -159,7 +186,7 @@ def test_all_variants_take_the_same_steps(monkeypatch, on_device):
         from liftcore.graph import DeviceSteps
 
         monkeypatch.setattr(step_variants, "make_steps", DeviceSteps)
-    args, _ = step._options(["--device", "cpu", "--steps", "3", *SMALL])
+    args, _ = step.options(["--device", "cpu", "--steps", "3", *SMALL])
     case = step_measure.Case(tiny_model(), None, 32, args)
     names = ["liftcore"] if on_device else list(step_variants.VARIANTS)
     built = {name: case.variant(name) for name in {*names, "plain", "liftcore"}}
@@ -172,7 +199,7 @@ def test_all_variants_take_the_same_steps(monkeypatch, on_device):
 
 
 def test_all_variants_start_from_one_adapter_and_the_labels_of_transformers():
-    args, _ = step._options(["--device", "cpu", "--steps", "1", *SMALL])
+    args, _ = step.options(["--device", "cpu", "--steps", "1", *SMALL])
     case = step_measure.Case(tiny_model(), None, 32, args)
     ours, peft = case.variant("liftcore"), case.variant("official")
     for path, lora_a in case.start.items():
