@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-NAMES = ("estimate", "kernels", "step")
+NAMES = ("dropin", "estimate", "kernels", "step")
 
 
 def main(argv: list[str]) -> int:
