@@ -22,7 +22,7 @@ import torch
 
 from liftcore import batch, info, segments, usage
 from liftcore import model as models
-from liftcore.attention import fast_cpu_attention
+from liftcore.attention import fast_attention
 from liftcore.config import LiftConfig
 from liftcore.fiction import fictional_document
 from liftcore.lora import Adapter
@@ -48,7 +48,7 @@ class Liftcore:
 
     def epoch(self) -> list[float]:
         losses = []
-        with fast_cpu_attention(self.model):
+        with fast_attention(self.model):
             for step in self.rows:
                 loss = batch_loss(self.model, self.head, step, step.weight)
                 loss.backward()

@@ -14,7 +14,7 @@ from torch import nn
 from liftcore import batch, report
 from liftcore import model as models
 from liftcore.answer import greedy
-from liftcore.attention import fast_cpu_attention
+from liftcore.attention import fast_attention
 from liftcore.config import LiftConfig
 from liftcore.lora import Adapter, linear_layers, only_adapter_trains
 from liftcore.optimizer import MasterAdamW
@@ -97,7 +97,7 @@ def _calibrate(model: nn.Module, tokens: int, config: LiftConfig) -> np.ndarray:
     text = np.random.default_rng(0).integers(0, vocabulary, size=tokens)
     seconds = passes = done = epoch = 0
     try:
-        with only_adapter_trains(adapter), fast_cpu_attention(model):
+        with only_adapter_trains(adapter), fast_attention(model):
             while done < WARM_UP + TIMED:
                 segments, steps = batch.plan(tokens, config, epoch)
                 for rows in steps[: WARM_UP + TIMED - done]:

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from liftcore import batch, checkpoint
-from liftcore.attention import fast_cpu_attention
+from liftcore.attention import fast_attention
 from liftcore.batch import Batch
 from liftcore.checkpoint import Position
 from liftcore.config import LiftConfig
@@ -102,7 +102,7 @@ def train(
             at.seconds = before + time.perf_counter() - started
             checkpoint.save(state_file, optimizer.state(), at, run or {})
 
-    with Interrupt() as interrupt, only_adapter_trains(adapter), fast_cpu_attention(model):
+    with Interrupt() as interrupt, only_adapter_trains(adapter), fast_attention(model):
         while at.epoch < config.epochs:
             segments, steps = batch.plan(len(tokens), config, at.epoch, prefix)
             normaliser = batch.weight(segments, steps, prefix) / max(1, len(steps))
