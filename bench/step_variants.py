@@ -20,7 +20,7 @@ import liftcore
 from bench.stages import Stages
 from liftcore import batch
 from liftcore import model as models
-from liftcore.attention import fast_cpu_attention
+from liftcore.attention import fast_attention
 from liftcore.batch import Batch
 from liftcore.config import LiftConfig
 from liftcore.lora import Adapter
@@ -79,7 +79,7 @@ class Liftcore(Variant):
         if self.device.type == "cuda" and self.stages.on:
             self.steps.why = "its stages are timed"
         count = self.case.steps
-        with fast_cpu_attention(self.model):
+        with fast_attention(self.model, self.config.segment_length):
             start = self.now()
             for n in range(number * count, (number + 1) * count):
                 self.steps.run(n)

@@ -30,6 +30,7 @@ class Batch:
     row_index: Tensor  # int64 [M]
     tokens: int  # tokens of the document in this batch, padding left out
     weight: float  # sum of the weights
+    most: int  # scored rows of the segment that has most
 
     def to(self, device: torch.device | str) -> Batch:
         def move(t: Tensor) -> Tensor:
@@ -42,6 +43,7 @@ class Batch:
             move(self.row_index),
             self.tokens,
             self.weight,
+            self.most,
         )
 
 
@@ -68,7 +70,8 @@ def make(
     labels[weights == 0] = IGNORE
     row_index = np.flatnonzero(weights.reshape(-1))
     tensors = map(torch.from_numpy, (ids, labels, weights, row_index))
-    return Batch(*tensors, total, float(weights.sum()))
+    most = int(np.count_nonzero(weights, axis=1).max())
+    return Batch(*tensors, total, float(weights.sum()), most)
 
 
 def order(segments: Segments, config: LiftConfig, epoch: int) -> list[np.ndarray]:

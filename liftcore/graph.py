@@ -25,7 +25,7 @@ READ = 10
 class DeviceSteps(EagerSteps):
     """EagerSteps without the host: every step is the same work on the same addresses.
 
-    A step whose number of scored rows falls into a class seen for the first time runs eagerly,
+    A step of a shape (how many rows are scored, in classes) seen for the first time runs eagerly,
     which warms the kernels up; the second one is captured. Without CUDA, or when a capture
     fails, all steps run eagerly and `why` says the reason.
     """
@@ -53,35 +53,34 @@ class DeviceSteps(EagerSteps):
         self.resident = Resident(
             self.tokens, config, self.prefix, self.losses.device, plan.micro_batch
         )
-        scored = self.resident.scored.reshape(-1, self.resident.passes).max(axis=1)
-        # Two classes at most: the usual number of scored rows, and the largest.
-        sizes = sorted({rounded(int(np.median(scored))), rounded(int(scored.max()))})
-        self.rows_of = np.array(sizes)[np.searchsorted(sizes, scored)]
-        self.graphs: dict[int, torch.cuda.CUDAGraph | None] = {}
+        # The most scored rows of a pass, and of a segment, in each step.
+        self.rows_of = _classes(self.resident.scored.reshape(len(self.order), -1).max(axis=1))
+        self.most_of = _classes(self.order.scored.max(axis=1))
+        self.graphs: dict[tuple[int, int], torch.cuda.CUDAGraph | None] = {}
         self.pool = None
 
     def _run(self, n: int) -> None:
-        rows = int(self.rows_of[n])
+        shape = int(self.rows_of[n]), int(self.most_of[n])
         if self.stream is None:
-            return self._step(rows)
+            return self._step(*shape)
         with torch.cuda.stream(self.stream):
-            if self.why or rows not in self.graphs:
-                self._step(rows)
-                self.graphs[rows] = None
-            elif self.graphs[rows] is not None or self._capture(rows):
-                self.graphs[rows].replay()
+            if self.why or shape not in self.graphs:
+                self._step(*shape)
+                self.graphs[shape] = None
+            elif self.graphs[shape] is not None or self._capture(shape):
+                self.graphs[shape].replay()
             else:
-                self._step(rows)
+                self._step(*shape)
             self.read.ask(n)
 
-    def _capture(self, rows: int) -> bool:
+    def _capture(self, shape: tuple[int, int]) -> bool:
         graph = torch.cuda.CUDAGraph()
         self.stream.synchronize()
         try:
             with torch.cuda.graph(
                 graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"
             ):
-                self._step(rows)
+                self._step(*shape)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
@@ -89,11 +88,11 @@ class DeviceSteps(EagerSteps):
             self.adapter.grads.zero_()
             return False
         self.pool = self.pool or graph.pool()
-        self.graphs[rows] = graph
+        self.graphs[shape] = graph
         return True
 
-    def _step(self, rows: int) -> None:
-        """One step on the device, with the head on at most `rows` rows of each pass."""
+    def _step(self, rows: int, most: int) -> None:
+        """One step on the device, with at most `rows` scored rows a pass and `most` a segment."""
         loss = torch.zeros(1, device=self.losses.device)
         normaliser = self.normaliser.index_select(0, self.step)
         for _ in range(self.resident.passes):
@@ -103,9 +102,10 @@ class DeviceSteps(EagerSteps):
                 labels=made.labels,
                 weights=made.weights,
                 row_index=made.row_index[:rows],
+                most=most,
             )
             with recomputed(self.model, self.plan.recompute):
-                passed = batch_loss(self.model, self.head, part, normaliser)
+                passed = batch_loss(self.model, self.head, part, normaliser, self.last)
                 passed.backward()
             loss += passed.detach()
         norm = self.optimizer.update()
@@ -140,6 +140,12 @@ class DeviceSteps(EagerSteps):
     def how(self) -> str:
         graph = "one CUDA graph a step" if not self.why else f"no CUDA graph: {self.why}"
         return f"{self.plan}; {graph}"
+
+
+def _classes(counts: np.ndarray) -> np.ndarray:
+    """Each count rounded up to one of two: the usual one, or the largest."""
+    sizes = sorted({rounded(int(np.median(counts))), rounded(int(counts.max()))})
+    return np.array(sizes)[np.searchsorted(sizes, counts)]
 
 
 class _Reader:

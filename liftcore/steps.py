@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from liftcore.batch import Batch
 from liftcore.config import LiftConfig
 from liftcore.errors import LiftError
 from liftcore.kernels.head_loss import linear_cross_entropy
+from liftcore.last_layer import WORTH, LastLayer, positions
 from liftcore.lora import Adapter
 from liftcore.memory_plan import MemoryPlan, choose
 from liftcore.model import Head, body, head
@@ -25,13 +28,24 @@ from liftcore.order import Order, order
 from liftcore.recompute import recomputed
 
 
-def batch_loss(model: nn.Module, lm_head: Head, step: Batch, normaliser: float | Tensor) -> Tensor:
+def batch_loss(
+    model: nn.Module,
+    lm_head: Head,
+    step: Batch,
+    normaliser: float | Tensor,
+    last: LastLayer | None = None,
+) -> Tensor:
     """Σ weight · loss over the scored rows of a batch / normaliser (LIFT, equation 2), fp32.
 
     One normaliser for all steps of an epoch keeps the weights of the overlap loss: dividing each
-    step by its own sum would undo them.
+    step by its own sum would undo them. `last` computes the last layer for the scored rows only,
+    where they are few.
     """
-    hidden = body(model)(input_ids=step.input_ids, use_cache=False).last_hidden_state
+    few = last is not None and step.most <= WORTH * step.input_ids.shape[1]
+    if few:
+        step, chosen = _scored_rows(step)
+    with last.rows(chosen) if few else nullcontext():
+        hidden = body(model)(input_ids=step.input_ids, use_cache=False).last_hidden_state
     loss = linear_cross_entropy(
         hidden.flatten(0, 1),
         lm_head.weight.detach(),
@@ -43,6 +57,17 @@ def batch_loss(model: nn.Module, lm_head: Head, step: Batch, normaliser: float |
         row_index=step.row_index,
     )
     return loss / normaliser
+
+
+def _scored_rows(step: Batch) -> tuple[SimpleNamespace, Tensor]:
+    """The targets of the rows that positions() chooses, and these: int64 [B, most]."""
+    chosen = positions(step.weights, step.most)
+    return SimpleNamespace(
+        input_ids=step.input_ids,
+        labels=step.labels.gather(1, chosen),
+        weights=step.weights.gather(1, chosen),
+        row_index=torch.arange(chosen.numel(), device=chosen.device),
+    ), chosen
 
 
 class EagerSteps:
@@ -66,6 +91,10 @@ class EagerSteps:
         self.order: Order = order(len(tokens), config, prefix)
         size = len(self.prefix) + min(config.segment_length, len(tokens))
         self.plan: MemoryPlan = choose(model, adapter, self.order.most, size)
+        # Only a run that leaves tokens unscored has something to gain.
+        partly = len(self.order) and (self.order.scored.sum() < WORTH * self.order.tokens.sum())
+        last = LastLayer(model, size) if partly else None
+        self.last = last if last is not None and last.works else None
         self.losses = torch.full((len(self.order),), torch.nan, device=adapter.values.device)
         self.cut = (-1, None)  # the epoch whose segments are at hand
         self._start()
@@ -101,7 +130,7 @@ class EagerSteps:
             if part.weight:
                 with recomputed(self.model, self.plan.recompute):
                     passed = batch_loss(
-                        self.model, self.head, part.to(self.losses.device), normaliser
+                        self.model, self.head, part.to(self.losses.device), normaliser, self.last
                     )
                     passed.backward()
                 loss = loss + passed.detach()

@@ -13,7 +13,7 @@ import numpy as np
 from torch import nn
 
 from liftcore import checkpoint
-from liftcore.attention import fast_cpu_attention
+from liftcore.attention import fast_attention
 from liftcore.checkpoint import Position
 from liftcore.config import LiftConfig
 from liftcore.errors import LiftError
@@ -75,7 +75,8 @@ def train(
     stays) and when not even one segment fits into memory.
     """
     started = saved = time.perf_counter()
-    with Interrupt() as interrupt, only_adapter_trains(adapter), fast_cpu_attention(model):
+    attention = fast_attention(model, len(prefix) + config.segment_length)
+    with Interrupt() as interrupt, only_adapter_trains(adapter), attention:
         steps = make_steps(model, adapter, tokens, config, prefix)
         order, at = steps.order, Position()
         if not len(order):

@@ -239,7 +239,7 @@ def test_the_tokenizers_prefix_is_trained_and_probed(tiny_folder, monkeypatch):
     loss, greedy = steps.batch_loss, report.greedy
     monkeypatch.setattr(models, "prefix_ids", lambda tokenizer: [1])
     monkeypatch.setattr(
-        steps, "batch_loss", lambda m, h, step, n: batches.append(step) or loss(m, h, step, n)
+        steps, "batch_loss", lambda m, h, step, *a: batches.append(step) or loss(m, h, step, *a)
     )
     monkeypatch.setattr(report, "greedy", lambda m, p, n: prompts.append(p) or greedy(m, p, n))
     liftcore.absorb(model, tokenizer, TEXT, config=CONFIG, progress=False)

@@ -6,7 +6,7 @@ import torch
 from tiny import FAMILIES, tiny_model
 
 from liftcore import model as models
-from liftcore.attention import NAME, causal_attention, fast_cpu_attention
+from liftcore.attention import NAME, causal_attention, fast_attention
 from liftcore.batch import make
 from liftcore.config import LiftConfig
 from liftcore.errors import LiftError
@@ -171,11 +171,11 @@ def test_cpu_attention_equals_sdpa(rng, family):
 
 def test_cpu_attention_is_used_for_bf16_only_and_put_back():
     model = tiny_model(dtype=torch.bfloat16)
-    with fast_cpu_attention(model):
+    with fast_attention(model):
         assert model.config._attn_implementation == NAME
     assert model.config._attn_implementation == "sdpa"
     fp32 = tiny_model()
-    with fast_cpu_attention(fp32):
+    with fast_attention(fp32):
         assert fp32.config._attn_implementation == "sdpa"
 
 

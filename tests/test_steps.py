@@ -9,7 +9,7 @@ from tiny import tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from liftcore import graph, steps, train
-from liftcore.attention import fast_cpu_attention
+from liftcore.attention import fast_attention
 from liftcore.config import LiftConfig
 from liftcore.errors import LiftError
 from liftcore.graph import DeviceSteps
@@ -79,7 +79,7 @@ class NoWaiting(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def fixed_rows_loss(model, lm_head, step, normaliser):
+def fixed_rows_loss(model, lm_head, step, normaliser, last):
     """batch_loss without the head's CPU path, which looks at the rows on the host."""
     hidden = steps.body(model)(input_ids=step.input_ids, use_cache=False).last_hidden_state
     logits = hidden.flatten(0, 1)[step.row_index] @ lm_head.weight.T
@@ -93,7 +93,7 @@ def test_a_step_on_the_device_never_makes_the_host_wait(tokens, monkeypatch):
     monkeypatch.setattr(graph, "batch_loss", fixed_rows_loss)
     found = made(DeviceSteps, tokens, dtype=torch.bfloat16)
     found.use(MemoryPlan(2, 2))
-    with fast_cpu_attention(found.model):
+    with fast_attention(found.model):
         found.run(0)
         with NoWaiting():
             found.run(1)
@@ -114,8 +114,8 @@ class Full:
         self.most, self.seen = most, []
         self.error = RuntimeError(message) if message else torch.OutOfMemoryError("CUDA is full")
 
-    def __call__(self, model, lm_head, step, normaliser):
-        loss = steps_batch_loss(model, lm_head, step, normaliser)
+    def __call__(self, model, lm_head, step, *rest):
+        loss = steps_batch_loss(model, lm_head, step, *rest)
         self.seen.append(len(step.input_ids))
         if self.seen[-1] > self.most:
             # What the failing pass computed until then must not count.

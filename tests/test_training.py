@@ -164,9 +164,9 @@ def test_one_normaliser_an_epoch_keeps_the_weights(tokens, monkeypatch, overlap_
     """Σ over an epoch's steps of loss · normaliser is the weighted sum of equation 2."""
     seen, real = [], steps.batch_loss
 
-    def spy(model, head, step, normaliser):
+    def spy(model, head, step, normaliser, last):
         seen.append((normaliser, step.weight))
-        return real(model, head, step, normaliser)
+        return real(model, head, step, normaliser, last)
 
     monkeypatch.setattr(steps, "batch_loss", spy)
     config = CONFIG.replace(schedule="overlap", stride=9, overlap_loss=overlap_loss, epochs=1)
