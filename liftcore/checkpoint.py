@@ -97,4 +97,11 @@ def identity(config: LiftConfig, document_sha256: str, model: torch.nn.Module) -
         "model": f"{type(model).__name__} {sum(p.numel() for p in model.parameters())}",
         "weights": hashlib.sha256(sample.cpu().numpy().tobytes()).hexdigest(),
         "dtype": str(parameter.dtype),
+        "layout": _layout(getattr(model, "_liftcore_adapter", None)),
     }
+
+
+def _layout(adapter) -> str:
+    """The order of the layers in the flat buffers of an adapter."""
+    groups = [] if adapter is None else [group.members for group in adapter.groups]
+    return hashlib.sha256(json.dumps(groups).encode()).hexdigest()

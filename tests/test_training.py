@@ -141,6 +141,7 @@ def test_optimizer_is_adamw_with_clipping_on_fp32_masters(rng):
     ours = MasterAdamW(adapter, config)
     g = torch.Generator().manual_seed(int(rng.integers(1 << 30)))
     layers = [p for m in adapter.layers.values() for p in (m.lora_a, m.lora_b)]
+    layers.sort(key=lambda p: p.storage_offset())
     theirs = [p.detach().float().requires_grad_() for p in layers]
     adamw = torch.optim.AdamW(theirs, lr=1.0, weight_decay=0.1)
     for step in range(4):
