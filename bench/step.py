@@ -27,7 +27,7 @@ import torch
 
 from bench import floor, shapes, stages
 from bench.common import RESULTS, Rows, device_name, slug, table, versions
-from bench.step_measure import Case, disagreement, loss_difference, measure
+from bench.step_measure import Case, disagreement, loss_difference, measure, reason
 from bench.step_variants import VARIANTS, label
 from liftcore import model as models
 from liftcore import usage
@@ -178,14 +178,23 @@ def run(benchmark: str, text: str, argv: list[str], names: list[str], own: str) 
             rows.add(model=name, tokens=tokens, note="not run: the time was up")
             continue
         deadline = time.perf_counter() + left / (len(todo) - done)
-        if name != current:
-            model = None
-            gc.collect()
-            layers = args.layers or shapes.default_layers(name, device)
-            model, current = shapes.build(name, device, layers), name
-        case = Case(*model, tokens, args)
-        rate = floor.peak_rate(device, next(case.model.parameters()).dtype)
+        try:
+            if name != current:
+                model, current = None, name
+                gc.collect()
+                layers = args.layers or shapes.default_layers(name, device)
+                model = shapes.build(name, device, layers)
+            case = Case(*model, tokens, args)
+        except Exception as error:
+            print(f"{name}, T {tokens}: not run: {reason(error)}")
+            rows.add(model=name, tokens=tokens, note=f"not run: {reason(error)}")
+            current, ok = None, False
+            continue
+        dtype = next(case.model.parameters()).dtype
+        rate = floor.peak_rate(device, dtype)
         found = measure(case, names, args.rounds, deadline)
+        # Something else may have run beside the first one.
+        rate = max(rate, floor.peak_rate(device, dtype))
         if device.type == "cpu":
             for variant, outcome in found.items():
                 if outcome.ran:

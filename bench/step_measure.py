@@ -85,16 +85,16 @@ def measure(case: Case, names, rounds: int, deadline: float) -> dict[str, Outcom
     on_gpu = case.device.type == "cuda"
     shared = torch.cuda.memory_allocated(case.device) if on_gpu else 0
 
-    def attempt(name, run):
+    def attempt(run, name):
         try:
-            return run()
+            return run(name)
         except Exception as error:
-            found[name].note = _reason(error)
-            built.pop(name, None)
-            gc.collect()
-            if on_gpu:
-                torch.cuda.empty_cache()
-            return None
+            found[name].note = reason(error)
+        # Outside of the handler: its traceback would keep what the variant had allocated.
+        built.pop(name, None)
+        gc.collect()
+        if on_gpu:
+            torch.cuda.empty_cache()
 
     def first(name):
         before = torch.cuda.memory_allocated(case.device) if on_gpu else 0
@@ -120,7 +120,7 @@ def measure(case: Case, names, rounds: int, deadline: float) -> dict[str, Outcom
         found[name].split = {stage: s / steps for stage, s in parts.items()}
 
     for name in names:
-        attempt(name, lambda name=name: first(name))
+        attempt(first, name)
     for variant in built.values():
         # Marks cost nothing on a CPU, where the split is that of the timed steps.
         variant.stages.on = not on_gpu
@@ -128,13 +128,14 @@ def measure(case: Case, names, rounds: int, deadline: float) -> dict[str, Outcom
         if done and time.perf_counter() > deadline:
             break
         for name in list(built):
-            attempt(name, lambda name=name: timed(name))
+            attempt(timed, name)
     for name in list(built):
-        attempt(name, lambda name=name: split(name))
+        attempt(split, name)
     return found
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why something did not run, in one line."""
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return "out of memory"
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]

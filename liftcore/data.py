@@ -19,11 +19,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from liftcore import batch
 from liftcore.batch import IGNORE
 from liftcore.config import LiftConfig
 from liftcore.errors import UsageError
-from liftcore.segments import Segments
+from liftcore.segments import Segments, cut
 
 
 class Collator:
@@ -75,12 +74,11 @@ class _Segments:
         """Cuts the segments anew: a jittered schedule has other boundaries every epoch."""
         self.epoch = epoch
 
-    def _cut(self, epoch: int) -> tuple[Segments, list[int]]:
-        """The segments of an epoch, and which of them to train on, in this order."""
-        found, steps = batch.plan(len(self.tokens), self.config, epoch, self.prefix)
-        # The one short batch stands last, so that batches of the same size are cut alike.
-        steps.sort(key=lambda rows: len(rows) < self.config.batch_size)
-        return found, [int(i) for rows in steps for i in rows]
+    def _cut(self, epoch: int) -> tuple[Segments, np.ndarray]:
+        """The segments of an epoch, and the numbers of those that score anything."""
+        found = cut(len(self.tokens), self.config, epoch)
+        first = 0 if self.prefix else 1
+        return found, np.flatnonzero([weights[first:].any() for weights in found.weights])
 
     def _item(self, segments: Segments, i: int) -> dict[str, Tensor]:
         text = self.tokens[segments.start[i] : segments.stop[i]]
@@ -112,8 +110,7 @@ class SegmentDataset(_Segments, Dataset):
 
     def set_epoch(self, epoch: int) -> None:
         super().set_epoch(epoch)
-        self.segments, rows = self._cut(self.epoch)
-        self.rows = sorted(rows)
+        self.segments, self.rows = self._cut(epoch)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -123,8 +120,8 @@ class SegmentDataset(_Segments, Dataset):
 
 
 class SegmentStream(_Segments, IterableDataset):
-    """The segments of a document in liftcore's own order of training: shuffled, with segments of
-    like length side by side when batches have config.batch_size items.
+    """The segments of a document, shuffled, with those of like length side by side, so that
+    batches of config.batch_size items hold little padding.
 
     Every pass is the next epoch; set_epoch() says which. Trainer needs max_steps for a stream:
     steps(batch_size). The arguments are those of SegmentDataset.
@@ -132,11 +129,22 @@ class SegmentStream(_Segments, IterableDataset):
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         segments, rows = self._cut(self.epoch)
+        rows = self._shuffled(rows, (segments.stop - segments.start)[rows])
         self.epoch += 1
         worker = get_worker_info()
         if worker is not None:
             rows = rows[worker.id :: worker.num_workers]
         return (self._item(segments, i) for i in rows)
+
+    def _shuffled(self, rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Batches of like length in random order, the one that is short last."""
+        rng = np.random.default_rng([self.config.seed, self.epoch, 2])
+        mixed = rng.permutation(len(rows))
+        ranked = rows[mixed[np.argsort(-lengths[mixed], kind="stable")]]
+        size = self.config.batch_size
+        full = len(ranked) // size * size
+        batches = rng.permutation(ranked[:full].reshape(-1, size))
+        return np.concatenate([batches.reshape(-1), ranked[full:]])
 
     def steps(self, batch_size: int | None = None) -> int:
         """Batches in all config.epochs epochs."""

@@ -15,6 +15,10 @@ pytest.importorskip("accelerate")
 SMALL = ("--segment-length", "16", "--rank", "4")
 
 
+def without_trainer(argv):
+    return step.run("step", "", argv, ["plain", "liftcore"], "liftcore")
+
+
 @pytest.fixture
 def toy(monkeypatch, tmp_path):
     monkeypatch.setattr(shapes, "build", lambda *args: (tiny_model(), None))
@@ -22,9 +26,8 @@ def toy(monkeypatch, tmp_path):
     monkeypatch.setitem(floor.SIZES, "cpu", 64)
     common = ["--device", "cpu", "--tokens", "32", *SMALL, "--steps", "2", "--rounds", "2"]
 
-    def run(*options, main=step.main):
+    def run(*options, main=without_trainer, name="step"):
         code = main([*common, *options, "--out", str(tmp_path)])
-        name = main.__module__.rpartition(".")[2]
         with (tmp_path / f"{name}.csv").open() as file:
             return code, list(csv.DictReader(file))
 
@@ -76,7 +79,7 @@ def test_twins_share_weights_and_nothing_else():
 
 
 def test_rows_and_table(toy, capsys):
-    code, rows = toy("--fast")
+    code, rows = toy("--fast", main=step.main)
     assert code == 0 and len(rows) == 4 and rows[-1]["variant"] == "liftcore"
     for r in rows:
         parts = sum(float(r[f"{s}_ms"]) for s in (*stages.NAMES, "host"))
@@ -97,13 +100,9 @@ def test_no_speed_up_where_losses_differ(toy, monkeypatch, capsys, when):
     real = step_variants.Liftcore
 
     class Wrong(real):
-        rounds = 0
-
         def epoch(self, number):
-            losses = super().epoch(number)
-            self.rounds += 1
-            off = when == "first" or self.rounds > 2
-            return [x * 1.03 for x in losses] if off else losses
+            off = when == "first" or number > 1
+            return [x * (1.03 if off else 1.0) for x in super().epoch(number)]
 
     monkeypatch.setitem(step_variants.VARIANTS, "liftcore", Wrong)
     code, rows = toy()
@@ -114,7 +113,7 @@ def test_no_speed_up_where_losses_differ(toy, monkeypatch, capsys, when):
 
 
 def test_dropin_compares_trainer_with_itself(toy, capsys):
-    code, rows = toy(main=dropin.main)
+    code, rows = toy(main=dropin.main, name="dropin")
     assert code == 0 and [r["variant"] for r in rows] == [
         "PEFT defaults + Trainer",
         "PEFT defaults + Trainer, accelerated",
@@ -135,7 +134,7 @@ def test_dropin_sees_a_loss_that_accelerate_changed(toy, monkeypatch):
         return report
 
     monkeypatch.setattr(step_variants.liftcore, "accelerate", wrong)
-    code, rows = toy("--steps", "6", main=dropin.main)
+    code, rows = toy("--steps", "6", main=dropin.main, name="dropin")
     assert code == 1 and not any(r["liftcore_speedup"] for r in rows)
 
 
@@ -155,20 +154,32 @@ def test_what_cannot_run_is_named(toy, monkeypatch, capsys):
         def __init__(self, *args):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setitem(step_variants.VARIANTS, "official", NoRoom)
+    monkeypatch.setitem(step_variants.VARIANTS, "plain", NoRoom)
     code, rows = toy()
     lost = rows[0]
     assert code == 0 and lost["note"] == "not run: out of memory" and not lost["step_ms"]
-    assert rows[1]["liftcore_speedup"]
-    assert "PEFT defaults + Trainer: not run: out of memory" in capsys.readouterr().out
+    assert rows[1]["step_ms"] and rows[1]["agrees"] == "True"
+    assert "PEFT bf16 + plain loop: not run: out of memory" in capsys.readouterr().out
+
+
+def test_a_model_that_does_not_fit_ends_nothing(toy, monkeypatch):
+    def build(name, *args):
+        if name == "big":
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return tiny_model(), None
+
+    monkeypatch.setattr(shapes, "build", build)
+    code, rows = toy("--model", "big", "small")
+    assert code == 1 and rows[0]["note"] == "not run: out of memory" and rows[0]["model"] == "big"
+    assert len(rows) == 3 and rows[-1]["model"] == "small" and rows[-1]["step_ms"]
 
 
 def test_when_the_time_is_up_the_rest_is_named(toy):
     code, rows = toy("--minutes", "1e-9", "--append")
     assert code == 0 and [r["note"] for r in rows] == ["not run: the time was up"]
     _, rows = toy("--append")
-    assert len(rows) == 4 and rows[-1]["variant"] == "liftcore"
-    assert len(toy()[1]) == 3
+    assert len(rows) == 3 and rows[-1]["variant"] == "liftcore"
+    assert len(toy("--minutes", "1e-9")[1]) == 1
 
 
 def test_a_round_is_enough_when_the_deadline_has_passed():

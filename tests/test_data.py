@@ -43,23 +43,40 @@ def test_the_collator_pads_to_the_longest_and_keeps_the_rest():
 
 @pytest.mark.parametrize("prefix", [[], [1]])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_items_are_the_batches_of_liftcore(tokens, name, prefix):
-    """The same rows, tokens and scored places as batch.make, once labels are shifted."""
+def test_items_are_those_that_liftcore_trains_on(tokens, name, prefix):
+    """The same tokens, targets and weights as batch.make, once labels are shifted."""
     config = CONFIGS[name]
-    stream = SegmentStream(tokens, config, prefix=prefix, weights=True)
-    found = list(DataLoader(stream, config.batch_size, collate_fn=Collator(TOKENIZER)))
     segments, steps = batch.plan(len(tokens), config, 0, prefix)
-    assert len(found) == len(steps)
-    for rows in steps:
-        ours = batch.make(tokens, segments, rows, prefix)
-        same = [f for f in found if f["input_ids"].shape == ours.input_ids.shape]
-        scored = ours.row_index
-        assert any(
-            torch.equal(f["labels"].roll(-1, 1).flatten()[scored], ours.labels.flatten()[scored])
-            and torch.equal(f["weights"].roll(-1, 1), ours.weights)
-            and (f["labels"][:, 1:] != -100).sum() == len(scored)
-            for f in same
-        )
+    stream = SegmentStream(tokens, config, prefix=prefix, weights=True)
+    items = {tuple(item["input_ids"].tolist()): item for item in stream}
+    rows = [i for step in steps for i in step]
+    assert len(items) == len(rows)
+    for i in rows:
+        ours = batch.make(tokens, segments, [i], prefix)
+        item = items[tuple(ours.input_ids[0].tolist())]
+        assert torch.equal(item["weights"].roll(-1), ours.weights[0])
+        assert torch.equal(item["labels"].roll(-1), ours.labels[0])
+    data = SegmentDataset(tokens, config, prefix=prefix)
+    assert [data[n]["input_ids"].tolist() for n in range(len(data))] == sorted(
+        map(list, items), key=lambda ids: segments_place(tokens, ids, len(prefix))
+    )
+
+
+def segments_place(tokens, ids, first):
+    text = np.array(ids[first:])
+    return next(i for i in range(len(tokens)) if np.array_equal(tokens[i : i + len(text)], text))
+
+
+def test_batches_of_a_stream_hold_little_padding(tokens):
+    config = CONFIGS["jitter"]
+    loader = DataLoader(
+        SegmentStream(tokens, config), config.batch_size, collate_fn=Collator(TOKENIZER)
+    )
+    batches = list(loader)
+    assert [len(b["labels"]) for b in batches[:-1]] == [3] * (len(batches) - 1)
+    # Only the first and the last segment of a jittered epoch are shorter.
+    padded = [b for b in batches if (b["labels"][:, 1:] == -100).any()]
+    assert len(padded) <= 2
 
 
 def test_every_token_is_scored_once_an_epoch_and_jitter_cuts_anew(tokens):
