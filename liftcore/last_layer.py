@@ -20,8 +20,9 @@ from liftcore.attention import attend_rows
 from liftcore.model import body
 
 NAME = "liftcore_last_layer"
-# Above this share of scored rows the second pass costs what it saves: SmolLM2-135M on a CPU.
-WORTH = 0.9
+# Above this share of scored rows nothing is saved. SmolLM2-135M on a CPU, 2 segments of 256: the
+# layer's forward and backward take 0.55 of the full time at 0.375, 0.85 at 0.75, 0.98 at 0.875.
+WORTH = 0.85
 
 
 def positions(weights: Tensor, count: int) -> Tensor:

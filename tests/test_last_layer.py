@@ -112,7 +112,7 @@ def test_gradients_are_right_under_checkpointing(how):
 
 def test_the_model_is_left_as_it_was():
     g = fresh_seed()
-    model, adapter = model_and_adapter("qwen3", g)
+    model, _ = model_and_adapter("qwen3", g)
     ids, index = inputs(g)
     modules = list(model.modules())
     before = [dict(vars(m)) for m in modules]
