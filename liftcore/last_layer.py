@@ -20,8 +20,9 @@ from liftcore.attention import attend_rows
 from liftcore.model import body
 
 NAME = "liftcore_last_layer"
-# Above this share of scored rows the second pass costs what it saves: SmolLM2-135M on a CPU.
-WORTH = 0.9
+# Above this share of scored rows nothing is saved. SmolLM2-135M on a CPU, 2 segments of 256: the
+# layer's forward and backward take 0.55 of the full time at 0.375, 0.85 at 0.75, 0.98 at 0.875.
+WORTH = 0.85
 
 
 def positions(weights: Tensor, count: int) -> Tensor:
@@ -172,12 +173,18 @@ def _attention(module, query, key, value, attention_mask, scaling=None, **kwargs
 
 
 def _equal(got: Tensor, right: Tensor, scale: Tensor) -> None:
-    """Raises _Unfit unless each row of got agrees with right, relative to that of scale."""
+    """Raises _Unfit unless got agrees with right, measured by the norm of scale.
+
+    All rows together closely; a single row of 16-bit numbers may be off by more, but a wrong key
+    or rotation moves the first rows by a good part of themselves.
+    """
     eps = torch.finfo(right.dtype).eps
-    error = (got.float() - right.float()).norm(dim=-1)
-    allowed = max(6 * eps, 5e-3) * scale.float().norm(dim=-1) + eps * right.float().norm(dim=-1)
-    if not (error <= allowed).all():
-        raise _Unfit(f"its last layer computes something else (off by {error.max().item():.2g})")
+    got, right, scale = got.float(), right.float(), scale.float()
+    rows = (got - right).norm(dim=-1) - eps * right.norm(dim=-1)  # residuals are rounded too
+    together = rows.clamp_min(0).norm() / scale.norm()
+    worst = (rows / scale.norm(dim=-1)).max()
+    if not (together <= max(8 * eps, 5e-3) and worst <= max(32 * eps, 5e-3)):
+        raise _Unfit(f"its last layer computes something else (a row is off by {worst:.2g})")
 
 
 def _take(x, index: Tensor, size: int):
