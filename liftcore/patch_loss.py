@@ -23,7 +23,6 @@ from liftcore.kernels.reference import soft_cap
 from liftcore.model import Head
 
 STATE = "_liftcore_loss"
-NO_ROWS = torch.zeros(0, dtype=torch.long)
 
 
 @dataclass
@@ -172,7 +171,8 @@ def _takes(model: nn.Module, state: State, kwargs: dict) -> bool:
 
 def _forward(model: nn.Module, state: State, *args, labels: Tensor, **kwargs) -> LossOutput:
     weight = model.get_output_embeddings().weight
-    kwargs["logits_to_keep"] = NO_ROWS.to(weight.device)
+    # No row for the model's own head: its logits are then empty.
+    kwargs["logits_to_keep"] = torch.empty(0, dtype=torch.long, device=weight.device)
     own = functools.partial(type(model).forward, model)
     out, hidden = state.run(own, *args, **kwargs)
     ignore = kwargs.get("ignore_index", -100)

@@ -130,6 +130,18 @@ def test_a_trained_bias_and_modules_to_save_stay_with_peft(rng):
     assert left["lm_head"] == "modules_to_save"
 
 
+def test_a_second_call_starts_anew_and_an_embedding_is_left(rng):
+    model = peft_model(target_modules=["q_proj", "k_proj", "embed_tokens"])
+    ids = ids_of(rng, 1, 9)
+    first, right = liftcore.accelerate(model), run(model, ids)
+    assert {w for p, w in first.left.items() if "embed" in p} == {"its base is Embedding"}
+    assert liftcore.accelerate(model) == first
+    assert all(torch.equal(a, right[name]) for name, a in run(model, ids).items())
+    liftcore.restore(model)
+    liftcore.restore(model)
+    assert not any(groups.observed(m) or "forward" in vars(m) for m in model.modules())
+
+
 def test_several_active_adapters_are_left():
     model = peft_model()
     model.add_adapter("other", LoraConfig(r=4, target_modules=["q_proj"]))
