@@ -81,7 +81,7 @@ def test_loss_logits_and_gradients_by_the_error_rule(family, dtype, rng, monkeyp
     ours = run(model, ids)
     assert len(seen) == len(report.replaced), "every layer runs in an op, once"
     assert ours.keys() == plain.keys() == truth.keys()
-    assert_as_near(ours, plain, truth, 1e-5 if dtype == torch.float32 else 0.05)
+    assert_as_near(ours, plain, truth, 1e-4 if dtype == torch.float32 else 0.05)
     liftcore.restore(model)
     again = run(model, ids)
     assert all(torch.equal(again[name], plain[name]) for name in plain)
@@ -96,7 +96,9 @@ def test_twenty_steps_with_equal_losses(family, rng):
     assert liftcore.accelerate(ours).loss
     ids, losses = ids_of(rng, 2, 12), []
     for model in (theirs, ours):
-        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-2)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        # A larger rate or a smaller eps blows roundings up, PEFT's own as much as ours.
+        optimizer = torch.optim.AdamW(trained, 1e-3, eps=1e-4)
         losses.append([])
         for _ in range(20):
             loss = model(input_ids=ids, labels=ids).loss
@@ -104,7 +106,7 @@ def test_twenty_steps_with_equal_losses(family, rng):
             optimizer.step()
             optimizer.zero_grad()
             losses[-1].append(loss.item())
-    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     assert losses[1][-1] < losses[1][0] - 0.1, "it learns"
 
 
@@ -227,6 +229,19 @@ def test_switching_disabling_and_adding_adapters_after_acceleration(rng, monkeyp
         assert len(seen) == layers, "dropout in training is PEFT's own business"
 
 
+def test_a_layer_is_taken_when_one_of_its_adapters_fits(rng, monkeypatch):
+    model = peft_model(lora_dropout=0.5, changes={"num_hidden_layers": 1})
+    dry = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    model.add_adapter("dry", dry)
+    report = liftcore.accelerate(model)
+    assert [path.rpartition(".")[2] for path in report.replaced] == ["q_proj"]
+    seen = count_layers(monkeypatch)
+    for name, layers in (("default", 0), ("dry", 1)):
+        model.set_adapter(name)
+        model(ids_of(rng, 1, 9))
+        assert len(seen) == layers
+
+
 @pytest.mark.parametrize("how", ["merge_and_unload", "unload", "merge_adapter"])
 def test_merging_after_acceleration(rng, how):
     model = peft_model()
@@ -272,7 +287,7 @@ def test_generate_and_deep_copies(rng):
     assert not any(groups.observed(m) or "forward" in vars(m) for m in other.modules())
 
 
-def test_a_forward_wrapped_by_others_survives_restore(rng):
+def test_a_forward_wrapped_by_others_survives_restore(rng, monkeypatch):
     """Somebody kept our forward: after restore() it must act as the model's own."""
     model = peft_model()
     ids = ids_of(rng, 1, 9)
@@ -286,7 +301,9 @@ def test_a_forward_wrapped_by_others_survives_restore(rng):
     layer.forward = lambda x: inner(x)
     assert model(input_ids=ids, labels=ids).loss.item() == pytest.approx(right.loss.item())
     liftcore.restore(model)
+    seen = count_layers(monkeypatch)
     after = model(input_ids=ids, labels=ids)
+    assert not seen
     assert torch.equal(after.loss, right.loss) and torch.equal(after.logits, right.logits)
 
 
