@@ -107,7 +107,7 @@ def test_twenty_steps_with_equal_losses(family, rng):
             optimizer.zero_grad()
             losses[-1].append(loss.item())
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
-    assert losses[1][-1] < losses[1][0] - 0.1, "it learns"
+    assert losses[1][-1] < losses[1][0] - 0.02, "it learns"
 
 
 @pytest.mark.parametrize(
