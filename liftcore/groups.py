@@ -125,8 +125,9 @@ class Group:
 
     def __init__(self, model: nn.Module, siblings: Siblings, parts: Parts):
         self.parent = model.get_submodule(siblings.parent)
-        self.members = [model.get_submodule(path) for path in siblings.members]
-        self.down = model.get_submodule(siblings.down) if siblings.down else None
+        self.names = [path.rpartition(".")[2] for path in siblings.members]
+        self.members = [getattr(self.parent, name) for name in self.names]
+        self.down = siblings.down.rpartition(".")[2] if siblings.down else None
         self.activation, self.parts = siblings.activation, parts
         self.open, self.x, self.ready = False, None, []
         self.handles = [
@@ -161,6 +162,10 @@ class Group:
         return y
 
     def _inputs(self, x: Tensor) -> list | None:
+        # Others may have put another layer in a member's place since.
+        there = (getattr(self.parent, name) for name in self.names)
+        if any(a is not b for a, b in zip(there, self.members, strict=True)):
+            return None
         parts = [self.parts(member, x) for member in self.members]
         if any(p is None for p in parts):
             return None
@@ -170,7 +175,8 @@ class Group:
         inputs = None if args or kwargs else self._inputs(x)
         if inputs is None:
             return type(self.parent).forward(self.parent, x, *args, **kwargs)
-        return self.down(lora_gate_up(x, *inputs, activation=self.activation))
+        h = lora_gate_up(x, *inputs, activation=self.activation)
+        return getattr(self.parent, self.down)(h)
 
     def _enter(self, *call) -> None:
         self.open = True

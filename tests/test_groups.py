@@ -131,10 +131,13 @@ def test_another_input_is_computed_anew(rng, calls):
     attention.q_proj(x)
     other = attention.k_proj(x + 1)
     second = attention.v_proj(x.clone())
+    once, twice = attention.v_proj(x), attention.v_proj(x)
+    assert once is not twice and torch.allclose(once, twice, atol=1e-6)
     group._leave()
     assert calls == ["lora_qkv"]
     assert torch.equal(attention.k_proj(x + 1), other)
     assert torch.allclose(attention.v_proj(x), second, atol=1e-6)
+    attention.q_proj(x)
     assert calls == ["lora_qkv"], "outside of the parent's forward every layer is by itself"
 
 

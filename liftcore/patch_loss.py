@@ -1,0 +1,217 @@
+"""liftcore's head loss under a causal LM of transformers: model(ids, labels=…).loss, no logits."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from dataclasses import dataclass
+from types import FunctionType, MethodType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.loss.loss_utils import ForCausalLMLoss
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from liftcore import model as models
+from liftcore.errors import LiftError
+from liftcore.groups import evaluating, observed
+from liftcore.kernels.autocast import autocasting
+from liftcore.kernels.head_loss import linear_cross_entropy
+from liftcore.kernels.reference import soft_cap
+from liftcore.model import Head
+
+STATE = "_liftcore_loss"
+
+
+@dataclass
+class LossOutput(ModelOutput):
+    """What the model returns for labels in training: the loss, and the logits when asked for.
+
+    `logits` [..., V] are computed when they are first read, with their gradient, in the dtype
+    that the model gives them; keys() does not name them.
+    """
+
+    loss: Tensor | None = None
+    past_key_values: object | None = None
+    hidden_states: tuple | None = None
+    attentions: tuple | None = None
+    head_input: Tensor | None = None  # [..., K]
+    head: Head | None = None
+
+    def __getattr__(self, name: str):
+        if name != "logits":
+            raise AttributeError(f"{type(self).__name__} has no {name!r}")
+        x, weight = self.head_input, self.head.weight
+        z = F.linear(x.to(weight.dtype), weight) * self.head.logit_scale
+        logits = soft_cap(z, self.head.softcap).to(x.dtype)
+        self.__dict__["logits"] = logits
+        return logits
+
+    def __getitem__(self, key):
+        if key == "logits":
+            return self.logits
+        if key == "loss" or key == 0:
+            return self.loss
+        return super().__getitem__(key) if isinstance(key, str) else self.to_tuple()[key]
+
+    def to_tuple(self) -> tuple:
+        ours = ("loss", "head_input", "head")
+        rest = (value for key, value in self.items() if key not in ours)
+        return (self.loss, self.logits, *rest)
+
+
+class State:
+    """What the patched forward of one causal LM needs; remove() takes its hook away."""
+
+    def __init__(self, model: nn.Module, head: Head, eval_logits: bool):
+        self.softcap, self.logit_scale = head.softcap, head.logit_scale
+        self.eval_logits = eval_logits
+        self.waiting, self.hidden = False, None
+        self.handle = models.body(model).register_forward_hook(self._catch)
+
+    def _catch(self, body, args, output) -> None:
+        if self.waiting:
+            self.waiting, self.hidden = False, output[0]
+
+    def run(self, forward, *args, **kwargs):
+        """(the forward's output, what its body gave)."""
+        self.waiting = True
+        try:
+            out = forward(*args, **kwargs)
+            return out, self.hidden
+        finally:
+            self.waiting, self.hidden = False, None
+
+
+def find(model: nn.Module) -> nn.Module | None:
+    """The causal LM inside of a model and its wrappers."""
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel) and module.get_output_embeddings() is not None:
+            return module
+    return None
+
+
+def install(model: nn.Module, eval_logits: bool) -> str | None:
+    """Puts the loss into a causal LM; why not, where it must be left alone."""
+    if "forward" in vars(model):
+        return "the model's forward is patched already"
+    if "logits_to_keep" not in inspect.signature(type(model).forward).parameters:
+        return f"the forward of {type(model).__name__} has no logits_to_keep"
+    why = _unfit_head(model.get_output_embeddings())
+    if why is not None:
+        return why
+    if model.loss_function is not ForCausalLMLoss:
+        return "the model has a loss function of its own"
+    try:
+        with evaluating(model):
+            head = models.head(model)
+    except LiftError as error:
+        return str(error)
+    except Exception as error:
+        return f"the model does not run on token ids alone: {error}"
+    setattr(model, STATE, State(model, head, eval_logits))
+    model.forward = MethodType(_patched(type(model)), model)
+    with evaluating(model):
+        why = _check(model)
+    if why is not None:
+        remove(model)
+    return why
+
+
+def remove(model: nn.Module) -> None:
+    """Undoes install()."""
+    state = vars(model).pop(STATE, None)
+    if state is None:
+        return
+    state.handle.remove()
+    function = getattr(vars(model).get("forward"), "__func__", None)
+    if function is _patched(type(model)):
+        del model.forward
+
+
+def _unfit_head(head: nn.Module) -> str | None:
+    if type(head) is not nn.Linear or type(head.weight.data) is not Tensor:
+        return f"the LM head is {type(head).__name__}"
+    if not head.weight.is_floating_point() or head.bias is not None:
+        return "the LM head is quantised or has a bias"
+    return "the LM head is hooked" if "forward" in vars(head) or observed(head) else None
+
+
+@functools.cache
+def _patched(kind: type) -> FunctionType:
+    """The forward for models of this class, with the signature that Trainer and others read."""
+
+    def forward(self, *args, **kwargs):
+        state = vars(self).get(STATE)
+        if state is None or len(args) > 1 or not _takes(self, state, kwargs):
+            return type(self).forward(self, *args, **kwargs)
+        return _forward(self, state, *args, **kwargs)
+
+    # Not __wrapped__: Accelerate would unwrap it, and take the loss off again.
+    forward.__signature__ = inspect.signature(kind.forward)
+    return forward
+
+
+def _takes(model: nn.Module, state: State, kwargs: dict) -> bool:
+    """Whether a call asks for the loss alone, in the way that the op computes it."""
+    config, keep = model.config, kwargs.get("logits_to_keep", 0)
+    return (
+        kwargs.get("labels") is not None
+        and (model.training or not state.eval_logits)
+        and isinstance(keep, int)
+        and not keep
+        and not kwargs.get("output_router_logits", getattr(config, "output_router_logits", False))
+        and kwargs.get("return_dict", getattr(config, "return_dict", True)) is not False
+        and model.loss_function is ForCausalLMLoss
+        and _unfit_head(model.get_output_embeddings()) is None
+    )
+
+
+def _forward(model: nn.Module, state: State, *args, labels: Tensor, **kwargs) -> LossOutput:
+    weight = model.get_output_embeddings().weight
+    # No row for the model's own head: its logits are then empty.
+    kwargs["logits_to_keep"] = torch.empty(0, dtype=torch.long, device=weight.device)
+    own = functools.partial(type(model).forward, model)
+    out, hidden = state.run(own, *args, **kwargs)
+    ignore = kwargs.get("ignore_index", -100)
+    target = kwargs.get("shift_labels")
+    if target is None:
+        target = F.pad(labels, (0, 1), value=ignore)[..., 1:]
+    dtype = torch.get_autocast_dtype(hidden.device.type) if autocasting(hidden) else weight.dtype
+    count = kwargs.get("num_items_in_batch")
+    loss = linear_cross_entropy(
+        hidden.flatten(0, -2).to(dtype),
+        weight.to(dtype),
+        target.flatten().to(hidden.device),
+        ignore_index=ignore,
+        reduction="mean" if count is None else "sum",
+        softcap=state.softcap,
+        logit_scale=state.logit_scale,
+    )
+    if count is not None:
+        loss = loss / (count.to(loss.device) if isinstance(count, Tensor) else count)
+    found = LossOutput(loss=loss)
+    for key, value in out.items():
+        if key != "logits":
+            found[key] = value
+    found["head_input"] = hidden.to(dtype)
+    found["head"] = Head(weight, state.softcap, state.logit_scale)
+    return found
+
+
+@torch.no_grad()
+def _check(model: nn.Module) -> str | None:
+    """Why the patched loss must not be used: it differs from the model's own on a small input."""
+    weight = model.get_output_embeddings().weight
+    ids = torch.arange(2, 18, device=weight.device).view(2, 8) % weight.shape[0]
+    labels, mask = ids.roll(3, -1), torch.ones_like(ids)
+    labels[0, 2:4], mask[:, 0] = -100, 0
+    call = dict(input_ids=ids, attention_mask=mask, use_cache=False)
+    right = type(model).forward(model, labels=labels, **call).loss.float()
+    ours = _forward(model, getattr(model, STATE), labels=labels, **call).loss.float()
+    bound = 1e-4 if weight.dtype in (torch.float32, torch.float64) else 0.02
+    if (ours - right).abs() <= bound * right.abs():
+        return None
+    return f"{type(model).__name__} computes its loss in another way ({right:.4g}, not {ours:.4g})"
