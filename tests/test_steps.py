@@ -107,6 +107,24 @@ def test_the_head_gets_room_for_every_scored_row(tokens):
     assert (found.rows_of >= found.resident.scored).all()
 
 
+@pytest.mark.parametrize("kind", [EagerSteps, DeviceSteps])
+def test_few_scored_rows_leave_the_last_layer_less_to_do(tokens, monkeypatch, kind):
+    config = CONFIG.replace(schedule="overlap", overlap_loss="new", segment_length=128, epochs=2)
+    tokens = np.tile(tokens, 6)
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, "LastLayer", lambda *a: type("No", (), {"works": False}))
+        full = made(EagerSteps, tokens, config)
+    assert full.last is None
+    found, seen = made(kind, tokens, config), []
+    hook = found.model.model.layers[-1].mlp.register_forward_hook(
+        lambda module, args, out: seen.append(out.shape[1])
+    )
+    with hook:
+        assert_same(run(found), run(full))
+    assert min(seen) <= 64 and max(seen) >= 128, "only the first segment scores all of its rows"
+    assert made(kind, tokens, config.replace(overlap_loss="all")).last is None
+
+
 class Full:
     """batch_loss on a device that holds only so many segments at once, some of the time."""
 
