@@ -20,11 +20,10 @@ import liftcore
 from bench.stages import Stages
 from liftcore import batch
 from liftcore import model as models
-from liftcore.attention import fast_attention
 from liftcore.batch import Batch
 from liftcore.config import LiftConfig
 from liftcore.lora import Adapter
-from liftcore.train import make_steps
+from liftcore.train import make_steps, prepared
 
 
 class Variant:
@@ -79,7 +78,7 @@ class Liftcore(Variant):
         if self.device.type == "cuda" and self.stages.on:
             self.steps.why = "its stages are timed"
         count = self.case.steps
-        with fast_attention(self.model, self.config.segment_length):
+        with prepared(self.model, self.adapter, self.config.segment_length):
             start = self.now()
             for n in range(number * count, (number + 1) * count):
                 self.steps.run(n)

@@ -14,10 +14,9 @@ from torch import nn
 from liftcore import batch, report
 from liftcore import model as models
 from liftcore.answer import greedy
-from liftcore.attention import fast_attention
 from liftcore.config import LiftConfig
-from liftcore.lora import Adapter, linear_layers, only_adapter_trains
-from liftcore.train import make_steps
+from liftcore.lora import Adapter, linear_layers
+from liftcore.train import make_steps, prepared
 from liftcore.usage import peak_bytes, reset_peak
 
 WARM_UP, TIMED = 2, 6
@@ -101,7 +100,7 @@ def _calibrate(model: nn.Module, tokens: int, config: LiftConfig) -> np.ndarray:
     text = np.random.default_rng(0).integers(0, lm_head.weight.shape[0], size=tokens)
     seconds = passes = 0
     try:
-        with only_adapter_trains(adapter), fast_attention(model, config.segment_length):
+        with prepared(model, adapter, config.segment_length):
             steps = make_steps(model, adapter, text, config, [])
             count = min(WARM_UP + TIMED, len(steps.order))
             for n in range(count):

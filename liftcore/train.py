@@ -6,6 +6,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from liftcore import checkpoint
 from liftcore.attention import fast_attention
 from liftcore.checkpoint import Position
 from liftcore.config import LiftConfig
+from liftcore.determinism import deterministic
 from liftcore.errors import LiftError
 from liftcore.graph import DeviceSteps
 from liftcore.interrupt import Interrupt
 from liftcore.lora import Adapter, only_adapter_trains
+from liftcore.norms import fast_norms
 from liftcore.steps import EagerSteps
 
 # A kill loses at most this much and a step; the writing of the file must fit in 30 seconds too.
@@ -45,6 +48,18 @@ class Result:
     token_passes: int
     loss: float  # mean of the last epoch
     how: str = ""  # the memory plan, and whether a CUDA graph ran
+
+
+@contextmanager
+def prepared(model: nn.Module, adapter: Adapter, length: int):
+    """Within it the model trains its adapter only, deterministically, on segments of at most
+    `length` tokens, with the fastest attention and norms that its device has."""
+    with ExitStack() as stack:
+        stack.enter_context(deterministic(adapter.values.device))
+        stack.enter_context(only_adapter_trains(adapter))
+        stack.enter_context(fast_norms(model))
+        stack.enter_context(fast_attention(model, length))
+        yield
 
 
 def make_steps(
@@ -75,8 +90,7 @@ def train(
     stays) and when not even one segment fits into memory.
     """
     started = saved = time.perf_counter()
-    attention = fast_attention(model, len(prefix) + config.segment_length)
-    with Interrupt() as interrupt, only_adapter_trains(adapter), attention:
+    with Interrupt() as interrupt, prepared(model, adapter, len(prefix) + config.segment_length):
         steps = make_steps(model, adapter, tokens, config, prefix)
         order, at = steps.order, Position()
         if not len(order):
