@@ -38,20 +38,19 @@ class MasterAdamW:
 
     @torch.no_grad()
     def clip(self) -> Tensor:
-        """Clips the gradient by its global norm; returns the norm before (a scalar on the
-        device)."""
+        """Has the next step clip the gradient by its global norm; returns the norm, a scalar on
+        the device."""
         grads = self.adapter.grads
         if self.master_grad is not grads:
             self.master_grad.copy_(grads)
         norm = torch.linalg.vector_norm(self.master_grad)
-        # On a CPU the norm is at hand, and a pass over the gradient can be saved.
-        if norm.is_cuda or norm > self.max_norm:
-            self.master_grad.mul_((self.max_norm / (norm + 1e-6)).clamp(max=1.0))
+        # The update divides by it as it reads the gradient, which saves a pass.
+        self.adamw.grad_scale = ((norm + 1e-6) / self.max_norm).clamp(min=1.0)
         return norm
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
-        """One update with the clipped gradient at the given rate; zeroes the gradient."""
+        """One update at the given rate; zeroes the gradient."""
         self.adamw.param_groups[0]["lr"].fill_(rate)
         self.adamw.step()
         if self.master is not self.adapter.values:
