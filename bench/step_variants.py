@@ -60,7 +60,8 @@ class Liftcore(Variant):
         self.model = model
         self.adapter = Adapter(model, self.config.rank, self.config.lora_alpha)
         self.adapter.install()
-        self.steps = make_steps(model, self.adapter, case.text, self.config, [])
+        with prepared(model, self.adapter, self.config.segment_length):
+            self.steps = make_steps(model, self.adapter, case.text, self.config, [])
         self._mark_the_optimizer()
 
     def _mark_the_optimizer(self) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 # Bytes of logits alive at once: enough rows for a fast product.
-CHUNK_BYTES = 64 * 2**20
+CHUNK_BYTES = 128 * 2**20
 # Rows whose fp32 logits are worked on at once: few enough to stay in the cache.
 TILE_ROWS = 16
 

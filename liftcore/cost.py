@@ -109,6 +109,7 @@ def _calibrate(model: nn.Module, tokens: int, config: LiftConfig) -> np.ndarray:
                 if n >= min(WARM_UP, count - 1):
                     seconds += _now(device) - start
                     passes += steps.order.tokens[n]
+            steps.close()
             del steps
         prompts = torch.zeros(report.PROBES, report.PROMPT, dtype=torch.int64, device=device)
         marks = [_now(device)]

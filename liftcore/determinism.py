@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager
 
 import torch
-
-WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
 @contextmanager
 def deterministic(device: torch.device | str):
     """Within it torch picks deterministic algorithms on a CUDA device, and puts all back after.
 
-    An op that has none warns and runs. CUBLAS_WORKSPACE_CONFIG is set where it is not; cuBLAS
-    reads it once, at its first product on a stream, so enter this before that. Fresh memory is
-    not filled, which would cost a pass over it. On a CPU nothing changes: liftcore's ops are
-    deterministic there for one number of threads. Has not run on a GPU.
+    An op that has none raises RuntimeError: with a mere warning, torch's flash attention would
+    take its other backward. Fresh memory is not filled, which would cost a pass over it. cuBLAS
+    reads CUBLAS_WORKSPACE_CONFIG once, at its first product: liftcore sets it when it is imported.
+    On a CPU nothing changes: liftcore's ops are deterministic there for one number of threads.
+    Has not run on a GPU.
     """
     if torch.device(device).type != "cuda":
         yield
@@ -25,15 +23,16 @@ def deterministic(device: torch.device | str):
     fill = torch.utils.deterministic.fill_uninitialized_memory
     enabled = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    unset = WORKSPACE not in os.environ
-    os.environ.setdefault(WORKSPACE, ":4096:8")
-    # A caller's own, stricter setting stays.
-    torch.use_deterministic_algorithms(True, warn_only=not enabled or warn_only)
+    torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
         torch.utils.deterministic.fill_uninitialized_memory = fill
-        if unset:
-            os.environ.pop(WORKSPACE, None)
+
+
+def lacks(error: BaseException) -> bool:
+    """Whether an op raised this because it has no deterministic algorithm."""
+    text = str(error)
+    return "deterministic implementation" in text or "CUBLAS_WORKSPACE_CONFIG" in text

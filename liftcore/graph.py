@@ -6,17 +6,19 @@ the device, the learning rates and the step counter live there too.
 
 from __future__ import annotations
 
+import contextlib
 from types import SimpleNamespace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from liftcore.memory_plan import MemoryPlan
+from liftcore.memory_plan import SHARE, MemoryPlan
 from liftcore.optimizer import DeviceAdamW, learning_rate
 from liftcore.recompute import recomputed
 from liftcore.resident import Resident, rounded
 from liftcore.steps import EagerSteps, batch_loss
+from liftcore.usage import out_of_memory
 
 # Steps between two losses that are read back; the host runs ahead by at most two times as many.
 READ = 10
@@ -41,7 +43,7 @@ class DeviceSteps(EagerSteps):
             torch.from_numpy(t.astype(np.float32)).to(device) for t in tables
         )
         self.step = torch.zeros(1, dtype=torch.int64, device=device)
-        self.why = "" if device.type == "cuda" else f"CUDA graphs need a GPU, not {device.type}"
+        self.why = _why_not(device)
         self.stream = None
         if device.type == "cuda":
             self.stream, self.read = torch.cuda.Stream(device), _Reader(self.losses)
@@ -50,14 +52,21 @@ class DeviceSteps(EagerSteps):
 
     def _plan_passes(self) -> None:
         config, plan = self.config, self.plan
+        device = self.losses.device
         self.resident = Resident(
-            self.tokens, config, self.prefix, self.losses.device, plan.micro_batch
+            self.tokens, config, self.prefix, device, plan.micro_batch, self.order
         )
+        # A graph keeps its memory to itself: a second shape of step needs as much again.
+        free = plan.free_bytes
+        two = free is None or 2 * plan.peak_bytes <= SHARE.get(device.type, 0.5) * free
         # The most scored rows of a pass, and of a segment, in each step.
-        self.rows_of = _classes(self.resident.scored.reshape(len(self.order), -1).max(axis=1))
-        self.most_of = _classes(self.order.scored.max(axis=1))
+        rows = self.resident.scored.reshape(len(self.order), -1).max(axis=1)
+        self.rows_of = _classes(rows, two)
+        self.most_of = _classes(self.order.scored.max(axis=1), two)
         self.graphs: dict[tuple[int, int], torch.cuda.CUDAGraph | None] = {}
         self.pool = None
+        if self.stream is not None:
+            self.stream.wait_stream(torch.cuda.current_stream(device))
 
     def _run(self, n: int) -> None:
         shape = int(self.rows_of[n]), int(self.most_of[n])
@@ -75,19 +84,20 @@ class DeviceSteps(EagerSteps):
 
     def _capture(self, shape: tuple[int, int]) -> bool:
         graph = torch.cuda.CUDAGraph()
+        self.pool = self.pool or torch.cuda.graph_pool_handle()
         self.stream.synchronize()
         try:
             with torch.cuda.graph(
                 graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"
             ):
                 self._step(*shape)
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:
+            _give_back(self.losses.device, self.pool)
+            if out_of_memory(error):
+                raise
             self.why = f"the capture failed: {str(error).splitlines()[0]}"
             self.adapter.grads.zero_()
             return False
-        self.pool = self.pool or graph.pool()
         self.graphs[shape] = graph
         return True
 
@@ -108,6 +118,8 @@ class DeviceSteps(EagerSteps):
                 passed = batch_loss(self.model, self.head, part, normaliser, self.last)
                 passed.backward()
             loss += passed.detach()
+        # 0, or NaN for a loss that is no number, which then skips the update.
+        self.adapter.grads[:1].add_(loss * 0)
         norm = self.optimizer.update()
         mean = loss * self.to_mean.index_select(0, self.step)
         good = torch.isfinite(norm + mean)
@@ -115,21 +127,31 @@ class DeviceSteps(EagerSteps):
         self.step.add_(1)
 
     def use(self, plan: MemoryPlan) -> None:
+        self.close()
         super().use(plan)
-        at = int(self.step)
         self._plan_passes()
-        self._go_to(at)
+        self._go_to(int(self.step))
+
+    def _undo(self) -> None:
+        self.close()
+        super()._undo()
+        self._go_to(int(self.step))
+
+    def close(self) -> None:
+        if self.stream is not None:
+            self.stream.synchronize()
 
     def _go_to(self, step: int) -> None:
         self.step.fill_(step)
         self.resident.counter[0] = step * self.resident.passes
+        if self.stream is not None:
+            self.stream.wait_stream(torch.cuda.current_stream(self.losses.device))
 
     def latest(self, n: int) -> float:
         return super().latest(n) if self.stream is None else self.read.newest(n)
 
     def state(self) -> dict[str, Tensor]:
-        if self.stream is not None:
-            self.stream.synchronize()
+        self.close()
         return super().state()
 
     def load_state(self, state: dict[str, Tensor], step: int) -> None:
@@ -138,13 +160,34 @@ class DeviceSteps(EagerSteps):
 
     @property
     def how(self) -> str:
-        graph = "one CUDA graph a step" if not self.why else f"no CUDA graph: {self.why}"
-        return f"{self.plan}; {graph}"
+        graph = "no CUDA graph yet"
+        if self.why or any(self.graphs.values()):
+            graph = f"no CUDA graph: {self.why}" if self.why else "one CUDA graph a step"
+        return f"{super().how}; {graph}"
 
 
-def _classes(counts: np.ndarray) -> np.ndarray:
-    """Each count rounded up to one of two: the usual one, or the largest."""
-    sizes = sorted({rounded(int(np.median(counts))), rounded(int(counts.max()))})
+def _why_not(device: torch.device) -> str:
+    """Why no step on the device can be captured; empty when it can."""
+    if device.type != "cuda":
+        return f"CUDA graphs need a GPU, not {device.type}"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return "the head loss of GPUs before sm_80 waits for the device"
+    return ""
+
+
+def _give_back(device: torch.device, pool) -> None:
+    """After a failed capture: takes the allocator off the graph's pool, which torch then forgets
+    to do (pytorch#180395)."""
+    with contextlib.suppress(Exception):
+        torch._C._cuda_endAllocateToPool(device.index or 0, pool)
+    with contextlib.suppress(Exception):
+        torch._C._cuda_releasePool(device.index or 0, pool)
+
+
+def _classes(counts: np.ndarray, two: bool) -> np.ndarray:
+    """Each count rounded up to the largest, or to the usual one where `two` are allowed."""
+    sizes = {rounded(int(counts.max()))}
+    sizes = sorted(sizes | {rounded(int(np.median(counts)))} if two else sizes)
     return np.array(sizes)[np.searchsorted(sizes, counts)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from liftcore.lora import Adapter
 from liftcore.model import body
 from liftcore.recompute import decoder_layers
-from liftcore.usage import free_bytes, gib
+from liftcore.usage import free_bytes, gib, out_of_memory
 
 # The rest is for what the plan cannot see: workspaces of the libraries, and fragments, for which a
 # CPU's allocator took 1.3 to 2.5 times what was asked of it.
@@ -32,8 +33,15 @@ class MemoryPlan:
     micro_batch: int
     passes: int
     recompute: int = 0
-    peak_bytes: int = 0  # expected beyond what is there already
     free_bytes: int | None = None  # None: not known
+    used: Activations | None = None
+    fixed_bytes: int = 0  # what does not depend on the cuts
+
+    @property
+    def peak_bytes(self) -> int:
+        """Expected beyond what is there already."""
+        activations = self.used.peak(self.micro_batch, self.recompute) if self.used else 0
+        return self.fixed_bytes + activations
 
     def __str__(self) -> str:
         how = f"{_count(self.micro_batch, 'segment')} at once"
@@ -70,6 +78,13 @@ class Activations:
     rest: int
     hidden: int  # of the hidden states between two layers
 
+    def longer(self, times: float) -> Activations:
+        """The same for a segment `times` as long."""
+        if times == 1:
+            return self
+        layers = [int(times * n) for n in self.layers]
+        return Activations(layers, int(times * self.rest), int(times * self.hidden))
+
     def peak(self, segments: int, recompute: int) -> int:
         """What a pass of so many segments needs at most."""
         again = self.layers[::recompute] if recompute else []
@@ -95,9 +110,8 @@ def choose(model: nn.Module, adapter: Adapter, segments: int, size: int) -> Memo
     micro = segments
     while True:
         for recompute in RECOMPUTE:
-            peak = fixed + used.peak(micro, recompute)
             passes = -(-segments // micro)
-            plans.append(MemoryPlan(micro, passes, recompute, peak, free))
+            plans.append(MemoryPlan(micro, passes, recompute, free, used, fixed))
         if micro == 1:
             break
         micro = -(-micro // 2)
@@ -111,7 +125,22 @@ def choose(model: nn.Module, adapter: Adapter, segments: int, size: int) -> Memo
 
 
 def measure(model: nn.Module, size: int) -> Activations:
-    """Runs one segment of `size` tokens forward and counts what autograd keeps."""
+    """Runs one segment of `size` tokens forward and counts what autograd keeps.
+
+    Where not even that fits, a shorter one tells it: activations grow with the length.
+    """
+    length = size
+    while True:
+        try:
+            return _measure(model, length).longer(size / length)
+        except RuntimeError as error:
+            if not out_of_memory(error) or length < 32:
+                raise
+        length //= 2
+        gc.collect()
+
+
+def _measure(model: nn.Module, size: int) -> Activations:
     layers = decoder_layers(model)
     kept, seen = [0] * (len(layers) + 1), _storages(model)
     with _counting(layers, kept, seen):

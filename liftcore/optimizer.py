@@ -35,6 +35,16 @@ class MasterAdamW:
             weight_decay=config.weight_decay,
             fused=True,
         )
+        # From the start, so that a first step that runs out of memory leaves no half of a state.
+        self._set_moments(
+            step=torch.zeros(()),
+            exp_avg=torch.zeros_like(self.master),
+            exp_avg_sq=torch.zeros_like(self.master),
+        )
+
+    def _set_moments(self, **moments: Tensor) -> None:
+        device = self.master.device
+        self.adamw.state[self.parameter] = {k: v.to(device) for k, v in moments.items()}
 
     @torch.no_grad()
     def clip(self) -> Tensor:
@@ -59,9 +69,7 @@ class MasterAdamW:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, by name."""
-        moments = self.adamw.state.get(self.parameter)
-        if not moments:
-            return {"master": self.master}
+        moments = self.adamw.state[self.parameter]
         return {"master": self.master, **{k: moments[k] for k in ("exp_avg", "exp_avg_sq", "step")}}
 
     @torch.no_grad()
@@ -70,11 +78,7 @@ class MasterAdamW:
         _check(state, self.master)
         self.master.copy_(state["master"])
         self.adapter.values.copy_(self.master)
-        if "exp_avg" in state:
-            self.adamw.state[self.parameter] = {
-                k: state[k].to(self.master.device).clone()
-                for k in ("step", "exp_avg", "exp_avg_sq")
-            }
+        self._set_moments(**{k: state[k].clone() for k in ("step", "exp_avg", "exp_avg_sq")})
 
 
 class DeviceAdamW:
@@ -109,10 +113,9 @@ class DeviceAdamW:
         _check(state, f.master)
         f.master.copy_(state["master"])
         self.adapter.values.copy_(f.master)
-        if "exp_avg" in state:
-            f.exp_avg.copy_(state["exp_avg"])
-            f.exp_avg_sq.copy_(state["exp_avg_sq"])
-            f.step.fill_(int(state["step"]))
+        f.exp_avg.copy_(state["exp_avg"])
+        f.exp_avg_sq.copy_(state["exp_avg_sq"])
+        f.step.fill_(int(state["step"]))
 
 
 def _check(state: dict[str, Tensor], master: Tensor) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from liftcore.config import LiftConfig
 from liftcore.kernels.segment_batch import Buffers, Tables, buffers, counter, segment_batch
-from liftcore.order import order
+from liftcore.order import Order, order
 
 # The list of scored rows is rounded up to this many, so that runs share their shapes.
 ROWS = 64
@@ -20,9 +20,9 @@ class Resident:
     """Tables and buffers of a run on one device; next() makes the batch of the next pass.
 
     A pass takes `micro_batch` segments (default: all of a step), so that a step is `passes`
-    passes; scored [steps · passes] int64 says how many rows each one scores. `counter` is the
-    device's own: a CUDA graph of next() replays the whole run, and a run goes on at pass n with
-    counter[0] = n.
+    passes; scored [steps · passes] int64 says how many rows each one scores. `run` is the order
+    where it is known already. `counter` is the device's own: a CUDA graph of next() replays the
+    whole run, and a run goes on at pass n with counter[0] = n.
     """
 
     def __init__(
@@ -32,8 +32,13 @@ class Resident:
         prefix: Sequence[int],
         device: torch.device | str,
         micro_batch: int | None = None,
+        run: Order | None = None,
     ):
-        self.order, self.config = order(len(tokens), config, prefix), config
+        self.order = order(len(tokens), config, prefix) if run is None else run
+        # A short document must not be padded to a long segment.
+        self.size = min(config.segment_length, len(tokens))
+        self.stride = min(config.step_length, self.size)
+        self.loss = config.overlap_loss
         most = self.order.most
         micro = micro_batch or most
         self.passes = -(-most // micro)
@@ -44,24 +49,23 @@ class Resident:
             np.asarray(tokens, dtype=np.int64),
             np.asarray(prefix, dtype=np.int64),
             segments,
-            np.repeat(self.order.first, self.passes),
+            np.repeat(np.minimum(self.order.first, self.size), self.passes),
         )
         self.tables = Tables(*(torch.from_numpy(a).to(device) for a in arrays))
-        every = micro * (len(prefix) + config.segment_length)
+        every = micro * (len(prefix) + self.size)
         rows = min(every, rounded(int(self.scored.max(initial=1))))
-        self.buffers: Buffers = buffers(self.tables, config.segment_length, rows)
+        self.buffers: Buffers = buffers(self.tables, self.size, rows)
         self.counter: Tensor = counter(device)
 
     def next(self) -> Buffers:
         """The batch of the pass that the counter names, and the counter moved on."""
-        config = self.config
         segment_batch(
             self.tables,
             self.counter,
             self.buffers,
-            size=config.segment_length,
-            stride=config.step_length,
-            loss=config.overlap_loss,
+            size=self.size,
+            stride=self.stride,
+            loss=self.loss,
         )
         return self.buffers
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from liftcore import batch
 from liftcore.batch import Batch
 from liftcore.config import LiftConfig
+from liftcore.determinism import lacks
 from liftcore.errors import LiftError
 from liftcore.kernels.head_loss import linear_cross_entropy
 from liftcore.last_layer import WORTH, LastLayer, positions
@@ -26,6 +27,7 @@ from liftcore.model import Head, body, head
 from liftcore.optimizer import MasterAdamW, learning_rate
 from liftcore.order import Order, order
 from liftcore.recompute import recomputed
+from liftcore.usage import out_of_memory
 
 
 def batch_loss(
@@ -96,6 +98,7 @@ class EagerSteps:
         last = LastLayer(model, size) if partly else None
         self.last = last if last is not None and last.works else None
         self.losses = torch.full((len(self.order),), torch.nan, device=adapter.values.device)
+        self.not_repeatable = ""
         self.cut = (-1, None)  # the epoch whose segments are at hand
         self._start()
 
@@ -104,16 +107,21 @@ class EagerSteps:
 
     def run(self, n: int) -> None:
         """Step n. Out of memory, it is done again in smaller passes; LiftError when even the
-        smallest does not fit."""
+        smallest does not fit. Where an op has no deterministic algorithm, it is done without."""
         while True:
             try:
                 return self._run(n)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _out_of_memory(error):
+            except RuntimeError as error:
+                if out_of_memory(error):
+                    mend = self._shrink
+                elif lacks(error) and not self.not_repeatable:
+                    mend = self._allow_any_algorithm
+                else:
                     raise
                 reason = str(error).split("\n")[0]
             # Outside of the handler: its traceback would keep the activations alive.
-            self._shrink(reason)
+            self._undo()
+            mend(reason)
 
     def _run(self, n: int) -> None:
         self.losses[n] = self._update(n, self._backward(n))
@@ -144,8 +152,15 @@ class EagerSteps:
         self.optimizer.step(learning_rate(self.config, n, len(self.order)))
         return loss
 
-    def _shrink(self, reason: str) -> None:
+    def _undo(self) -> None:
+        """Forgets what a step that failed has done."""
         self.adapter.grads.zero_()
+
+    def _allow_any_algorithm(self, reason: str) -> None:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        self.not_repeatable = f"; not bit for bit repeatable: {reason}"
+
+    def _shrink(self, reason: str) -> None:
         plan = self.plan.smaller(self.order.most)
         if plan is None:
             raise LiftError(
@@ -161,6 +176,9 @@ class EagerSteps:
     def use(self, plan: MemoryPlan) -> None:
         """Takes the steps that follow as `plan` cuts them."""
         self.plan = plan
+
+    def close(self) -> None:
+        """Waits until nothing of the steps runs any more."""
 
     def latest(self, n: int) -> float:
         """The mean loss of step n, or on a GPU of a step shortly before it; NaN: see losses."""
@@ -178,10 +196,4 @@ class EagerSteps:
     @property
     def how(self) -> str:
         """How the steps run, for people."""
-        return str(self.plan)
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    return "DefaultCPUAllocator" in str(error) and "memory" in str(error)
+        return f"{self.plan}{self.not_repeatable}"

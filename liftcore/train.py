@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from liftcore import checkpoint
 from liftcore.attention import fast_attention
@@ -90,7 +91,9 @@ def train(
     stays) and when not even one segment fits into memory.
     """
     started = saved = time.perf_counter()
-    with Interrupt() as interrupt, prepared(model, adapter, len(prefix) + config.segment_length):
+    with ExitStack() as stack:
+        interrupt = stack.enter_context(Interrupt())
+        stack.enter_context(prepared(model, adapter, len(prefix) + config.segment_length))
         steps = make_steps(model, adapter, tokens, config, prefix)
         order, at = steps.order, Position()
         if not len(order):
@@ -101,8 +104,9 @@ def train(
             state, at = checkpoint.read(state_file, run or {})
             steps.use(steps.plan.cut(order.most, at.micro_batch, at.recompute))
             steps.load_state(state, at.step)
-        say(steps.how)
-        before, first = at.seconds, at.step
+        stack.callback(steps.close)
+        said, before, first = None, at.seconds, at.step
+        seen = np.cumsum(order.tokens)
 
         def save() -> None:
             if state_file is not None:
@@ -110,24 +114,26 @@ def train(
                 at.micro_batch, at.recompute = steps.plan.micro_batch, steps.plan.recompute
                 checkpoint.save(state_file, steps.state(), at, run or {})
 
-        seen = np.cumsum(order.tokens)
         for n in range(first, len(order)):
+            if steps.how != said:
+                said = steps.how
+                say(said)
             steps.run(n)
-            loss = steps.latest(n)
-            if not np.isfinite(loss):
-                raise LiftError(_advice(n, state_file))
-            at.step = n + 1
+            loss, at.step = steps.latest(n), n + 1
+            due = interrupt.asked or time.perf_counter() - saved > SAVE_SECONDS
+            if due or not np.isfinite(loss):
+                # On a GPU the latest loss may be of a step before one that failed.
+                _check(steps.losses[: n + 1], state_file)
             passes = int(seen[n] - seen[first] + order.tokens[first])
             now = time.perf_counter() - started
             on_step(Progress(int(order.epoch[n]), n + 1, len(order), passes, now, loss))
-            if interrupt.asked or time.perf_counter() - saved > SAVE_SECONDS:
+            if due or interrupt.asked:
                 _save_or_warn(save, interrupt)
                 saved = time.perf_counter()
-        if interrupt.asked:
+        _check(steps.losses, state_file)
+        if interrupt.asked or time.perf_counter() - started > SAVE_SECONDS:
             save()
             interrupt.raise_if_asked()
-        if time.perf_counter() - started > SAVE_SECONDS:
-            save()
         last = steps.losses.cpu().numpy()[order.epoch == order.epoch[-1]]
         seconds = before + time.perf_counter() - started
         return Result(seconds, len(order), int(seen[-1]), float(last.mean()), steps.how)
@@ -142,11 +148,15 @@ def _save_or_warn(save: Callable[[], None], interrupt: Interrupt) -> None:
     interrupt.raise_if_asked()
 
 
-def _advice(step: int, state_file: Path | None) -> str:
+def _check(losses: Tensor, state_file: Path | None) -> None:
+    """Raises LiftError for the first step whose loss is no number."""
+    failed = torch.nonzero(~torch.isfinite(losses))
+    if not len(failed):
+        return
     kept = ""
     if state_file is not None and state_file.exists():
         kept = f" The last saved state is kept in {state_file}."
-    return (
-        f"the loss is no longer a number at step {step + 1}: try a learning rate 3 to 10 times "
-        f"smaller, or a longer warm-up.{kept}"
+    raise LiftError(
+        f"the loss is no longer a number at step {int(failed[0]) + 1}: try a learning rate 3 to "
+        f"10 times smaller, or a longer warm-up.{kept}"
     )

@@ -1,4 +1,4 @@
-"""Peak memory of this process or device."""
+"""Memory of this process or device: the peak, what is left, and whether it was too little."""
 
 from __future__ import annotations
 
@@ -55,3 +55,14 @@ def free_bytes(device: torch.device) -> int | None:
         cached = (group / "memory.stat").read_text().split("inactive_file ")[1].split()[0]
         left.append(limit - used + int(cached))
     return min(left, default=None)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error, of whatever library, says that the memory is full."""
+    text = str(error)
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or ("DefaultCPUAllocator" in text and "memory" in text)
+        or ("CUDA" in text and "out of memory" in text)
+        or "CUBLAS_STATUS_ALLOC_FAILED" in text
+    )

@@ -113,6 +113,26 @@ def test_passes_of_few_tokens_are_not_worth_it(monkeypatch):
     assert plan.passes > 1 and plan.recompute == 0
 
 
+def test_a_segment_that_does_not_fit_is_told_from_a_shorter_one(monkeypatch):
+    model, _ = with_adapter()
+    right, real, tried = measure(model, 64), memory_plan._measure, []
+
+    def full(model, size):
+        tried.append(size)
+        if size > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(model, size)
+
+    monkeypatch.setattr(memory_plan, "_measure", full)
+    found = measure(model, 64)
+    assert tried == [64, 32, 16]
+    assert sum(found.layers) == pytest.approx(sum(right.layers), rel=0.1)
+    assert found.hidden == right.hidden
+    with pytest.raises(torch.OutOfMemoryError):
+        monkeypatch.setattr(memory_plan, "_measure", lambda *a: full(model, 99))
+        measure(model, 64)
+
+
 def test_smaller_plans_end_with_every_layer_recomputed():
     plan, seen = MemoryPlan(5, 1), []
     while plan:

@@ -79,21 +79,27 @@ class NoWaiting(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def fixed_rows_loss(model, lm_head, step, normaliser, last):
-    """batch_loss without the head's CPU path, which looks at the rows on the host."""
-    hidden = steps.body(model)(input_ids=step.input_ids, use_cache=False).last_hidden_state
-    logits = hidden.flatten(0, 1)[step.row_index] @ lm_head.weight.T
-    labels = step.labels.flatten()[step.row_index].clamp_min(0)
+def fixed_rows_loss(hidden, weight, labels, *, token_weights, row_index, **options):
+    """The head's loss without its CPU path, which looks at the rows on the host."""
+    logits, labels = hidden[row_index] @ weight.T, labels[row_index].clamp_min(0)
     nll = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-    return (nll * step.weights.flatten()[step.row_index]).sum() / normaliser
+    return (nll * token_weights[row_index]).sum()
 
 
-def test_a_step_on_the_device_never_makes_the_host_wait(tokens, monkeypatch):
+@pytest.mark.parametrize("overlap_loss", ["all", "new"])
+def test_a_step_on_the_device_never_makes_the_host_wait(tokens, monkeypatch, overlap_loss):
     """What a CUDA graph needs, shown without a GPU."""
-    monkeypatch.setattr(graph, "batch_loss", fixed_rows_loss)
-    found = made(DeviceSteps, tokens, dtype=torch.bfloat16)
+    monkeypatch.setattr(steps, "linear_cross_entropy", fixed_rows_loss)
+    # The choice of the scored positions checks itself on a CPU.
+    monkeypatch.setattr(
+        steps, "positions", lambda w, n: torch.argsort(w == 0, dim=-1, stable=True)[:, :n]
+    )
+    config = CONFIG.replace(schedule="overlap", overlap_loss=overlap_loss, segment_length=128)
+    found = made(DeviceSteps, np.tile(tokens, 6), config, dtype=torch.bfloat16)
     found.use(MemoryPlan(2, 2))
-    with fast_attention(found.model):
+    found.most_of[1] = found.most_of.min()
+    assert (found.last is not None) == (overlap_loss == "new")
+    with fast_attention(found.model, 129):
         found.run(0)
         with NoWaiting():
             found.run(1)
@@ -169,6 +175,27 @@ def test_out_of_memory_with_one_segment_recomputes_and_then_says_so(tokens, monk
     assert not found.adapter.grads.any()
 
 
+def test_an_op_without_a_deterministic_form_is_run_all_the_same(tokens, monkeypatch):
+    found, whole, calls = made(EagerSteps, tokens), run(made(EagerSteps, tokens)), []
+
+    def refuses(*args):
+        loss = steps_batch_loss(*args)
+        calls.append(torch.is_deterministic_algorithms_warn_only_enabled())
+        if not calls[-1]:
+            loss.backward(retain_graph=True)
+            raise RuntimeError("put_ does not have a deterministic implementation, but you set")
+        return loss
+
+    monkeypatch.setattr(steps, "batch_loss", refuses)
+    try:
+        run(found)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert calls[:2] == [False, True] and all(calls[1:])
+    assert "not bit for bit repeatable: put_" in found.how
+    assert_same(found, whole)
+
+
 def test_another_error_is_not_taken_for_a_lack_of_memory(tokens, monkeypatch):
     monkeypatch.setattr(steps, "batch_loss", Full(0, "shapes do not fit"))
     with pytest.raises(RuntimeError, match="shapes"):
@@ -176,11 +203,12 @@ def test_another_error_is_not_taken_for_a_lack_of_memory(tokens, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", [EagerSteps, DeviceSteps])
-def test_a_step_that_is_no_number_leaves_the_adapter_as_it_was(tokens, monkeypatch, kind):
+@pytest.mark.parametrize("spoil", [lambda x: x * float("inf"), lambda x: x + float("inf")])
+def test_a_step_that_is_no_number_leaves_the_adapter_as_it_was(tokens, monkeypatch, kind, spoil):
     found = run(made(kind, tokens), 0, 2)
     before = found.adapter.values.clone()
     for module in (steps, graph):
-        monkeypatch.setattr(module, "batch_loss", lambda *a: steps_batch_loss(*a) * float("inf"))
+        monkeypatch.setattr(module, "batch_loss", lambda *a: spoil(steps_batch_loss(*a)))
     found.run(2)
     assert np.isnan(found.latest(2)) and torch.equal(found.adapter.values, before)
     assert not found.adapter.grads.any()
