@@ -17,7 +17,7 @@ from liftcore.model import prefix_ids
 
 
 def main(argv=None) -> list[float]:
-    """Trains and saves; returns the mean loss of each epoch."""
+    """Trains and saves; returns the mean loss of each epoch's share of the steps."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--device", help="cpu, cuda, … (CUDA when there is one)")
@@ -31,7 +31,7 @@ def main(argv=None) -> list[float]:
     text = args.document.read_text() if args.document else fictional_document(0, 400).text
     tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
     config = liftcore.LiftConfig(segment_length=128, epochs=args.epochs)
-    # A jittered schedule is cut anew each epoch: Trainer calls set_epoch().
+    # All epochs in one pass, each cut anew, so that a resumed run goes on with the right segments.
     data = SegmentDataset(tokens, config, prefix=prefix_ids(tokenizer))
 
     lora = LoraConfig(
@@ -46,9 +46,9 @@ def main(argv=None) -> list[float]:
             TrainingArguments(
                 folder,
                 per_device_train_batch_size=2,
-                num_train_epochs=args.epochs,
+                num_train_epochs=1,
                 learning_rate=1e-3,
-                logging_strategy="epoch",
+                logging_steps=1 / args.epochs,
                 save_strategy="no",
                 report_to=[],
                 disable_tqdm=True,
