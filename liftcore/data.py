@@ -33,17 +33,28 @@ from liftcore.segments import cut
 class Collator:
     """A list of items -> a batch.
 
-    input_ids, attention_mask, labels and weights are padded on the right to the longest of the
-    batch, with the pad token (the end token where there is none), 0, -100 and 0.0. Everything
-    else stays a list, one entry an item.
+    input_ids, attention_mask, position_ids, labels and weights are padded on the right to the
+    longest of the batch, with the pad token (the end token where there is none), 0, 0, -100 and
+    0.0. Everything else stays a list, one entry an item. Raises UsageError for items whose keys
+    differ.
     """
 
     def __init__(self, tokenizer):
         pad = getattr(tokenizer, "pad_token_id", None)
         pad = tokenizer.eos_token_id if pad is None else pad
-        self.padding = {"input_ids": pad, "attention_mask": 0, "labels": IGNORE, "weights": 0.0}
+        self.padding = {
+            "input_ids": pad,
+            "attention_mask": 0,
+            "position_ids": 0,
+            "labels": IGNORE,
+            "weights": 0.0,
+        }
 
     def __call__(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        for n, item in enumerate(items):
+            if unequal := set(item) ^ set(items[0]):
+                names = ", ".join(sorted(unequal))
+                raise UsageError(f"items 0 and {n} of a batch differ in their keys: {names}")
         found = {}
         for key in items[0]:
             values = [item[key] for item in items]

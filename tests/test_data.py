@@ -43,6 +43,19 @@ def test_the_collator_pads_to_the_longest_and_keeps_the_rest():
     assert padded["input_ids"].tolist() == [[1, 2], [3, 0]]
 
 
+def test_the_collator_pads_position_ids():
+    items = [{"position_ids": [0, 1, 2]}, {"position_ids": torch.tensor([4])}]
+    assert Collator(TOKENIZER)(items)["position_ids"].tolist() == [[0, 1, 2], [4, 0, 0]]
+
+
+@pytest.mark.parametrize("odd", [0, 1])
+def test_the_collator_names_keys_that_not_every_item_has(odd):
+    items = [{"input_ids": [1]}, {"input_ids": [2]}]
+    items[odd]["labels"] = [1]
+    with pytest.raises(UsageError, match="labels"):
+        Collator(TOKENIZER)(items)
+
+
 @pytest.mark.parametrize("prefix", [[], [1]])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_items_are_those_that_liftcore_trains_on(tokens, name, prefix):
