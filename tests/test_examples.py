@@ -176,3 +176,10 @@ def test_the_readme_names_every_example():
     text = (ROOT / "README.md").read_text()
     for file in (ROOT / "examples").glob("*.py"):
         assert f"examples/{file.name}" in text and f"  {file.name} " in text
+
+
+def test_the_extra_of_the_recipes_names_what_they_import():
+    lines = (ROOT / "pyproject.toml").read_text().splitlines()
+    extra = next((line for line in lines if line.startswith("trainer = ")), "")
+    assert "peft>=" in extra and "accelerate>=" in extra
+    assert "pip install '.[trainer]'" in (ROOT / "README.md").read_text()
