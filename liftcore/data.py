@@ -83,7 +83,8 @@ class _Segments:
         if self.config.overlap_loss == "mean" and not weights:
             raise UsageError(
                 'overlap_loss "mean" weighs every token, which labels cannot say: take "all" or '
-                '"new", or weights=True with a loss that uses them'
+                '"new", or weights=True with a loss that uses them (for Trainer a compute_loss of '
+                "your own, and remove_unused_columns=False)"
             )
 
         self.cuts = [cut(len(self.tokens), self.config, e) for e in range(self.config.epochs)]
@@ -113,9 +114,10 @@ class SegmentDataset(_Segments, Dataset):
     the order of the document. One pass is the whole run: num_train_epochs=1.
 
     tokens: int [L]; prefix: what the tokenizer puts before any text (liftcore.model.prefix_ids).
-    weights=True adds weights, float32 [n], to the items. A sampler that shuffles mixes the epochs;
-    SegmentStream shuffles each by itself. Raises UsageError for overlap_loss "mean" without
-    weights.
+    weights=True adds weights, float32 [n], to the items. Trainer drops them unless it is given
+    remove_unused_columns=False, and needs a compute_loss that uses them, such as that of
+    examples/trainer_peft.py. A sampler that shuffles mixes the epochs; SegmentStream shuffles each
+    by itself. Raises UsageError for overlap_loss "mean" without weights.
     """
 
     def __init__(self, *args, **settings):
