@@ -71,18 +71,17 @@ def main(argv=None) -> list[float]:
     loader = DataLoader(stream, config.batch_size, collate_fn=Collator(tokenizer))
 
     losses = []
-    for epoch in range(args.epochs):
-        for batch in loader:  # every pass is cut anew
-            ids, labels = batch["input_ids"].to(device), batch["labels"].to(device)  # [B, S]
-            hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-            # Position t predicts token t + 1; rows with label -100 cost nothing in the head.
-            loss = linear_cross_entropy(hidden[:, :-1].flatten(0, 1), head, labels[:, 1:].flatten())
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(trained, 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            losses.append(loss.item())
-        print(f"epoch {epoch + 1}: loss {losses[-1]:.3f}")
+    for batch in loader:  # all epochs, each cut anew
+        ids, labels = batch["input_ids"].to(device), batch["labels"].to(device)  # [B, S]
+        hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+        # Position t predicts token t + 1; rows with label -100 cost nothing in the head.
+        loss = linear_cross_entropy(hidden[:, :-1].flatten(0, 1), head, labels[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+        print(f"step {len(losses)} of {stream.steps()}: loss {losses[-1]:.3f}")
     return losses
 
 

@@ -63,6 +63,28 @@ def test_under_trainer_the_losses_are_those_of_peft_alone(
         assert (tmp_path / "adapter_model.safetensors").is_file()
 
 
+def test_the_weights_of_overlapping_segments_reach_the_loss(options, document, monkeypatch):
+    module = example("trainer_peft")
+    checked = []
+    real = module.WeightedTrainer.compute_loss
+
+    def compute_loss(self, model, inputs, **kwargs):
+        labels, weights = inputs["labels"][:, 1:], inputs["weights"][:, 1:]
+        loss = real(self, model, inputs, **kwargs)
+        with torch.no_grad():
+            logits = model(input_ids=inputs["input_ids"]).logits[:, :-1].float()
+        each = torch.nn.functional.cross_entropy(logits.mT, labels, reduction="none")
+        right = (each * weights).sum() / weights.sum()
+        assert len(weights[weights > 0].unique()) > 1
+        assert loss.item() == pytest.approx(right.item(), rel=1e-4)
+        checked.append(loss)
+        return loss
+
+    monkeypatch.setattr(module.WeightedTrainer, "compute_loss", compute_loss)
+    losses = module.main([*options, *document, "--overlap", "--epochs", "6"])
+    assert checked and losses[-1] < losses[0]
+
+
 def test_a_plain_loop_learns(options, document):
     losses = example("plain_loop").main([*options, *document, "--epochs", "3"])
     assert losses[-1] < losses[0]
@@ -176,3 +198,10 @@ def test_the_readme_names_every_example():
     text = (ROOT / "README.md").read_text()
     for file in (ROOT / "examples").glob("*.py"):
         assert f"examples/{file.name}" in text and f"  {file.name} " in text
+
+
+def test_the_extra_of_the_recipes_names_what_they_import():
+    lines = (ROOT / "pyproject.toml").read_text().splitlines()
+    extra = next((line for line in lines if line.startswith("trainer = ")), "")
+    assert "peft>=" in extra and "accelerate>=" in extra
+    assert "pip install '.[trainer]'" in (ROOT / "README.md").read_text()
