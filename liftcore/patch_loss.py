@@ -69,11 +69,18 @@ class State:
         self.softcap, self.logit_scale = head.softcap, head.logit_scale
         self.eval_logits = eval_logits
         self.waiting, self.hidden = False, None
-        self.handle = models.body(model).register_forward_hook(self._catch)
+        body = models.body(model)
+        self.handle = body.register_forward_hook(self._catch)
+        self.known = set(body._forward_hooks)  # those that ran before ours, and ours
 
     def _catch(self, body, args, output) -> None:
         if self.waiting:
             self.waiting, self.hidden = False, output[0]
+
+    def sees(self, body: nn.Module) -> bool:
+        """Whether what the hook catches is what the head will get."""
+        later = not self.known.issuperset(body._forward_hooks)
+        return not (later or body._backward_hooks or body._backward_pre_hooks)
 
     def run(self, forward, *args, **kwargs):
         """(the forward's output, what its body gave)."""
@@ -166,6 +173,7 @@ def _takes(model: nn.Module, state: State, kwargs: dict) -> bool:
         and kwargs.get("return_dict", getattr(config, "return_dict", True)) is not False
         and model.loss_function is ForCausalLMLoss
         and _unfit_head(model.get_output_embeddings()) is None
+        and state.sees(models.body(model))
     )
 
 

@@ -188,6 +188,39 @@ def test_a_loss_function_or_a_hook_of_later_is_respected(rng):
     assert model(input_ids=ids, labels=ids).loss.item() == 9
 
 
+@pytest.mark.parametrize("kind", ["forward", "full_backward"])
+def test_a_hook_on_the_body_is_respected(kind, rng):
+    """One of before runs before ours; with one of later the model's own path is taken."""
+    model, ids, seen = tiny_model(num_hidden_layers=1).train(), ids_of(rng, 1, 8), []
+    model.get_input_embeddings().weight.requires_grad_(True)
+
+    def double(body, args, output):
+        output.last_hidden_state = output.last_hidden_state * 2
+
+    def note(body, *gradients):
+        seen.append(1)
+
+    def run():
+        out = model(input_ids=ids, labels=ids)
+        out.loss.backward()
+        return out.loss, out.logits, seen.copy()
+
+    model.model.register_forward_hook(double)
+    with pytest.warns(UserWarning):
+        assert liftcore.accelerate(model).loss
+    before = run()
+    handle = getattr(model.model, f"register_{kind}_hook")(double if kind == "forward" else note)
+    after = run()
+    assert isinstance(model(input_ids=ids, labels=ids), LossOutput) is False
+    liftcore.restore(model)
+    seen.clear()
+    for ours, theirs in zip(after, run(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    handle.remove()
+    for ours, theirs in zip(before[:2], run()[:2], strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_the_signature_stays():
     """Trainer reads it, to know the columns of a data set and whether the loss takes counts."""
     model = tiny_model()
