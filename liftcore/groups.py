@@ -98,6 +98,8 @@ def _gated(model: nn.Module, parent: str, members, down: str, inner: Tensor | No
     dropout = any(isinstance(m, nn.Dropout) and m.p for m in owner.modules())
     if inner is None or dropout or "forward" in vars(owner):
         return plain
+    if not all(_untouched(child) for child in _others(owner, (*members, down)).values()):
+        return plain
     x = torch.randn(4, one.in_features, generator=torch.Generator().manual_seed(0)).to(inner)
     # The activations differ most, and are least like a line, for arguments of order 3.
     x = x * (3 / one(x).float().std()).to(x.dtype)
@@ -129,6 +131,8 @@ class Group:
         self.members = [getattr(self.parent, name) for name in self.names]
         self.down = siblings.down.rpartition(".")[2] if siblings.down else None
         self.activation, self.parts = siblings.activation, parts
+        # What the fused op leaves out, such as the activation's module.
+        self.others = _others(self.parent, (*siblings.members, siblings.down or ""))
         self.open, self.x, self.ready = False, None, []
         self.handles = [
             self.parent.register_forward_pre_hook(self._enter),
@@ -172,17 +176,34 @@ class Group:
         return [list(part) for part in zip(*parts, strict=True)]
 
     def _gated(self, x: Tensor, *args, **kwargs) -> Tensor:
-        inputs = None if args or kwargs else self._inputs(x)
+        inputs = None if args or kwargs or not self._same_others() else self._inputs(x)
         if inputs is None:
             return type(self.parent).forward(self.parent, x, *args, **kwargs)
         h = lora_gate_up(x, *inputs, activation=self.activation)
         return getattr(self.parent, self.down)(h)
+
+    def _same_others(self) -> bool:
+        there = (getattr(self.parent, name, None) for name in self.others)
+        return all(
+            a is b and _untouched(b) for a, b in zip(there, self.others.values(), strict=True)
+        )
 
     def _enter(self, *call) -> None:
         self.open = True
 
     def _leave(self, *call) -> None:
         self.open, self.x, self.ready = False, None, []
+
+
+def _others(parent: nn.Module, paths: tuple[str, ...]) -> dict[str, nn.Module]:
+    """The parent's children by name, without those at `paths`."""
+    names = [path.rpartition(".")[2] for path in paths]
+    return {name: child for name, child in parent.named_children() if name not in names}
+
+
+def _untouched(module: nn.Module) -> bool:
+    """Whether a module and those in it run as their classes say, unwatched."""
+    return not any("forward" in vars(m) or observed(m) for m in module.modules())
 
 
 def observed(module: nn.Module) -> bool:

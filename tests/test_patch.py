@@ -165,6 +165,31 @@ def test_a_patched_or_hooked_base_is_left():
     assert "forward" in vars(one), "somebody else's patch stays"
 
 
+@pytest.mark.parametrize("how", ["replaced", "hooked", "patched", "watched before"])
+def test_the_activation_of_a_fused_mlp_is_the_models_own(how, rng, monkeypatch):
+    """The fused product leaves act_fn out, so it must be the one that was there."""
+    model, seen = peft_model(changes={"num_hidden_layers": 1}), []
+    mlp, ids = model.base_model.model.model.layers[0].mlp, ids_of(rng, 1, 9)
+    own = model(ids).logits
+    if how == "watched before":
+        mlp.act_fn.register_forward_hook(lambda *a: seen.append(1))
+    liftcore.accelerate(model)
+    calls = count_layers(monkeypatch)
+    if how == "replaced":
+        mlp.act_fn = torch.nn.ReLU()
+    elif how == "hooked":
+        mlp.act_fn.register_forward_hook(lambda m, args, out: out * 2)
+    elif how == "patched":
+        mlp.act_fn.forward = torch.relu
+    seen.clear()
+    ours = model(ids).logits
+    assert "lora_gate_up" not in calls and calls.count("lora_qkv") == 5, "still a group"
+    assert seen == ([1] if how == "watched before" else [])
+    liftcore.restore(model)
+    torch.testing.assert_close(ours, model(ids).logits)
+    assert (rel(ours, own) < 1e-5) is (how == "watched before")
+
+
 def test_a_model_without_lora_gets_a_warning_and_the_loss(rng):
     model = tiny_model().train()
     ids = ids_of(rng, 1, 9)
