@@ -123,22 +123,27 @@ class Group:
     """A group at work in a model; remove() takes it out again.
 
     Nothing is kept once the parent's forward has ended, and outside of it no call is answered.
+    Its members are the children of these names whose attribute `mark` it is: a layer that
+    somebody takes out of the model is not kept alive.
     """
 
-    def __init__(self, model: nn.Module, siblings: Siblings, parts: Parts):
+    def __init__(self, model: nn.Module, siblings: Siblings, parts: Parts, mark: str):
         self.parent = model.get_submodule(siblings.parent)
         self.names = [path.rpartition(".")[2] for path in siblings.members]
-        self.members = [getattr(self.parent, name) for name in self.names]
+        self.mark = mark
+        for name in self.names:
+            setattr(getattr(self.parent, name), mark, self)
         self.down = siblings.down.rpartition(".")[2] if siblings.down else None
         self.activation, self.parts = siblings.activation, parts
         # What the fused op leaves out, such as the activation's module.
-        self.others = _others(self.parent, (*siblings.members, siblings.down or ""))
+        self.others = {}
         self.open, self.x, self.ready = False, None, []
         self.handles = [
             self.parent.register_forward_pre_hook(self._enter),
             self.parent.register_forward_hook(self._leave, always_call=True),
         ]
         if self.down is not None:
+            self.others = _others(self.parent, (*siblings.members, siblings.down))
             self.parent.forward = self._gated
 
     def remove(self) -> None:
@@ -151,7 +156,8 @@ class Group:
         """The member's output for x; None when the member must compute it by itself."""
         if not self.open:
             return None
-        if member is self.members[0]:
+        name = next((name for name in self.names if self._child(name) is member), None)
+        if name == self.names[0]:
             self.x, self.ready = None, []
             inputs = self._inputs(x)
             if inputs is None:
@@ -159,18 +165,21 @@ class Group:
             y, *self.ready = lora_qkv(x, *inputs)
             self.x = x
             return y
-        if x is not self.x:
+        if x is not self.x or name is None:
             return None
-        at = next(i for i, m in enumerate(self.members[1:]) if m is member)
+        at = self.names.index(name) - 1
         y, self.ready[at] = self.ready[at], None
         return y
 
+    def _child(self, name: str) -> nn.Module | None:
+        return getattr(self.parent, name, None)
+
     def _inputs(self, x: Tensor) -> list | None:
         # Others may have put another layer in a member's place since.
-        there = (getattr(self.parent, name) for name in self.names)
-        if any(a is not b for a, b in zip(there, self.members, strict=True)):
+        members = [self._child(name) for name in self.names]
+        if any(getattr(member, self.mark, None) is not self for member in members):
             return None
-        parts = [self.parts(member, x) for member in self.members]
+        parts = [self.parts(member, x) for member in members]
         if any(p is None for p in parts):
             return None
         return [list(part) for part in zip(*parts, strict=True)]
@@ -183,10 +192,8 @@ class Group:
         return getattr(self.parent, self.down)(h)
 
     def _same_others(self) -> bool:
-        there = (getattr(self.parent, name, None) for name in self.others)
-        return all(
-            a is b and _untouched(b) for a, b in zip(there, self.others.values(), strict=True)
-        )
+        there = self.others.items()
+        return all(self._child(name) is other and _untouched(other) for name, other in there)
 
     def _enter(self, *call) -> None:
         self.open = True

@@ -30,10 +30,8 @@ def install(module: nn.Module) -> str | None:
 
 
 def install_group(model: nn.Module, found: Siblings) -> None:
-    group = Group(model, found, parts)
+    group = Group(model, found, parts, GROUP)
     setattr(group.parent, GROUP, group)
-    for member in group.members:
-        setattr(member, GROUP, group)
 
 
 def remove(module: nn.Module) -> None:

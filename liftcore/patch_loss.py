@@ -113,7 +113,7 @@ def install(model: nn.Module, eval_logits: bool) -> str | None:
         return "the model has a loss function of its own"
     try:
         with evaluating(model):
-            head = models.head(model)
+            head = models.known_head(model)
     except LiftError as error:
         return str(error)
     except Exception as error:

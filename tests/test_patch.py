@@ -1,6 +1,8 @@
 """accelerate() and restore(): equal numbers on every family, and what is left alone."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -279,6 +281,35 @@ def test_merging_after_acceleration(rng, how):
     torch.testing.assert_close(merged(ids).logits, right, rtol=1e-4, atol=1e-5)
     liftcore.restore(merged)
     torch.testing.assert_close(merged(ids).logits, right, rtol=1e-4, atol=1e-5)
+
+
+def test_unloaded_layers_are_freed_without_restore():
+    model = peft_model()
+    liftcore.accelerate(model)
+    layers = [weakref.ref(m) for m in model.modules() if patch_lora.is_lora(m)]
+    plain = model.merge_and_unload()
+    del model
+    gc.collect()
+    assert len(layers) == 14 and not any(layer() for layer in layers)
+    liftcore.restore(plain)
+    assert not any(groups.observed(m) or "forward" in vars(m) for m in plain.modules())
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3"])
+def test_restore_leaves_nothing_behind(family, rng):
+    model = peft_model(family)
+
+    def state():
+        return {
+            name: {k: dict(v) if isinstance(v, dict) else v for k, v in vars(module).items()}
+            for name, module in model.named_modules()
+        }
+
+    before = state()
+    assert liftcore.accelerate(model).loss and state() != before
+    run(model, ids_of(rng, 1, 9))
+    liftcore.restore(model)
+    assert state() == before
 
 
 def test_saved_and_loaded_by_peft(rng, tmp_path):
