@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from types import MethodType
-
 from torch import Tensor, nn
 
+from liftcore.bound import Bound, held
 from liftcore.groups import Group, Siblings, observed
 from liftcore.kernels.autocast import autocasting
 from liftcore.kernels.lora import lora_linear
@@ -24,7 +23,7 @@ def install(module: nn.Module) -> str | None:
     """Puts the op under a LoRA layer; why not, where it must be left alone."""
     why = "its forward is patched already" if "forward" in vars(module) else unfit(module)
     if why is None:
-        module.forward = MethodType(forward, module)
+        module.forward = Bound(forward, module)
         setattr(module, MARK, True)
     return why
 
@@ -142,4 +141,4 @@ def _arguments(module: nn.Module, name: str, x: Tensor) -> tuple:
 
 
 def _runs_ours(module: nn.Module) -> bool:
-    return getattr(vars(module).get("forward"), "__func__", None) is forward
+    return held(module) is forward

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from dataclasses import dataclass
-from types import FunctionType, MethodType
+from types import FunctionType
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from liftcore import model as models
+from liftcore.bound import Bound, held, innermost
 from liftcore.errors import LiftError
 from liftcore.groups import evaluating, observed
 from liftcore.kernels.autocast import autocasting
@@ -22,7 +23,7 @@ from liftcore.kernels.head_loss import linear_cross_entropy
 from liftcore.kernels.reference import soft_cap
 from liftcore.model import Head
 
-STATE = "_liftcore_loss"
+STATE, MARK = "_liftcore_loss", "_liftcore_forward"
 
 
 @dataclass
@@ -102,7 +103,8 @@ def find(model: nn.Module) -> nn.Module | None:
 
 def install(model: nn.Module, eval_logits: bool) -> str | None:
     """Puts the loss into a causal LM; why not, where it must be left alone."""
-    if "forward" in vars(model):
+    wrapped = vars(model).get("forward")
+    if wrapped is not None and not _is_ours(innermost(held(model))):
         return "the model's forward is patched already"
     if "logits_to_keep" not in inspect.signature(type(model).forward).parameters:
         return f"the forward of {type(model).__name__} has no logits_to_keep"
@@ -111,6 +113,8 @@ def install(model: nn.Module, eval_logits: bool) -> str | None:
         return why
     if model.loss_function is not ForCausalLMLoss:
         return "the model has a loss function of its own"
+    # A wrapper that somebody put around our forward computes in a dtype of its own.
+    vars(model).pop("forward", None)
     try:
         with evaluating(model):
             head = models.known_head(model)
@@ -118,8 +122,12 @@ def install(model: nn.Module, eval_logits: bool) -> str | None:
         return str(error)
     except Exception as error:
         return f"the model does not run on token ids alone: {error}"
+    finally:
+        if wrapped is not None:
+            model.forward = wrapped
     setattr(model, STATE, State(model, head, eval_logits))
-    model.forward = MethodType(_patched(type(model)), model)
+    if wrapped is None:
+        model.forward = Forward(model)
     with evaluating(model):
         why = _check(model)
     if why is not None:
@@ -133,8 +141,8 @@ def remove(model: nn.Module) -> None:
     if state is None:
         return
     state.handle.remove()
-    function = getattr(vars(model).get("forward"), "__func__", None)
-    if function is _patched(type(model)):
+    # Wrapped by others it stays: without a state it is the model's own.
+    if not hasattr(held(model), "__wrapped__") and _is_ours(held(model)):
         del model.forward
 
 
@@ -144,6 +152,20 @@ def _unfit_head(head: nn.Module) -> str | None:
     if not head.weight.is_floating_point() or head.bias is not None:
         return "the LM head is quantised or has a bias"
     return "the LM head is hooked" if "forward" in vars(head) or observed(head) else None
+
+
+class Forward(Bound):
+    def __init__(self, model: nn.Module):
+        super().__init__(_patched(type(model)), model)
+        self.__signature__ = inspect.signature(type(model).forward.__get__(model))
+
+    def __reduce__(self):
+        return Forward, (self.__self__,)
+
+
+def _is_ours(function) -> bool:
+    # Whatever class the model had then: FSDP2 gives it another.
+    return getattr(function, MARK, False)
 
 
 @functools.cache
@@ -156,6 +178,7 @@ def _patched(kind: type) -> FunctionType:
             return type(self).forward(self, *args, **kwargs)
         return _forward(self, state, *args, **kwargs)
 
+    setattr(forward, MARK, True)
     # Not __wrapped__: Accelerate would unwrap it, and take the loss off again.
     forward.__signature__ = inspect.signature(kind.forward)
     return forward

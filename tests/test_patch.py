@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import io
 import weakref
 
 import pytest
@@ -11,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from tiny import FAMILIES, MORE_FAMILIES, tiny_model
 
 import liftcore
-from liftcore import groups, patch_lora
+from liftcore import groups, patch_lora, patch_loss
 from liftcore.lora import Adapter
 
 
@@ -341,6 +342,26 @@ def test_generate_and_deep_copies(rng):
     assert torch.equal(other.generate(input_ids=ids, **settings), right)
     liftcore.restore(other)
     assert not any(groups.observed(m) or "forward" in vars(m) for m in other.modules())
+
+
+def test_a_pickled_model_is_accelerated_and_can_be_restored(rng, monkeypatch):
+    model, ids = peft_model(changes={"num_hidden_layers": 1}), ids_of(rng, 1, 9)
+    plain = run(model, ids)
+    liftcore.accelerate(model)
+    right, file = run(model, ids), io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=False)
+    for p in model.parameters():
+        p.data.zero_()
+    seen = count_layers(monkeypatch)
+    ours = loaded(input_ids=ids, labels=ids)
+    assert seen.count("lora_qkv") == 3 and seen.count("lora_gate_up") == 2 and len(seen) == 7
+    assert isinstance(ours, patch_loss.LossOutput)
+    assert all(torch.equal(a, right[name]) for name, a in run(loaded, ids).items())
+    liftcore.restore(loaded)
+    assert not any(groups.observed(m) or "forward" in vars(m) for m in loaded.modules())
+    assert all(torch.equal(a, plain[name]) for name, a in run(loaded, ids).items())
 
 
 def test_a_forward_wrapped_by_others_survives_restore(rng, monkeypatch):

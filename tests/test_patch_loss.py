@@ -230,6 +230,17 @@ def test_the_signature_stays():
     assert inspect.signature(model.forward) == right
 
 
+def test_a_model_that_changed_its_class_is_restored_and_taken_again(rng):
+    """FSDP2 gives a module a class of its own."""
+    model, ids = accelerated(), ids_of(rng, 1, 8)
+    model.__class__ = type("Sharded", (type(model),), {})
+    liftcore.restore(model)
+    assert "forward" not in vars(model)
+    with pytest.warns(UserWarning):
+        assert liftcore.accelerate(model).loss
+    assert isinstance(model(input_ids=ids, labels=ids), LossOutput)
+
+
 def test_mixture_of_experts_keep_their_own_loss(rng):
     config = transformers.MixtralConfig(
         vocab_size=VOCABULARY, hidden_size=16, intermediate_size=24, num_hidden_layers=1,

@@ -55,6 +55,12 @@ def losses(trainer):
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
+def bf16_accelerator():
+    accelerate = pytest.importorskip("accelerate")
+    accelerate.state.AcceleratorState._reset_state(True)  # that of a test before
+    return accelerate.Accelerator(mixed_precision="bf16", cpu=True)
+
+
 def count_outputs(monkeypatch):
     """The kinds of output that the trained model gave."""
     from liftcore import patch_loss
@@ -162,13 +168,12 @@ def test_trainer_with_liftcores_own_adapter(tmp_path, monkeypatch):
 
 
 def test_accelerate_in_a_plain_loop(monkeypatch):
-    accelerate = pytest.importorskip("accelerate")
     found = []
     for ours in (False, True):
         model = peft_model().train()
         if ours:
             liftcore.accelerate(model)
-        accelerator = accelerate.Accelerator(mixed_precision="bf16", cpu=True)
+        accelerator = bf16_accelerator()
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-2)
         model, optimizer = accelerator.prepare(model, optimizer)
         found.append([])
@@ -182,6 +187,27 @@ def test_accelerate_in_a_plain_loop(monkeypatch):
             optimizer.zero_grad()
             found[-1].append(out.loss.item())
     assert found[1] == pytest.approx(found[0], rel=2e-3)
+
+
+def test_what_accelerate_prepared_is_taken_again():
+    """Its wrapper stays around our forward after restore()."""
+    model, ids = tiny_model(num_hidden_layers=1).train(), torch.from_numpy(ROWS[:2])
+    liftcore.accelerate(model)
+    accelerator = bf16_accelerator()
+    assert accelerator.prepare_model(model) is model
+    right = model(input_ids=ids, labels=ids)
+    liftcore.restore(model)
+    theirs = model(input_ids=ids, labels=ids)
+    assert not isinstance(theirs, LossOutput) and isinstance(right, LossOutput)
+    report = liftcore.accelerate(model)
+    assert report.loss and not report.left
+    again = model(input_ids=ids, labels=ids)
+    assert isinstance(again, LossOutput) and again.logits.dtype == torch.float32
+    assert torch.equal(again.loss, right.loss)
+    assert again.loss.item() == pytest.approx(theirs.loss.item(), rel=1e-2)
+    accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    liftcore.restore(model)
+    assert "forward" not in vars(model)
 
 
 @pytest.mark.parametrize("before", [True, False])
