@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-from dataclasses import dataclass
 from types import FunctionType
 
 import torch
@@ -12,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import ModelOutput
 
 from liftcore import model as models
 from liftcore.bound import Bound, held, innermost
@@ -20,47 +18,10 @@ from liftcore.errors import LiftError
 from liftcore.groups import evaluating, observed
 from liftcore.kernels.autocast import autocasting
 from liftcore.kernels.head_loss import linear_cross_entropy
-from liftcore.kernels.reference import soft_cap
+from liftcore.loss_output import Logits, LossOutput, form
 from liftcore.model import Head
 
 STATE, MARK = "_liftcore_loss", "_liftcore_forward"
-
-
-@dataclass
-class LossOutput(ModelOutput):
-    """What the model returns for labels in training: the loss, and the logits when asked for.
-
-    `logits` [..., V] are computed when they are first read, with their gradient, in the dtype
-    that the model gives them; keys() does not name them.
-    """
-
-    loss: Tensor | None = None
-    past_key_values: object | None = None
-    hidden_states: tuple | None = None
-    attentions: tuple | None = None
-    head_input: Tensor | None = None  # [..., K]
-    head: Head | None = None
-
-    def __getattr__(self, name: str):
-        if name != "logits":
-            raise AttributeError(f"{type(self).__name__} has no {name!r}")
-        x, weight = self.head_input, self.head.weight
-        z = F.linear(x.to(weight.dtype), weight) * self.head.logit_scale
-        logits = soft_cap(z, self.head.softcap).to(x.dtype)
-        self.__dict__["logits"] = logits
-        return logits
-
-    def __getitem__(self, key):
-        if key == "logits":
-            return self.logits
-        if key == "loss" or key == 0:
-            return self.loss
-        return super().__getitem__(key) if isinstance(key, str) else self.to_tuple()[key]
-
-    def to_tuple(self) -> tuple:
-        ours = ("loss", "head_input", "head")
-        rest = (value for key, value in self.items() if key not in ours)
-        return (self.loss, self.logits, *rest)
 
 
 class State:
@@ -224,11 +185,16 @@ def _forward(model: nn.Module, state: State, *args, labels: Tensor, **kwargs) ->
     if count is not None:
         loss = loss / (count.to(loss.device) if isinstance(count, Tensor) else count)
     found = LossOutput(loss=loss)
+    x, head = hidden.to(dtype), Head(weight, state.softcap, state.logit_scale)
+    if model.training:
+        found["head_input"], found["head"] = x, head
+    elif torch.is_grad_enabled() or torch.compiler.is_compiling():
+        found["logits"] = form(x, head)
+    else:
+        found["logits"] = Logits(x, head)
     for key, value in out.items():
         if key != "logits":
             found[key] = value
-    found["head_input"] = hidden.to(dtype)
-    found["head"] = Head(weight, state.softcap, state.logit_scale)
     return found
 
 

@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from tiny import FAMILIES, MORE_FAMILIES, tiny_model
 
 import liftcore
-from liftcore import groups, patch_lora, patch_loss
+from liftcore import groups, loss_output, patch_lora
 from liftcore.lora import Adapter
 
 
@@ -357,7 +357,7 @@ def test_a_pickled_model_is_accelerated_and_can_be_restored(rng, monkeypatch):
     seen = count_layers(monkeypatch)
     ours = loaded(input_ids=ids, labels=ids)
     assert seen.count("lora_qkv") == 3 and seen.count("lora_gate_up") == 2 and len(seen) == 7
-    assert isinstance(ours, patch_loss.LossOutput)
+    assert isinstance(ours, loss_output.LossOutput)
     assert all(torch.equal(a, right[name]) for name, a in run(loaded, ids).items())
     liftcore.restore(loaded)
     assert not any(groups.observed(m) or "forward" in vars(m) for m in loaded.modules())

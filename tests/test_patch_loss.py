@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import liftcore
 from liftcore.kernels import head_loss_cpu
-from liftcore.patch_loss import LossOutput
+from liftcore.loss_output import LossOutput
 
 VOCABULARY = 211
 
@@ -49,9 +49,11 @@ def test_no_logits_are_formed_until_they_are_read(rng, monkeypatch):
         out.loss.backward()
     # The head's own weight, transposed, has 48 rows.
     assert widest.rows == 48 and "logits" not in set(out)
+    assert "logits" in out
     with widest:
         assert out.logits.shape == (2, 60, VOCABULARY)
     assert widest.rows == 120
+    assert out.get("logits") is out.logits and out.get("nothing", 3) == 3
     assert torch.equal(out.logits, out["logits"]) and torch.equal(out.logits, out[1])
     assert out[0] is out.loss and out["loss"] is out.loss and out.to_tuple()[0] is out.loss
     with pytest.raises(AttributeError):
@@ -123,7 +125,13 @@ def test_evaluation_gives_logits_unless_told_otherwise(rng):
     with torch.no_grad():
         lean = model(input_ids=ids, labels=ids)
     assert isinstance(lean, LossOutput) and rel(lean.loss, full.loss) < 1e-5
-    assert rel(lean.logits, full.logits) < 1e-5
+    assert rel(lean.logits, full.logits) < 1e-5 and type(lean.logits) is torch.Tensor
+    assert lean.get("logits") is lean["logits"] is lean.logits and "logits" in lean
+    assert list(lean) == list(full) and torch.equal(lean.to_tuple()[1], lean.logits)
+    with torch.no_grad():
+        value = dict(model(input_ids=ids, labels=ids).items())["logits"]
+        assert torch.equal(value.float().detach(), lean.logits)
+    assert torch.equal(torch.cat([value, value]), torch.cat([lean.logits] * 2))
     assert model(input_ids=ids).logits.shape == (2, 8, VOCABULARY)
 
 

@@ -10,8 +10,9 @@ from peft import LoraConfig, get_peft_model
 from tiny import tiny_model
 
 import liftcore
+from liftcore import loss_output
 from liftcore.lora import Adapter
-from liftcore.patch_loss import LossOutput
+from liftcore.loss_output import LossOutput
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 ROWS = np.random.default_rng(7).integers(3, 200, size=(12, 10))
@@ -134,17 +135,29 @@ def test_trainer_saves_and_resumes(tmp_path):
     assert "adapter_model.safetensors" in names
 
 
-def test_trainer_evaluates_the_loss_alone_without_logits(tmp_path, monkeypatch):
-    found = []
+@pytest.mark.parametrize("bf16", [False, True])
+def test_trainer_evaluates_the_loss_alone_without_logits(bf16, tmp_path, monkeypatch):
+    """Logits are formed for predictions and metrics only."""
+    found, predicted, formed = [], [], []
+    real = loss_output.form
+    monkeypatch.setattr(loss_output, "form", lambda *a: formed.append(1) or real(*a))
     for accelerate in (False, True):
         model = peft_model()
         if accelerate:
             liftcore.accelerate(model, eval_logits=False)
             seen = count_outputs(monkeypatch)
-        args = arguments(tmp_path, per_device_eval_batch_size=2)
+        args = arguments(tmp_path, per_device_eval_batch_size=2, bf16=bf16)
         trainer = transformers.Trainer(model=model, args=args, eval_dataset=rows(4))
         found.append(trainer.evaluate()["eval_loss"])
-    assert len(seen) == 2 and found[1] == pytest.approx(found[0], rel=1e-5)
+        assert not formed
+        predicted.append(trainer.predict(rows(4)).predictions)
+        trainer.compute_metrics = lambda p: {"size": float(np.abs(p.predictions).mean())}
+        found.append(trainer.evaluate()["eval_size"])
+    assert len(seen) == 6 and len(formed) == 4
+    assert found[2:] == pytest.approx(found[:2], rel=1e-2 if bf16 else 1e-5)
+    theirs, ours = predicted
+    assert ours.shape == theirs.shape == (4, 10, 211)
+    assert np.abs(ours - theirs).max() < (0.05 if bf16 else 1e-5) * np.abs(theirs).max()
 
 
 def test_trainer_with_liftcores_own_adapter(tmp_path, monkeypatch):
