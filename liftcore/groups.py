@@ -98,6 +98,8 @@ def _gated(model: nn.Module, parent: str, members, down: str, inner: Tensor | No
     dropout = any(isinstance(m, nn.Dropout) and m.p for m in owner.modules())
     if inner is None or dropout or "forward" in vars(owner):
         return plain
+    if not all(_untouched(child) for child in _others(owner, (*members, down)).values()):
+        return plain
     x = torch.randn(4, one.in_features, generator=torch.Generator().manual_seed(0)).to(inner)
     # The activations differ most, and are least like a line, for arguments of order 3.
     x = x * (3 / one(x).float().std()).to(x.dtype)
@@ -121,20 +123,27 @@ class Group:
     """A group at work in a model; remove() takes it out again.
 
     Nothing is kept once the parent's forward has ended, and outside of it no call is answered.
+    Its members are the children of these names whose attribute `mark` it is: a layer that
+    somebody takes out of the model is not kept alive.
     """
 
-    def __init__(self, model: nn.Module, siblings: Siblings, parts: Parts):
+    def __init__(self, model: nn.Module, siblings: Siblings, parts: Parts, mark: str):
         self.parent = model.get_submodule(siblings.parent)
         self.names = [path.rpartition(".")[2] for path in siblings.members]
-        self.members = [getattr(self.parent, name) for name in self.names]
+        self.mark = mark
+        for name in self.names:
+            setattr(getattr(self.parent, name), mark, self)
         self.down = siblings.down.rpartition(".")[2] if siblings.down else None
         self.activation, self.parts = siblings.activation, parts
+        # What the fused op leaves out, such as the activation's module.
+        self.others = {}
         self.open, self.x, self.ready = False, None, []
         self.handles = [
             self.parent.register_forward_pre_hook(self._enter),
             self.parent.register_forward_hook(self._leave, always_call=True),
         ]
         if self.down is not None:
+            self.others = _others(self.parent, (*siblings.members, siblings.down))
             self.parent.forward = self._gated
 
     def remove(self) -> None:
@@ -147,7 +156,8 @@ class Group:
         """The member's output for x; None when the member must compute it by itself."""
         if not self.open:
             return None
-        if member is self.members[0]:
+        name = next((name for name in self.names if self._child(name) is member), None)
+        if name == self.names[0]:
             self.x, self.ready = None, []
             inputs = self._inputs(x)
             if inputs is None:
@@ -155,34 +165,52 @@ class Group:
             y, *self.ready = lora_qkv(x, *inputs)
             self.x = x
             return y
-        if x is not self.x:
+        if x is not self.x or name is None:
             return None
-        at = next(i for i, m in enumerate(self.members[1:]) if m is member)
+        at = self.names.index(name) - 1
         y, self.ready[at] = self.ready[at], None
         return y
 
+    def _child(self, name: str) -> nn.Module | None:
+        return getattr(self.parent, name, None)
+
     def _inputs(self, x: Tensor) -> list | None:
         # Others may have put another layer in a member's place since.
-        there = (getattr(self.parent, name) for name in self.names)
-        if any(a is not b for a, b in zip(there, self.members, strict=True)):
+        members = [self._child(name) for name in self.names]
+        if any(getattr(member, self.mark, None) is not self for member in members):
             return None
-        parts = [self.parts(member, x) for member in self.members]
+        parts = [self.parts(member, x) for member in members]
         if any(p is None for p in parts):
             return None
         return [list(part) for part in zip(*parts, strict=True)]
 
     def _gated(self, x: Tensor, *args, **kwargs) -> Tensor:
-        inputs = None if args or kwargs else self._inputs(x)
+        inputs = None if args or kwargs or not self._same_others() else self._inputs(x)
         if inputs is None:
             return type(self.parent).forward(self.parent, x, *args, **kwargs)
         h = lora_gate_up(x, *inputs, activation=self.activation)
         return getattr(self.parent, self.down)(h)
+
+    def _same_others(self) -> bool:
+        there = self.others.items()
+        return all(self._child(name) is other and _untouched(other) for name, other in there)
 
     def _enter(self, *call) -> None:
         self.open = True
 
     def _leave(self, *call) -> None:
         self.open, self.x, self.ready = False, None, []
+
+
+def _others(parent: nn.Module, paths: tuple[str, ...]) -> dict[str, nn.Module]:
+    """The parent's children by name, without those at `paths`."""
+    names = [path.rpartition(".")[2] for path in paths]
+    return {name: child for name, child in parent.named_children() if name not in names}
+
+
+def _untouched(module: nn.Module) -> bool:
+    """Whether a module and those in it run as their classes say, unwatched."""
+    return not any("forward" in vars(m) or observed(m) for m in module.modules())
 
 
 def observed(module: nn.Module) -> bool:

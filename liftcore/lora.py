@@ -126,10 +126,7 @@ class Adapter:
             current.remove()
         for path, layer in self.layers.items():
             _set(self.model, path, layer)
-        self._working = [Group(self.model, found, _parts) for found in self.groups]
-        for group in self._working:
-            for layer in group.members:
-                layer.group = group
+        self._working = [Group(self.model, found, _parts, "group") for found in self.groups]
         self.model._liftcore_adapter = self
 
     def remove(self) -> None:

@@ -43,7 +43,7 @@ def accelerate(model: nn.Module, *, eval_logits: bool = True) -> PatchReport:
     batch without one scored token has the loss 0, not NaN.
 
     eval_logits: in eval mode a call with labels gives the logits too, as the model does by
-    itself, for metrics; False saves them there as well.
+    itself, for metrics; with False they are computed when they are used.
 
     What cannot be taken (dropout, DoRA, several active adapters, modules_to_save, other
     quantised bases) stays as it is, and the report names it; a warning says when there was no

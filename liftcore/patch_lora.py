@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from types import MethodType
-
 from torch import Tensor, nn
 
+from liftcore.bound import Bound, held
 from liftcore.groups import Group, Siblings, observed
 from liftcore.kernels.autocast import autocasting
 from liftcore.kernels.lora import lora_linear
@@ -24,16 +23,14 @@ def install(module: nn.Module) -> str | None:
     """Puts the op under a LoRA layer; why not, where it must be left alone."""
     why = "its forward is patched already" if "forward" in vars(module) else unfit(module)
     if why is None:
-        module.forward = MethodType(forward, module)
+        module.forward = Bound(forward, module)
         setattr(module, MARK, True)
     return why
 
 
 def install_group(model: nn.Module, found: Siblings) -> None:
-    group = Group(model, found, parts)
+    group = Group(model, found, parts, GROUP)
     setattr(group.parent, GROUP, group)
-    for member in group.members:
-        setattr(member, GROUP, group)
 
 
 def remove(module: nn.Module) -> None:
@@ -144,4 +141,4 @@ def _arguments(module: nn.Module, name: str, x: Tensor) -> tuple:
 
 
 def _runs_ours(module: nn.Module) -> bool:
-    return getattr(vars(module).get("forward"), "__func__", None) is forward
+    return held(module) is forward

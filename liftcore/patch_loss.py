@@ -4,62 +4,24 @@ from __future__ import annotations
 
 import functools
 import inspect
-from dataclasses import dataclass
-from types import FunctionType, MethodType
+from types import FunctionType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import ModelOutput
 
 from liftcore import model as models
+from liftcore.bound import Bound, held, innermost
 from liftcore.errors import LiftError
 from liftcore.groups import evaluating, observed
 from liftcore.kernels.autocast import autocasting
 from liftcore.kernels.head_loss import linear_cross_entropy
-from liftcore.kernels.reference import soft_cap
+from liftcore.loss_output import Logits, LossOutput, form
 from liftcore.model import Head
 
-STATE = "_liftcore_loss"
-
-
-@dataclass
-class LossOutput(ModelOutput):
-    """What the model returns for labels in training: the loss, and the logits when asked for.
-
-    `logits` [..., V] are computed when they are first read, with their gradient, in the dtype
-    that the model gives them; keys() does not name them.
-    """
-
-    loss: Tensor | None = None
-    past_key_values: object | None = None
-    hidden_states: tuple | None = None
-    attentions: tuple | None = None
-    head_input: Tensor | None = None  # [..., K]
-    head: Head | None = None
-
-    def __getattr__(self, name: str):
-        if name != "logits":
-            raise AttributeError(f"{type(self).__name__} has no {name!r}")
-        x, weight = self.head_input, self.head.weight
-        z = F.linear(x.to(weight.dtype), weight) * self.head.logit_scale
-        logits = soft_cap(z, self.head.softcap).to(x.dtype)
-        self.__dict__["logits"] = logits
-        return logits
-
-    def __getitem__(self, key):
-        if key == "logits":
-            return self.logits
-        if key == "loss" or key == 0:
-            return self.loss
-        return super().__getitem__(key) if isinstance(key, str) else self.to_tuple()[key]
-
-    def to_tuple(self) -> tuple:
-        ours = ("loss", "head_input", "head")
-        rest = (value for key, value in self.items() if key not in ours)
-        return (self.loss, self.logits, *rest)
+STATE, MARK = "_liftcore_loss", "_liftcore_forward"
 
 
 class State:
@@ -69,11 +31,18 @@ class State:
         self.softcap, self.logit_scale = head.softcap, head.logit_scale
         self.eval_logits = eval_logits
         self.waiting, self.hidden = False, None
-        self.handle = models.body(model).register_forward_hook(self._catch)
+        body = models.body(model)
+        self.handle = body.register_forward_hook(self._catch)
+        self.known = set(body._forward_hooks)  # those that ran before ours, and ours
 
     def _catch(self, body, args, output) -> None:
         if self.waiting:
             self.waiting, self.hidden = False, output[0]
+
+    def sees(self, body: nn.Module) -> bool:
+        """Whether what the hook catches is what the head will get."""
+        later = not self.known.issuperset(body._forward_hooks)
+        return not (later or body._backward_hooks or body._backward_pre_hooks)
 
     def run(self, forward, *args, **kwargs):
         """(the forward's output, what its body gave)."""
@@ -95,7 +64,8 @@ def find(model: nn.Module) -> nn.Module | None:
 
 def install(model: nn.Module, eval_logits: bool) -> str | None:
     """Puts the loss into a causal LM; why not, where it must be left alone."""
-    if "forward" in vars(model):
+    wrapped = vars(model).get("forward")
+    if wrapped is not None and not _is_ours(innermost(held(model))):
         return "the model's forward is patched already"
     if "logits_to_keep" not in inspect.signature(type(model).forward).parameters:
         return f"the forward of {type(model).__name__} has no logits_to_keep"
@@ -104,15 +74,21 @@ def install(model: nn.Module, eval_logits: bool) -> str | None:
         return why
     if model.loss_function is not ForCausalLMLoss:
         return "the model has a loss function of its own"
+    # A wrapper that somebody put around our forward computes in a dtype of its own.
+    vars(model).pop("forward", None)
     try:
         with evaluating(model):
-            head = models.head(model)
+            head = models.known_head(model)
     except LiftError as error:
         return str(error)
     except Exception as error:
         return f"the model does not run on token ids alone: {error}"
+    finally:
+        if wrapped is not None:
+            model.forward = wrapped
     setattr(model, STATE, State(model, head, eval_logits))
-    model.forward = MethodType(_patched(type(model)), model)
+    if wrapped is None:
+        model.forward = Forward(model)
     with evaluating(model):
         why = _check(model)
     if why is not None:
@@ -126,8 +102,8 @@ def remove(model: nn.Module) -> None:
     if state is None:
         return
     state.handle.remove()
-    function = getattr(vars(model).get("forward"), "__func__", None)
-    if function is _patched(type(model)):
+    # Wrapped by others it stays: without a state it is the model's own.
+    if not hasattr(held(model), "__wrapped__") and _is_ours(held(model)):
         del model.forward
 
 
@@ -137,6 +113,20 @@ def _unfit_head(head: nn.Module) -> str | None:
     if not head.weight.is_floating_point() or head.bias is not None:
         return "the LM head is quantised or has a bias"
     return "the LM head is hooked" if "forward" in vars(head) or observed(head) else None
+
+
+class Forward(Bound):
+    def __init__(self, model: nn.Module):
+        super().__init__(_patched(type(model)), model)
+        self.__signature__ = inspect.signature(type(model).forward.__get__(model))
+
+    def __reduce__(self):
+        return Forward, (self.__self__,)
+
+
+def _is_ours(function) -> bool:
+    # Whatever class the model had then: FSDP2 gives it another.
+    return getattr(function, MARK, False)
 
 
 @functools.cache
@@ -149,6 +139,7 @@ def _patched(kind: type) -> FunctionType:
             return type(self).forward(self, *args, **kwargs)
         return _forward(self, state, *args, **kwargs)
 
+    setattr(forward, MARK, True)
     # Not __wrapped__: Accelerate would unwrap it, and take the loss off again.
     forward.__signature__ = inspect.signature(kind.forward)
     return forward
@@ -166,6 +157,7 @@ def _takes(model: nn.Module, state: State, kwargs: dict) -> bool:
         and kwargs.get("return_dict", getattr(config, "return_dict", True)) is not False
         and model.loss_function is ForCausalLMLoss
         and _unfit_head(model.get_output_embeddings()) is None
+        and state.sees(models.body(model))
     )
 
 
@@ -193,11 +185,16 @@ def _forward(model: nn.Module, state: State, *args, labels: Tensor, **kwargs) ->
     if count is not None:
         loss = loss / (count.to(loss.device) if isinstance(count, Tensor) else count)
     found = LossOutput(loss=loss)
+    x, head = hidden.to(dtype), Head(weight, state.softcap, state.logit_scale)
+    if model.training:
+        found["head_input"], found["head"] = x, head
+    elif torch.is_grad_enabled() or torch.compiler.is_compiling():
+        found["logits"] = form(x, head)
+    else:
+        found["logits"] = Logits(x, head)
     for key, value in out.items():
         if key != "logits":
             found[key] = value
-    found["head_input"] = hidden.to(dtype)
-    found["head"] = Head(weight, state.softcap, state.logit_scale)
     return found
 
 

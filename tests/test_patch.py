@@ -1,6 +1,9 @@
 """accelerate() and restore(): equal numbers on every family, and what is left alone."""
 
 import copy
+import gc
+import io
+import weakref
 
 import pytest
 import torch
@@ -9,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from tiny import FAMILIES, MORE_FAMILIES, tiny_model
 
 import liftcore
-from liftcore import groups, patch_lora
+from liftcore import groups, loss_output, patch_lora
 from liftcore.lora import Adapter
 
 
@@ -165,6 +168,31 @@ def test_a_patched_or_hooked_base_is_left():
     assert "forward" in vars(one), "somebody else's patch stays"
 
 
+@pytest.mark.parametrize("how", ["replaced", "hooked", "patched", "watched before"])
+def test_the_activation_of_a_fused_mlp_is_the_models_own(how, rng, monkeypatch):
+    """The fused product leaves act_fn out, so it must be the one that was there."""
+    model, seen = peft_model(changes={"num_hidden_layers": 1}), []
+    mlp, ids = model.base_model.model.model.layers[0].mlp, ids_of(rng, 1, 9)
+    own = model(ids).logits
+    if how == "watched before":
+        mlp.act_fn.register_forward_hook(lambda *a: seen.append(1))
+    liftcore.accelerate(model)
+    calls = count_layers(monkeypatch)
+    if how == "replaced":
+        mlp.act_fn = torch.nn.ReLU()
+    elif how == "hooked":
+        mlp.act_fn.register_forward_hook(lambda m, args, out: out * 2)
+    elif how == "patched":
+        mlp.act_fn.forward = torch.relu
+    seen.clear()
+    ours = model(ids).logits
+    assert "lora_gate_up" not in calls and calls.count("lora_qkv") == 5, "still a group"
+    assert seen == ([1] if how == "watched before" else [])
+    liftcore.restore(model)
+    torch.testing.assert_close(ours, model(ids).logits)
+    assert (rel(ours, own) < 1e-5) is (how == "watched before")
+
+
 def test_a_model_without_lora_gets_a_warning_and_the_loss(rng):
     model = tiny_model().train()
     ids = ids_of(rng, 1, 9)
@@ -256,6 +284,35 @@ def test_merging_after_acceleration(rng, how):
     torch.testing.assert_close(merged(ids).logits, right, rtol=1e-4, atol=1e-5)
 
 
+def test_unloaded_layers_are_freed_without_restore():
+    model = peft_model()
+    liftcore.accelerate(model)
+    layers = [weakref.ref(m) for m in model.modules() if patch_lora.is_lora(m)]
+    plain = model.merge_and_unload()
+    del model
+    gc.collect()
+    assert len(layers) == 14 and not any(layer() for layer in layers)
+    liftcore.restore(plain)
+    assert not any(groups.observed(m) or "forward" in vars(m) for m in plain.modules())
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3"])
+def test_restore_leaves_nothing_behind(family, rng):
+    model = peft_model(family)
+
+    def state():
+        return {
+            name: {k: dict(v) if isinstance(v, dict) else v for k, v in vars(module).items()}
+            for name, module in model.named_modules()
+        }
+
+    before = state()
+    assert liftcore.accelerate(model).loss and state() != before
+    run(model, ids_of(rng, 1, 9))
+    liftcore.restore(model)
+    assert state() == before
+
+
 def test_saved_and_loaded_by_peft(rng, tmp_path):
     from peft import PeftModel
 
@@ -285,6 +342,26 @@ def test_generate_and_deep_copies(rng):
     assert torch.equal(other.generate(input_ids=ids, **settings), right)
     liftcore.restore(other)
     assert not any(groups.observed(m) or "forward" in vars(m) for m in other.modules())
+
+
+def test_a_pickled_model_is_accelerated_and_can_be_restored(rng, monkeypatch):
+    model, ids = peft_model(changes={"num_hidden_layers": 1}), ids_of(rng, 1, 9)
+    plain = run(model, ids)
+    liftcore.accelerate(model)
+    right, file = run(model, ids), io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=False)
+    for p in model.parameters():
+        p.data.zero_()
+    seen = count_layers(monkeypatch)
+    ours = loaded(input_ids=ids, labels=ids)
+    assert seen.count("lora_qkv") == 3 and seen.count("lora_gate_up") == 2 and len(seen) == 7
+    assert isinstance(ours, loss_output.LossOutput)
+    assert all(torch.equal(a, right[name]) for name, a in run(loaded, ids).items())
+    liftcore.restore(loaded)
+    assert not any(groups.observed(m) or "forward" in vars(m) for m in loaded.modules())
+    assert all(torch.equal(a, plain[name]) for name, a in run(loaded, ids).items())
 
 
 def test_a_forward_wrapped_by_others_survives_restore(rng, monkeypatch):

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import liftcore
 from liftcore.kernels import head_loss_cpu
-from liftcore.patch_loss import LossOutput
+from liftcore.loss_output import LossOutput
 
 VOCABULARY = 211
 
@@ -49,9 +49,11 @@ def test_no_logits_are_formed_until_they_are_read(rng, monkeypatch):
         out.loss.backward()
     # The head's own weight, transposed, has 48 rows.
     assert widest.rows == 48 and "logits" not in set(out)
+    assert "logits" in out
     with widest:
         assert out.logits.shape == (2, 60, VOCABULARY)
     assert widest.rows == 120
+    assert out.get("logits") is out.logits and out.get("nothing", 3) == 3
     assert torch.equal(out.logits, out["logits"]) and torch.equal(out.logits, out[1])
     assert out[0] is out.loss and out["loss"] is out.loss and out.to_tuple()[0] is out.loss
     with pytest.raises(AttributeError):
@@ -123,7 +125,13 @@ def test_evaluation_gives_logits_unless_told_otherwise(rng):
     with torch.no_grad():
         lean = model(input_ids=ids, labels=ids)
     assert isinstance(lean, LossOutput) and rel(lean.loss, full.loss) < 1e-5
-    assert rel(lean.logits, full.logits) < 1e-5
+    assert rel(lean.logits, full.logits) < 1e-5 and type(lean.logits) is torch.Tensor
+    assert lean.get("logits") is lean["logits"] is lean.logits and "logits" in lean
+    assert list(lean) == list(full) and torch.equal(lean.to_tuple()[1], lean.logits)
+    with torch.no_grad():
+        value = dict(model(input_ids=ids, labels=ids).items())["logits"]
+        assert torch.equal(value.float().detach(), lean.logits)
+    assert torch.equal(torch.cat([value, value]), torch.cat([lean.logits] * 2))
     assert model(input_ids=ids).logits.shape == (2, 8, VOCABULARY)
 
 
@@ -188,6 +196,39 @@ def test_a_loss_function_or_a_hook_of_later_is_respected(rng):
     assert model(input_ids=ids, labels=ids).loss.item() == 9
 
 
+@pytest.mark.parametrize("kind", ["forward", "full_backward"])
+def test_a_hook_on_the_body_is_respected(kind, rng):
+    """One of before runs before ours; with one of later the model's own path is taken."""
+    model, ids, seen = tiny_model(num_hidden_layers=1).train(), ids_of(rng, 1, 8), []
+    model.get_input_embeddings().weight.requires_grad_(True)
+
+    def double(body, args, output):
+        output.last_hidden_state = output.last_hidden_state * 2
+
+    def note(body, *gradients):
+        seen.append(1)
+
+    def run():
+        out = model(input_ids=ids, labels=ids)
+        out.loss.backward()
+        return out.loss, out.logits, seen.copy()
+
+    model.model.register_forward_hook(double)
+    with pytest.warns(UserWarning):
+        assert liftcore.accelerate(model).loss
+    before = run()
+    handle = getattr(model.model, f"register_{kind}_hook")(double if kind == "forward" else note)
+    after = run()
+    assert isinstance(model(input_ids=ids, labels=ids), LossOutput) is False
+    liftcore.restore(model)
+    seen.clear()
+    for ours, theirs in zip(after, run(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    handle.remove()
+    for ours, theirs in zip(before[:2], run()[:2], strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_the_signature_stays():
     """Trainer reads it, to know the columns of a data set and whether the loss takes counts."""
     model = tiny_model()
@@ -195,6 +236,17 @@ def test_the_signature_stays():
     with pytest.warns(UserWarning):
         liftcore.accelerate(model)
     assert inspect.signature(model.forward) == right
+
+
+def test_a_model_that_changed_its_class_is_restored_and_taken_again(rng):
+    """FSDP2 gives a module a class of its own."""
+    model, ids = accelerated(), ids_of(rng, 1, 8)
+    model.__class__ = type("Sharded", (type(model),), {})
+    liftcore.restore(model)
+    assert "forward" not in vars(model)
+    with pytest.warns(UserWarning):
+        assert liftcore.accelerate(model).loss
+    assert isinstance(model(input_ids=ids, labels=ids), LossOutput)
 
 
 def test_mixture_of_experts_keep_their_own_loss(rng):

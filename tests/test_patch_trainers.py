@@ -10,8 +10,9 @@ from peft import LoraConfig, get_peft_model
 from tiny import tiny_model
 
 import liftcore
+from liftcore import loss_output
 from liftcore.lora import Adapter
-from liftcore.patch_loss import LossOutput
+from liftcore.loss_output import LossOutput
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 ROWS = np.random.default_rng(7).integers(3, 200, size=(12, 10))
@@ -53,6 +54,12 @@ def arguments(folder, **settings):
 
 def losses(trainer):
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def bf16_accelerator():
+    accelerate = pytest.importorskip("accelerate")
+    accelerate.state.AcceleratorState._reset_state(True)  # that of a test before
+    return accelerate.Accelerator(mixed_precision="bf16", cpu=True)
 
 
 def count_outputs(monkeypatch):
@@ -128,17 +135,29 @@ def test_trainer_saves_and_resumes(tmp_path):
     assert "adapter_model.safetensors" in names
 
 
-def test_trainer_evaluates_the_loss_alone_without_logits(tmp_path, monkeypatch):
-    found = []
+@pytest.mark.parametrize("bf16", [False, True])
+def test_trainer_evaluates_the_loss_alone_without_logits(bf16, tmp_path, monkeypatch):
+    """Logits are formed for predictions and metrics only."""
+    found, predicted, formed = [], [], []
+    real = loss_output.form
+    monkeypatch.setattr(loss_output, "form", lambda *a: formed.append(1) or real(*a))
     for accelerate in (False, True):
         model = peft_model()
         if accelerate:
             liftcore.accelerate(model, eval_logits=False)
             seen = count_outputs(monkeypatch)
-        args = arguments(tmp_path, per_device_eval_batch_size=2)
+        args = arguments(tmp_path, per_device_eval_batch_size=2, bf16=bf16)
         trainer = transformers.Trainer(model=model, args=args, eval_dataset=rows(4))
         found.append(trainer.evaluate()["eval_loss"])
-    assert len(seen) == 2 and found[1] == pytest.approx(found[0], rel=1e-5)
+        assert not formed
+        predicted.append(trainer.predict(rows(4)).predictions)
+        trainer.compute_metrics = lambda p: {"size": float(np.abs(p.predictions).mean())}
+        found.append(trainer.evaluate()["eval_size"])
+    assert len(seen) == 6 and len(formed) == 4
+    assert found[2:] == pytest.approx(found[:2], rel=1e-2 if bf16 else 1e-5)
+    theirs, ours = predicted
+    assert ours.shape == theirs.shape == (4, 10, 211)
+    assert np.abs(ours - theirs).max() < (0.05 if bf16 else 1e-5) * np.abs(theirs).max()
 
 
 def test_trainer_with_liftcores_own_adapter(tmp_path, monkeypatch):
@@ -162,13 +181,12 @@ def test_trainer_with_liftcores_own_adapter(tmp_path, monkeypatch):
 
 
 def test_accelerate_in_a_plain_loop(monkeypatch):
-    accelerate = pytest.importorskip("accelerate")
     found = []
     for ours in (False, True):
         model = peft_model().train()
         if ours:
             liftcore.accelerate(model)
-        accelerator = accelerate.Accelerator(mixed_precision="bf16", cpu=True)
+        accelerator = bf16_accelerator()
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-2)
         model, optimizer = accelerator.prepare(model, optimizer)
         found.append([])
@@ -182,6 +200,27 @@ def test_accelerate_in_a_plain_loop(monkeypatch):
             optimizer.zero_grad()
             found[-1].append(out.loss.item())
     assert found[1] == pytest.approx(found[0], rel=2e-3)
+
+
+def test_what_accelerate_prepared_is_taken_again():
+    """Its wrapper stays around our forward after restore()."""
+    model, ids = tiny_model(num_hidden_layers=1).train(), torch.from_numpy(ROWS[:2])
+    liftcore.accelerate(model)
+    accelerator = bf16_accelerator()
+    assert accelerator.prepare_model(model) is model
+    right = model(input_ids=ids, labels=ids)
+    liftcore.restore(model)
+    theirs = model(input_ids=ids, labels=ids)
+    assert not isinstance(theirs, LossOutput) and isinstance(right, LossOutput)
+    report = liftcore.accelerate(model)
+    assert report.loss and not report.left
+    again = model(input_ids=ids, labels=ids)
+    assert isinstance(again, LossOutput) and again.logits.dtype == torch.float32
+    assert torch.equal(again.loss, right.loss)
+    assert again.loss.item() == pytest.approx(theirs.loss.item(), rel=1e-2)
+    accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    liftcore.restore(model)
+    assert "forward" not in vars(model)
 
 
 @pytest.mark.parametrize("before", [True, False])
