@@ -180,3 +180,11 @@ def table(rows: Sequence[Sequence[str]]) -> str:
         )
         for r in rows
     )
+
+
+def results_name(device: torch.device) -> str:
+    """The folder of a device under bench/results: the card, or the processor without its maker."""
+    if device.type == "cuda":
+        return slug(device)
+    words = re.findall(r"[a-z0-9]+", device_name(device).split("(")[0].lower())
+    return "-".join(["cpu", *(w for w in words if w not in ("amd", "intel", "cpu", "processor"))])

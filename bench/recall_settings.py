@@ -1,0 +1,114 @@
+"""What the recall benchmark compares: a base setting, and lines that change one thing each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from liftcore.config import LiftConfig
+
+DOCUMENTS = (
+    "fiction-0", "essay-addiction", "fiction-1", "essay-submarine", "fiction-2", "essay-vb",
+)  # fmt: skip
+SEEDS = (0, 1, 2)
+# Rates are constant, so that one run gives the recall after any number of token-passes.
+BASE = dict(segment_length=128, batch_size=1, rank=16, learning_rate=1e-3, lr_schedule="constant")
+OFFICIAL = dict(
+    segment_length=128, schedule="overlap", overlap_loss="all", batch_size=4, rank=128, alpha=256.0,
+    lr_schedule="constant", warmup=0.0,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to train.
+
+    line      the question that it helps to answer
+    passes    when to stop at the latest, in passes over the document's tokens
+    trainer   PEFT under transformers' Trainer in place of liftcore
+    """
+
+    name: str
+    line: str
+    changes: dict = field(default_factory=dict)
+    passes: int = 12
+    trainer: bool = False
+
+    def config(self, seed: int, epochs: int = 1) -> LiftConfig:
+        start = OFFICIAL if self.trainer else BASE
+        return LiftConfig(**{"epochs": epochs, **start, **self.changes, "seed": seed})
+
+
+def _schedule(schedule: str, overlap_loss: str) -> Setting:
+    return Setting(
+        f"{schedule}/{overlap_loss}",
+        "schedule",
+        dict(schedule=schedule, overlap_loss=overlap_loss),
+    )
+
+
+def _line(line: str, name: str, passes: int = 12, **changes) -> Setting:
+    return Setting(name, line, changes, passes)
+
+
+SCHEDULES = (
+    _schedule("jitter", "all"),
+    _schedule("overlap", "all"),
+    _schedule("trivial", "all"),
+    _schedule("overlap", "new"),
+    _schedule("overlap", "mean"),
+)
+LINES = (
+    _line("rate", "rate 2e-3", learning_rate=2e-3),
+    _line("batch", "batch 2", batch_size=2),
+    _line("segment", "segment 64", segment_length=64, batch_size=2),
+    _line("segment", "segment 256", segment_length=256),
+    _line("rank", "rank 64", rank=64),
+    _line("rate", "rate 5e-4", learning_rate=5e-4),
+    _line("batch", "batch 4", batch_size=4),
+    _line("segment", "segment 512", segment_length=512),
+)
+COSINE = dict(lr_schedule="cosine", learning_rate=2e-3, batch_size=2, rank=64)
+# A cosine ends at 0, so each of its lengths is a run of its own, measured at its end.
+FINAL = tuple(
+    _line("cosine", f"cosine {epochs} epochs", 0, epochs=epochs, **COSINE) for epochs in (8, 12)
+)
+PEERS = (
+    Setting("official 3e-4", "official", dict(learning_rate=3e-4), passes=40, trainer=True),
+    Setting("official 5e-5", "official", dict(learning_rate=5e-5), passes=40, trainer=True),
+)
+SETTINGS = {s.name: s for s in (*SCHEDULES, *LINES, *FINAL, *PEERS)}
+
+
+@dataclass(frozen=True)
+class Case:
+    document: str
+    seed: int
+    setting: Setting
+
+    @property
+    def key(self) -> str:
+        return f"{self.document} | {self.seed} | {self.setting.name}"
+
+
+def cases() -> Iterator[Case]:
+    """Every case, ordered so that a sweep that is cut short is a balanced answer already."""
+    main, weighted = SCHEDULES[:3], SCHEDULES[3:]
+    two, rest = DOCUMENTS[:2], DOCUMENTS[2:]
+    early, late = (*LINES[:5], FINAL[-1]), (*LINES[5:], FINAL[0])
+    yield from _cross([0], DOCUMENTS, main)
+    yield from _cross([0], two, weighted)
+    yield from _cross([0], two, early)
+    yield from _cross([0], two[:1], PEERS[:1])
+    yield from _cross([1, 2], DOCUMENTS, main)
+    yield from _cross([0], rest, weighted)
+    yield from _cross([0], two[1:], PEERS[:1])
+    yield from _cross([0], rest, early)
+    yield from _cross([1, 2], DOCUMENTS, weighted)
+    yield from _cross([0], DOCUMENTS, late)
+    yield from _cross([0], rest[:1], PEERS[:1])
+    yield from _cross([0], two[:1], PEERS[1:])
+
+
+def _cross(seeds, documents, settings) -> Iterator[Case]:
+    return (Case(d, seed, s) for seed in seeds for d in documents for s in settings)

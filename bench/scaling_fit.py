@@ -1,0 +1,68 @@
+"""Fits of cost against length, and where two costs cross."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+ANSWER = 32  # tokens of an answer
+
+
+@dataclass(frozen=True)
+class Fit:
+    """cost(n) = Σ coefficients[i] · n^i, with the share of the spread that it explains."""
+
+    coefficients: tuple[float, ...]
+    r2: float
+
+    def __call__(self, n):
+        return sum(c * np.asarray(n, dtype=float) ** i for i, c in enumerate(self.coefficients))
+
+
+def fit(lengths, values, degree: int) -> Fit:
+    """Least squares of the relative errors, so that short documents count as much as long ones.
+
+    Raises ValueError with fewer points than coefficients.
+    """
+    n, y = np.asarray(lengths, dtype=float), np.asarray(values, dtype=float)
+    if len(n) <= degree:
+        raise ValueError(f"{len(n)} points do not determine a polynomial of degree {degree}")
+    scale = n.max()
+    powers = (n[:, None] / scale) ** np.arange(degree + 1)  # [points, degree + 1]
+    found, *_ = np.linalg.lstsq(powers / y[:, None], np.ones_like(y), rcond=None)
+    left, spread = ((powers @ found - y) ** 2).sum(), ((y - y.mean()) ** 2).sum()
+    r2 = 1.0 - left / spread if spread else 1.0
+    return Fit(tuple(float(c / scale**i) for i, c in enumerate(found)), float(r2))
+
+
+def combine(*terms: tuple[float, Fit]) -> Fit:
+    """Σ factor · fit; its r2 is the worst of its terms."""
+    size = max(len(f.coefficients) for _, f in terms)
+    total = np.zeros(size)
+    for factor, f in terms:
+        total[: len(f.coefficients)] += factor * np.array(f.coefficients)
+    return Fit(tuple(total), min(f.r2 for _, f in terms))
+
+
+def constant(value: float) -> Fit:
+    return Fit((float(value),), 1.0)
+
+
+def cost(first: Fit, question: Fit, token: Fit, questions: int, epochs: int = 1) -> Fit:
+    """Seconds for a document and `questions` answers of 32 tokens; 0 questions: the first token
+    of the first answer."""
+    asked, tokens = (1, 0) if questions == 0 else (questions, questions * (ANSWER - 1))
+    return combine((epochs, first), (asked, question), (tokens, token))
+
+
+def crossing(ours: Fit, theirs: Fit) -> float | None:
+    """The length from which on `theirs` costs more than `ours`: 0 when it always does, None when
+    it never does for long documents."""
+    difference = combine((1, theirs), (-1, ours))
+    coefficients = np.trim_zeros(np.array(difference.coefficients), "b")
+    if not len(coefficients) or coefficients[-1] < 0:
+        return None
+    roots = np.roots(coefficients[::-1])
+    real = roots.real[(abs(roots.imag) < 1e-9 * np.maximum(1, abs(roots.real))) & (roots.real > 0)]
+    return float(real.max()) if len(real) else 0.0

@@ -1,0 +1,170 @@
+"""The scaling benchmark's rows as fits, crossings, a short table, a JSON file and a picture."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench import scaling_fit
+from bench.common import table
+from bench.scaling_fit import Fit, constant, cost, crossing, fit
+from liftcore.config import SCHEDULES
+
+QUESTIONS = (0, 1, 10, 100)  # 0: the first token of the first answer
+EPOCHS = (1, 12)
+
+
+@dataclass
+class Line:
+    """One way over all lengths."""
+
+    way: str
+    rows: list[dict]  # that ran, by length
+    oom: int | None  # the first length that did not fit the memory
+    first: Fit | None = None  # seconds to read the document
+    question: Fit | None = None
+    token: Fit | None = None
+    memory: Fit | None = None
+    lengths: list[int] = field(default_factory=list)
+
+    @property
+    def is_lift(self) -> bool:
+        return self.way in SCHEDULES
+
+
+def lines_of(rows: list[dict]) -> dict[str, Line]:
+    """The lines of each way, with their fits where enough points were measured."""
+    found = {}
+    for way in dict.fromkeys(r["way"] for r in rows):
+        ran = sorted((r for r in rows if r["way"] == way and not r["oom"]), key=_tokens)
+        ended = [r["tokens"] for r in rows if r["way"] == way and r["oom"]]
+        line = Line(way, ran, min(ended, default=None), lengths=[r["tokens"] for r in ran])
+        found[way] = line
+        degree = 1 if line.is_lift else 2
+        if len(ran) <= degree:
+            continue
+        line.first = fit(line.lengths, [r["first_seconds"] for r in ran], degree)
+        line.memory = fit(line.lengths, [r["peak_bytes"] for r in ran], 1)
+        if line.is_lift:
+            # Nothing of the document is in the prompt: the length cannot matter.
+            line.question = constant(_median(ran, "question_seconds"))
+            line.token = constant(_median(ran, "token_seconds"))
+        elif way == "icl":
+            line.question = fit(line.lengths, [r["question_seconds"] for r in ran], 1)
+            line.token = fit(line.lengths, [r["token_seconds"] for r in ran], 1)
+    return found
+
+
+def crossings(lines: dict[str, Line]) -> list[dict]:
+    """For each LIFT line, epochs and number of questions: the length beyond which it is cheaper
+    than honest in-context learning."""
+    icl = lines.get("icl")
+    if icl is None or icl.first is None:
+        return []
+    found = []
+    for line in lines.values():
+        if not line.is_lift or line.first is None:
+            continue
+        for epochs in EPOCHS:
+            for questions in QUESTIONS:
+                ours = cost(line.first, line.question, line.token, questions, epochs)
+                theirs = cost(icl.first, icl.question, icl.token, questions)
+                at = crossing(ours, theirs)
+                measured = at is not None and at <= min(max(line.lengths), max(icl.lengths))
+                found.append(
+                    {
+                        "schedule": line.way,
+                        "epochs": epochs,
+                        "questions": questions,
+                        "tokens": None if at is None else round(at),
+                        "within_measured_lengths": measured and epochs == 1,
+                    }
+                )
+    return found
+
+
+def report(rows: list[dict], folder: Path) -> dict:
+    """Prints the table, writes scaling.json and scaling.png. Raises SystemExit without rows."""
+    if not rows:
+        raise SystemExit(f"no rows in {folder / 'scaling.csv'}: run python -m bench scaling first")
+    lines = lines_of(rows)
+    found = crossings(lines)
+    result = {
+        "command": "python -m bench scaling",
+        "device": rows[0]["device"],
+        "versions": rows[0]["versions"],
+        "model": rows[0]["model"],
+        "config": rows[0]["config"],
+        "answer_tokens": scaling_fit.ANSWER,
+        "question_tokens": 32,
+        "lines": {w: _described(line) for w, line in lines.items()},
+        "crossings": found,
+    }
+    (folder / "scaling.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(_table(lines, found))
+    try:
+        from bench import scaling_plot
+    except ImportError:
+        print("no picture: matplotlib is not installed")
+    else:
+        print(scaling_plot.plot(rows, lines, found, folder / "scaling.png"))
+    return result
+
+
+def _described(line: Line) -> dict:
+    about = {"measured": line.lengths, "out_of_memory_at": line.oom}
+    for name in ("first", "question", "token", "memory"):
+        fitted = getattr(line, name)
+        if fitted is not None:
+            about[name] = {"coefficients": fitted.coefficients, "r2": round(fitted.r2, 6)}
+    if line.rows:
+        peaks = [r["peak_bytes"] for r in line.rows]
+        about["peak_bytes"] = {"shortest": peaks[0], "longest": peaks[-1], "most": max(peaks)}
+    return about
+
+
+def _table(lines: dict[str, Line], found: list[dict]) -> str:
+    """A line each: the fit, its R², memory, and where it crosses honest in-context learning."""
+    head = ["way", "seconds for n thousand tokens", "R2", "longest", "peak GiB", "first token",
+            "Q=1", "Q=10", "Q=100"]  # fmt: skip
+    out = [head]
+    for way, line in lines.items():
+        fitted = line.first
+        terms = fitted.coefficients if fitted else ()
+        text = " + ".join(
+            f"{c * 1000**i:.3g}{('', ' n', ' n²')[i]}" for i, c in enumerate(terms)
+        ).replace("+ -", "- ")
+        peaks = [r["peak_bytes"] / 2**30 for r in line.rows]
+        longest = f"{line.lengths[-1]:,}" if line.lengths else "none"
+        out.append(
+            [
+                f"LIFT {way}, 1 epoch" if line.is_lift else way,
+                text or "too few points",
+                f"{fitted.r2:.5f}" if fitted else "-",
+                longest + (f" (no memory at {line.oom:,})" if line.oom else ""),
+                f"{peaks[0]:.1f} to {peaks[-1]:.1f}" if peaks else "-",
+                *(_crossing_text(way, questions, found) for questions in QUESTIONS),
+            ]
+        )
+    return (
+        table(out)
+        + "\nright: the tokens beyond which one epoch of LIFT is cheaper than ICL (icl: flash "
+        "attention,\nlast-token logits, KV cache); Q questions with answers of 32 tokens each"
+    )
+
+
+def _crossing_text(way: str, questions: int, found: list[dict]) -> str:
+    for c in found:
+        if (c["schedule"], c["epochs"], c["questions"]) == (way, 1, questions):
+            return "never" if c["tokens"] is None else f"{c['tokens']:,}"
+    return "-"
+
+
+def _tokens(row: dict) -> int:
+    return row["tokens"]
+
+
+def _median(rows: list[dict], name: str) -> float:
+    values = sorted(r[name] for r in rows)
+    return values[len(values) // 2]

@@ -1,0 +1,72 @@
+"""The one command for a GPU machine, and the README's figures."""
+
+import json
+
+import pytest
+import torch
+
+from bench import gpu, readme
+
+
+def test_without_a_gpu_every_part_is_named_as_skipped(capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu.main(["--minutes", "1"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in out] == [p.name for p in gpu.PARTS]
+    assert all("skipped" in line for line in out)
+
+
+@pytest.fixture
+def card(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Test Card")
+    monkeypatch.setattr(gpu, "RESULTS", tmp_path)
+    return tmp_path / "test-card"
+
+
+def test_results_are_kept_as_they_come_and_failures_are_told(card, monkeypatch, capsys):
+    parts = (
+        gpu.Part("good", ("-c", "print('fine')"), 0.4),
+        gpu.Part("bad", ("-c", "raise SystemExit('no room')"), 0.4),
+        gpu.Part("absent", ("-c", ""), 0.1, ("no_such_module",)),
+        gpu.Part("writes", ("-c", "import os; open(os.environ['MADE'], 'w')"), 0.1, (), "made-*"),
+    )
+    monkeypatch.setattr(gpu, "PARTS", parts)
+    monkeypatch.setenv("MADE", str(card.parent / "made-1.csv"))
+    assert gpu.main(["--minutes", "5"]) == 1
+    found = json.loads((card / "gpu.json").read_text())["parts"]
+    assert [p["ran"] for p in found] == [True, True, False, True]
+    assert (card / "good.log").read_text() == "fine\n" and (card / "made-1.csv").exists()
+    out = capsys.readouterr().out
+    assert "failed: no room" in out and "no_such_module not installed" in out
+
+
+def test_a_part_that_hangs_is_cut_off_with_what_it_said(tmp_path):
+    sleeps = ("-c", "import time; print('so far', flush=True); time.sleep(60)")
+    result = gpu.run(gpu.Part("hangs", sleeps, 1.0), 0.05, tmp_path, "test-card")
+    assert result["code"] is None and result["seconds"] < 30 and "cut off" in gpu.said(result)
+
+
+def test_no_part_is_begun_when_the_time_is_over(card, capsys):
+    assert gpu.main(["--minutes", "0.1"]) == 0
+    assert "the time is over" in capsys.readouterr().out
+    assert not list(card.glob("*.log"))
+
+
+def test_the_readme_agrees_with_the_results():
+    text = readme.README.read_text()
+    assert readme.rewritten(text) == text
+
+
+def test_a_marked_table_is_replaced_and_the_rest_is_left(tmp_path):
+    part = {"verdict": "confirmed", "at": [
+        {"passes": 8, "difference": 0.21, "low": 0.1, "high": 0.3, "better": 5, "pairs": 6}
+    ]}  # fmt: skip
+    (tmp_path / "recall.json").write_text(json.dumps({"findings": {"a beats b": part}}))
+    text = "before\n<!-- bench: recall-findings -->\nold 0.99\n<!-- /bench -->\nafter 0.99\n"
+    made = readme.rewritten(text, tmp_path)
+    assert "old" not in made and made.startswith("before\n") and made.endswith("after 0.99\n")
+    assert "| a beats b | 8 | +0.21 (+0.10 to +0.30) | 5 of 6 | confirmed |" in made
+    assert readme.rewritten(made, tmp_path) == made
+    with pytest.raises(KeyError, match="unknown"):
+        readme.rewritten("<!-- bench: unknown -->\n<!-- /bench -->", tmp_path)
