@@ -135,9 +135,9 @@ class SegmentStream(_Segments, IterableDataset):
     """The segments of a document for all config.epochs epochs, each epoch shuffled, with those of
     like length side by side, so that batches of config.batch_size items hold little padding.
 
-    One pass is the whole run, and every pass is the same. The batches are in the same order with
-    any number of a DataLoader's workers. Trainer needs max_steps for a stream: steps(). The
-    arguments are those of SegmentDataset.
+    One pass is the whole run, and every pass is the same. A DataLoader of that batch size gives
+    the same batches in the same order with any number of workers. Trainer
+    needs max_steps for a stream: steps(). The arguments are those of SegmentDataset.
     """
 
     def __init__(self, *args, **settings):
