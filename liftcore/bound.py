@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import nn
+from torch import Tensor, nn
+
+from liftcore.errors import LiftError
 
 
 class Bound:
@@ -32,3 +34,13 @@ def innermost(function: Callable | None) -> Callable | None:
     while hasattr(function, "__wrapped__"):
         function = function.__wrapped__
     return function
+
+
+def check_device(x: Tensor | None, weight: Tensor) -> None:
+    """Raises LiftError when x lies on another GPU than the module that a function is bound to."""
+    if x is not None and x.device.type == weight.device.type and x.device != weight.device:
+        raise LiftError(
+            f"an accelerated model on {weight.device} got an input on {x.device}: nn.DataParallel "
+            "runs the first GPU's model on every GPU; use DistributedDataParallel, or "
+            "liftcore.restore(model)"
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from liftcore.bound import Bound, held
+from liftcore.bound import Bound, check_device, held
 from liftcore.groups import Group, Siblings, observed
 from liftcore.kernels.autocast import autocasting
 from liftcore.kernels.lora import lora_linear
@@ -134,6 +134,7 @@ def parts(module: nn.Module, x: Tensor) -> tuple | None:
 
 def _arguments(module: nn.Module, name: str, x: Tensor) -> tuple:
     base, a, b = module.base_layer, module.lora_A[name].weight, module.lora_B[name].weight
+    check_device(x, base.weight)
     if not autocasting(x):
         # PEFT keeps fp32 adapters on a bf16 model: they are masters, and the product is bf16.
         a, b = a.to(base.weight.dtype), b.to(base.weight.dtype)

@@ -13,7 +13,7 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.modeling_utils import PreTrainedModel
 
 from liftcore import model as models
-from liftcore.bound import Bound, held, innermost
+from liftcore.bound import Bound, check_device, held, innermost
 from liftcore.errors import LiftError
 from liftcore.groups import evaluating, observed
 from liftcore.kernels.autocast import autocasting
@@ -134,7 +134,10 @@ def _patched(kind: type) -> FunctionType:
     """The forward for models of this class, with the signature that Trainer and others read."""
 
     def forward(self, *args, **kwargs):
-        state = vars(self).get(STATE)
+        state, embedding = vars(self).get(STATE), self.get_input_embeddings()
+        # Where the embedding is patched, its device is somebody else's business.
+        if state is not None and "forward" not in vars(embedding):
+            check_device(args[0] if args else kwargs.get("input_ids"), embedding.weight)
         if state is None or len(args) > 1 or not _takes(self, state, kwargs):
             return type(self).forward(self, *args, **kwargs)
         return _forward(self, state, *args, **kwargs)

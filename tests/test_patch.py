@@ -1,6 +1,7 @@
 """accelerate() and restore(): equal numbers on every family, and what is left alone."""
 
 import copy
+import functools
 import gc
 import io
 import weakref
@@ -10,9 +11,11 @@ import torch
 from errors_and_seeds import rel
 from peft import LoraConfig, get_peft_model
 from tiny import FAMILIES, MORE_FAMILIES, tiny_model
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import liftcore
 from liftcore import groups, loss_output, patch_lora
+from liftcore.errors import LiftError
 from liftcore.lora import Adapter
 
 
@@ -92,6 +95,39 @@ def test_loss_logits_and_gradients_by_the_error_rule(family, dtype, rng, monkeyp
         assert "forward" not in vars(module) and not groups.observed(module)
 
 
+@pytest.mark.parametrize("case", ["two layers", "fp32 adapters on bf16"])
+def test_the_error_rule_in_depth_and_with_masters(case, rng):
+    """Masters take their gradients in fp32."""
+    model = peft_model(changes={"seed": int(rng.integers(1 << 30))})
+    if case != "two layers":
+        model.to(torch.bfloat16)
+        for p in model.parameters():
+            p.data = p.data.float() if p.requires_grad else p.data
+    ids = ids_of(rng, 2, 17)
+    truth, plain = run(copy.deepcopy(model).double(), ids), run(model, ids)
+    report = liftcore.accelerate(model)
+    assert len(report.replaced) == 14 and len(report.groups) == 4 and not report.left
+    ours = run(model, ids)
+    assert {n: t.dtype for n, t in ours.items()} == {n: t.dtype for n, t in plain.items()}
+    assert_as_near(ours, plain, truth, 1e-4 if case == "two layers" else 0.05)
+
+
+def test_nothing_global_is_patched(rng):
+    """Only the instance changes: no class, no other model of the same classes."""
+    model, other = peft_model(), peft_model()
+    kinds = {kind for m in model.modules() for kind in type(m).__mro__} - {object}
+    before = {kind: dict(vars(kind)) for kind in kinds}
+    untouched = [(m, dict(vars(m))) for m in other.modules()]
+    ids = ids_of(rng, 1, 9)
+    right = run(other, ids)
+    assert liftcore.accelerate(model).loss
+    run(model, ids)
+    assert all(dict(vars(kind)) == state for kind, state in before.items())
+    assert all(dict(vars(m)) == state and not groups.observed(m) for m, state in untouched)
+    again = run(other, ids)
+    assert all(torch.equal(again[name], value) for name, value in right.items())
+
+
 @pytest.mark.parametrize("family", FAMILIES | MORE_FAMILIES)
 def test_twenty_steps_with_equal_losses(family, rng):
     theirs = peft_model(family, {"num_hidden_layers": 1})
@@ -145,6 +181,22 @@ def test_a_second_call_starts_anew_and_an_embedding_is_left(rng):
     liftcore.restore(model)
     liftcore.restore(model)
     assert not any(groups.observed(m) or "forward" in vars(m) for m in model.modules())
+
+
+def test_an_input_on_another_gpu_is_an_error_that_says_why():
+    """As a replica of nn.DataParallel calls the first GPU's model."""
+    model = peft_model()
+    liftcore.accelerate(model)
+    causal = model.get_base_model()
+    layer = causal.model.layers[0].mlp.down_proj
+    with FakeTensorMode():
+        weight = torch.nn.Parameter(torch.empty(211, 48, device="cuda:0"), requires_grad=False)
+        causal.model.embed_tokens.weight = layer.base_layer.weight = weight
+        ids = torch.empty(1, 4, dtype=torch.long, device="cuda:1")
+        own = functools.partial(patch_lora._arguments, layer, "default")
+        for call in (causal, lambda x: causal(input_ids=x), own):
+            with pytest.raises(LiftError, match="DataParallel"):
+                call(ids)
 
 
 def test_several_active_adapters_are_left():
@@ -399,11 +451,12 @@ def test_gradient_checkpointing_with_autocast(rng, reentrant):
     assert all(ours[n].dtype == plain[n].dtype for n in plain)
 
 
-def test_compiled_is_equal(rng):
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_is_equal(backend, rng):
     model = peft_model(changes={"num_hidden_layers": 1})
     liftcore.accelerate(model)
     ids = ids_of(rng, 1, 9)
     right = run(model, ids)
-    ours = run(torch.compile(model, backend="eager"), ids)
+    ours = run(torch.compile(model, backend=backend), ids)
     for name, value in right.items():
         assert rel(ours[name.replace("base_model", "_orig_mod.base_model", 1)], value) < 1e-5, name

@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from tiny import tiny_model
 
 import liftcore
-from liftcore import loss_output
+from liftcore import loss_output, patch_lora
 from liftcore.lora import Adapter
 from liftcore.loss_output import LossOutput
 
@@ -224,7 +224,7 @@ def test_what_accelerate_prepared_is_taken_again():
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_sft_trainer(before, tmp_path):
+def test_sft_trainer(before, tmp_path, monkeypatch):
     """TRL brings a loss of its own; the LoRA linears are ours, and all of it can be undone."""
     trl = pytest.importorskip("trl")
     datasets = pytest.importorskip("datasets")
@@ -235,11 +235,11 @@ def test_sft_trainer(before, tmp_path):
         tokenizer_object=inner, pad_token="w0", eos_token="w2", bos_token="w1"
     )
     data = datasets.Dataset.from_list([{"input_ids": row.tolist()} for row in ROWS])
-    found = []
+    found, ran, real = [], [], patch_lora.lora_linear
     for accelerate in (False, True):
         model = peft_model()
         if accelerate and before:
-            liftcore.accelerate(model)
+            report = liftcore.accelerate(model)
         plain = arguments(tmp_path).to_dict()
         keys = ("per_device_train_batch_size", "gradient_accumulation_steps", "max_steps")
         keys += ("learning_rate", "lr_scheduler_type", "logging_steps", "use_cpu", "report_to")
@@ -251,9 +251,15 @@ def test_sft_trainer(before, tmp_path):
             model=model, args=args, train_dataset=data, processing_class=tokenizer
         )
         if accelerate and not before:
-            assert len(liftcore.accelerate(model).replaced) == 7
+            report = liftcore.accelerate(model)
+        if accelerate:
+            monkeypatch.setattr(patch_lora, "lora_linear", lambda *a: ran.append(1) or real(*a))
         trainer.train()
         found.append(losses(trainer))
+    assert len(report.replaced) == 7 and [len(g) for g in report.groups] == [3, 2]
+    assert report.loss or set(report.left) == {"loss"}
+    # o and down in each of 8 micro-batches, and again where the forward is recomputed.
+    assert len(ran) in (16, 32)
     assert len(found[0]) == 4 and found[1] == pytest.approx(found[0], rel=1e-4)
     ids = torch.from_numpy(ROWS[:1])
     right = copy.deepcopy(model)
