@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-NAMES = ("estimate", "gpu", "kernels", "readme", "recall", "scaling", "step")
+NAMES = ("dropin", "estimate", "gpu", "kernels", "readme", "recall", "scaling", "step")
 
 
 def main(argv: list[str]) -> int:

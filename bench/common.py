@@ -21,8 +21,8 @@ import torch
 LONGEST_PAUSE, CYCLES = 0.01, 2e9
 RESULTS = Path(__file__).resolve().parent / "results"
 PACKAGES = (
-    "torch", "triton", "peft", "liger-kernel", "cut-cross-entropy", "quack-kernels", "unsloth",
-    "lorafusion",
+    "torch", "triton", "transformers", "peft", "accelerate", "liger-kernel", "cut-cross-entropy",
+    "quack-kernels", "unsloth", "lorafusion",
 )  # fmt: skip
 
 
@@ -131,9 +131,14 @@ def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 class Rows:
-    """Rows of a CSV file that is written as it goes, each with the machine and the command."""
+    """Rows of a CSV file that is written as it goes, each with the machine and the command.
 
-    def __init__(self, path: Path, device: torch.device, columns: Sequence[str]):
+    With `append` rows of the same columns are added to a file that is there.
+    """
+
+    def __init__(
+        self, path: Path, device: torch.device, columns: Sequence[str], append: bool = False
+    ):
         self.path = path
         self.fixed = {
             "device": device_name(device),
@@ -141,14 +146,22 @@ class Rows:
             "command": " ".join(["python -m bench", *sys.argv[1:]]),
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = path.open("w", newline="")
-        self.writer = csv.DictWriter(self.file, [*columns, *self.fixed], restval="")
-        self.writer.writeheader()
+        columns = [*columns, *self.fixed]
+        append = append and path.exists() and _header(path) == columns
+        self.file = path.open("a" if append else "w", newline="")
+        self.writer = csv.DictWriter(self.file, columns, restval="")
+        if not append:
+            self.writer.writeheader()
 
     def add(self, **row) -> None:
         self.writer.writerow({**row, **self.fixed})
         self.file.flush()
         os.fsync(self.file.fileno())
+
+
+def _header(path: Path) -> list[str]:
+    with path.open(newline="") as file:
+        return next(csv.reader(file), [])
 
 
 def slug(device: torch.device) -> str:

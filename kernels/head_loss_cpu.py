@@ -9,8 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Bytes of fp32 logits alive at once: enough rows for a fast product, few enough for the cache.
-CHUNK_BYTES = 48 * 2**20
+# Bytes of logits alive at once: enough rows for a fast product.
+CHUNK_BYTES = 128 * 2**20
+# Rows whose fp32 logits are worked on at once: few enough to stay in the cache.
+TILE_ROWS = 16
 
 
 def head_loss(
@@ -32,26 +34,33 @@ def head_loss(
     loss = torch.zeros(hidden.shape[0], dtype=torch.float32, device=hidden.device)  # [T]
     dhidden = hidden.new_zeros(hidden.shape) if want_hidden else None
     dweight = weight.new_zeros(weight.shape, dtype=torch.float32) if want_weight else None
-    chunk = max(1, min(len(rows), CHUNK_BYTES // (4 * weight.shape[0])))
+    size = weight.shape[0] * hidden.element_size()
+    chunk = max(1, min(len(rows), CHUNK_BYTES // size))
     # Two buffers for all chunks: fresh memory costs more than the arithmetic on it.
     product = hidden.new_empty(chunk, weight.shape[0])
-    logits = torch.empty_like(product, dtype=torch.float32)
+    logits = product.new_empty(min(chunk, TILE_ROWS), weight.shape[0], dtype=torch.float32)
     for part in rows.split(chunk):
-        h, wp = hidden[part], w[part]
-        z, dz = logits[: len(part)], product[: len(part)]  # [m, V]
-        z.copy_(torch.mm(h, weight.T, out=dz))
-        slope = _cap_and_scale(z, softcap, logit_scale)
-        loss[part] = wp * _nll_and_dz(z, labels[part, None])
-        if not (want_hidden or want_weight):
-            continue
-        if slope is not None:
-            z.mul_(slope)
-        dz.copy_(z)
+        h, wp, dz = hidden[part], w[part], product[: len(part)]
+        torch.mm(h, weight.T, out=dz)  # [m, V]
+        for at in range(0, len(part), TILE_ROWS):
+            tile = slice(at, at + TILE_ROWS)
+            loss[part[tile]] = wp[tile] * _over_gradient(
+                dz[tile], logits, labels[part[tile], None], softcap, logit_scale
+            )
         if want_hidden:
             dhidden[part] = torch.mm(dz, weight).mul_(wp[:, None])
         if want_weight:
             dweight += dz.T @ (h * wp[:, None]).to(dz.dtype)
     return loss, dhidden, None if dweight is None else dweight.to(weight.dtype)
+
+
+def _over_gradient(z, logits, target, softcap, logit_scale):
+    """Loss [m] of each row; the products z [m, V] are overwritten with d loss / dz."""
+    wide = logits[: len(z)].copy_(z)
+    slope = _cap_and_scale(wide, softcap, logit_scale)
+    nll = _nll_and_dz(wide, target)
+    z.copy_(wide if slope is None else wide.mul_(slope))
+    return nll
 
 
 def _cap_and_scale(z, softcap, logit_scale):

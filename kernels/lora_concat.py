@@ -10,6 +10,7 @@ written once and never read back.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from liftcore.kernels.autocast import without_autocast
 
 # Rows start at multiples of this many elements: 128 bytes in bf16, as the GPU's memory likes.
 ALIGN = 64
+PLAIN = (Tensor, torch.nn.Parameter)
 
 
 class Packed(NamedTuple):
@@ -68,6 +70,24 @@ def beside(x: Tensor, r: int, slack: bool) -> Tensor:
     both = wide(x, tokens, k + r)
     both[:, :k] = x
     return both
+
+
+def stack(matrices: Sequence[Tensor]) -> Tensor:
+    """The matrices [*, K] one below the other; a view where they lie so in one buffer already."""
+    first, total = matrices[0], 0
+    if len(matrices) == 1:
+        return first.contiguous()
+    # A tracer has no addresses.
+    if torch.compiler.is_compiling() or any(type(m) not in PLAIN for m in matrices):
+        return torch.cat(list(matrices))
+    end, buffer = first.data_ptr(), first.untyped_storage().data_ptr()
+    for m in matrices:
+        together = m.data_ptr() == end and m.untyped_storage().data_ptr() == buffer
+        if not together or not m.is_contiguous():
+            return torch.cat(list(matrices))
+        total += m.shape[0]
+        end += m.numel() * m.element_size()
+    return first.as_strided((total, first.shape[1]), (first.shape[1], 1))
 
 
 class ConcatLora(torch.autograd.Function):

@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 from liftcore.kernels import lora_triton as kernels
 from liftcore.kernels.launch import on_device
 from liftcore.kernels.lora_backward_triton import swiglu_backward as swiglu_gradients
+from liftcore.kernels.lora_concat import stack
 from liftcore.kernels.lora_split_triton import split_product
 
 
@@ -98,21 +99,6 @@ def rows(matrix: Tensor) -> Tensor:
     if matrix.stride(-1) == 1 and matrix.stride(0) >= matrix.shape[1]:
         return matrix
     return matrix.contiguous()
-
-
-def stack(matrices: Sequence[Tensor]) -> Tensor:
-    """The matrices [*, K] one below the other; a view where they lie so in one buffer already."""
-    first, total = matrices[0], 0
-    end, buffer = first.data_ptr(), first.untyped_storage().data_ptr()
-    for m in matrices:
-        together = m.data_ptr() == end and m.untyped_storage().data_ptr() == buffer
-        if not together or not m.is_contiguous():
-            return torch.cat(list(matrices))
-        total += m.shape[0]
-        end += m.numel() * m.element_size()
-    if len(matrices) == 1:
-        return first
-    return first.as_strided((total, first.shape[1]), (first.shape[1], 1))
 
 
 def _fake_forward(x, weights, lora_a, lora_b, scalings, biases):

@@ -3,7 +3,8 @@
     y_i = x W_iᵀ + scaling_i (x A_iᵀ) B_iᵀ (+ bias_i)
     h   = act(y_0) · y_1                                  gate/up only; act = silu or gelu_tanh
 
-On the Triton path x is read once for all A, and the members' dx are summed in one kernel.
+One product gives S = x Aᵀ of all members, and their dx are summed in place. Two ways give the
+same: Triton kernels (lora_fused.py) and plain products (lora_group_cpu.py).
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from liftcore.kernels.autocast import cast
-from liftcore.kernels.lora import _check, _LoraLinear, choose
+from liftcore.kernels.lora import _check, choose
+from liftcore.kernels.lora_group_cpu import PlainGateUp, PlainGroup
 
 ACTIVATIONS = ("silu", "gelu_tanh")
 
@@ -45,7 +46,7 @@ def lora_qkv(
 
         ys = FusedLora.apply(flat, scalings, *weights, *lora_a, *lora_b, *biases)
     else:
-        ys = _plain(flat, weights, lora_a, lora_b, scalings, biases)
+        ys = PlainGroup.apply(flat, scalings, *weights, *lora_a, *lora_b, *biases)
     return tuple(ys) if x.ndim == 2 else tuple(y.view(*x.shape[:-1], y.shape[-1]) for y in ys)
 
 
@@ -75,21 +76,15 @@ def lora_gate_up(
     flat = x.reshape(-1, x.shape[-1])  # [T, K]
     scalings = [float(s) for s in scalings]
     gelu = activation == "gelu_tanh"
+    tensors = (*weights, *lora_a, *lora_b, *biases)
     if choose("gate_up", flat, way) == "triton":
         from liftcore.kernels.lora_fused import FusedGateUp
 
-        tensors = (*weights, *lora_a, *lora_b, *biases)
         keep = torch.is_grad_enabled() and any(t.requires_grad for t in (flat, *lora_a, *lora_b))
         h = FusedGateUp.apply(flat, scalings, *tensors, gelu, keep)
     else:
-        gate, up = _plain(flat, weights, lora_a, lora_b, scalings, biases)
-        h = (F.gelu(gate, approximate="tanh") if gelu else F.silu(gate)) * up
+        h = PlainGateUp.apply(flat, scalings, *tensors, gelu)
     return h if x.ndim == 2 else h.view(*x.shape[:-1], h.shape[-1])
-
-
-def _plain(x, weights, lora_a, lora_b, scalings, biases):
-    members = zip(weights, lora_a, lora_b, scalings, biases, strict=True)
-    return [_LoraLinear.apply(x, *member) for member in members]
 
 
 def _check_group(x, weights, lora_a, lora_b, scalings, biases):

@@ -81,7 +81,9 @@ def _probe(device: int) -> tuple[bool, str]:
     library, where = _found()
     if library is None:
         return False, where
-    code = library.liftcore_probe(device)
+    # The probe makes its device the current one.
+    with torch.cuda.device(device):
+        code = library.liftcore_probe(device)
     if code:
         return False, f"the library does not run on CUDA device {device}: {_message(library, code)}"
     return True, where

@@ -64,20 +64,22 @@ def lora_adamw(
 ) -> None:  # fmt: skip
     """One update of State: see lora_adamw.py."""
     grad = torch.cat([g.flatten().float() for g in grads])  # [P]
-    norm.copy_(torch.linalg.vector_norm(grad, dtype=torch.float64))
-    finite = norm.isfinite()  # [1]
-    status[:1].copy_(~finite)
-    status[1:].add_(~finite)
+    size = torch.linalg.vector_norm(grad, dtype=torch.float64).to(norm.dtype).reshape(1)
+    finite = size.isfinite()  # [1]
     rate = rates.index_select(0, step.clamp_max(rates.numel() - 1)).double()
-    step.add_(finite)
-    t = step.double()
+    t = (step + finite).double()
 
-    grad = grad * (max_norm / (norm + 1e-6)).clamp_max(1)
+    grad = grad * (max_norm / (size + 1e-6)).clamp_max(1)
     first = exp_avg + (1 - beta1) * (grad - exp_avg)
     second = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
-    size, root = rate / (1 - beta1**t), 1 / (1 - beta2**t).sqrt()
-    change = size.float() * first / (second.sqrt() * root.float() + eps)
+    root = 1 / (1 - beta2**t).sqrt()
+    change = (rate / (1 - beta1**t)).float() * first / (second.sqrt() * root.float() + eps)
     value = (1 - rate * weight_decay).float() * master - change
+    # Written last: where the memory ends before, nothing has changed.
+    norm.copy_(size)
+    status[:1].copy_(~finite)
+    status[1:].add_(~finite)
+    step.add_(finite)
     for old, new in ((master, value), (exp_avg, first), (exp_avg_sq, second)):
         old.copy_(torch.where(finite, new, old))
     values = master.split([s.numel() for s in shadows])

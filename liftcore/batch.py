@@ -30,6 +30,7 @@ class Batch:
     row_index: Tensor  # int64 [M]
     tokens: int  # tokens of the document in this batch, padding left out
     weight: float  # sum of the weights
+    most: int  # scored rows of the segment that has most
 
     def to(self, device: torch.device | str) -> Batch:
         def move(t: Tensor) -> Tensor:
@@ -42,6 +43,7 @@ class Batch:
             move(self.row_index),
             self.tokens,
             self.weight,
+            self.most,
         )
 
 
@@ -68,19 +70,25 @@ def make(
     labels[weights == 0] = IGNORE
     row_index = np.flatnonzero(weights.reshape(-1))
     tensors = map(torch.from_numpy, (ids, labels, weights, row_index))
-    return Batch(*tensors, total, float(weights.sum()))
+    most = int(np.count_nonzero(weights, axis=1).max())
+    return Batch(*tensors, total, float(weights.sum()), most)
 
 
 def order(segments: Segments, config: LiftConfig, epoch: int) -> list[np.ndarray]:
-    """Which segments go into which step of an epoch: random, but segments of like length share
-    a batch, so that little is padded. Drawn from (seed, epoch)."""
+    """Which segments go into which step of an epoch, drawn from (seed, epoch).
+
+    Random, but segments of like length share a step, and a step takes as many as come, padded to
+    its longest, to config.target_tokens; no segment is dropped.
+    """
     rng = np.random.default_rng([config.seed, epoch, 1])
     shuffled = rng.permutation(len(segments))
-    lengths = (segments.stop - segments.start)[shuffled]
-    by_length = shuffled[np.argsort(-lengths, kind="stable")]
-    steps = [
-        by_length[i : i + config.batch_size] for i in range(0, len(shuffled), config.batch_size)
-    ]
+    lengths = segments.stop - segments.start
+    by_length = shuffled[np.argsort(-lengths[shuffled], kind="stable")]
+    steps, begin = [], 0
+    while begin < len(by_length):
+        fitting = max(1, config.target_tokens // int(lengths[by_length[begin]]))
+        steps.append(by_length[begin : begin + fitting])
+        begin += fitting
     return [steps[i] for i in rng.permutation(len(steps))]
 
 
@@ -92,12 +100,6 @@ def plan(length: int, config: LiftConfig, epoch: int, prefix: Sequence[int] = ()
     return segments, [
         rows for rows in steps if any(segments.weights[i][first:].any() for i in rows)
     ]
-
-
-def weight(segments: Segments, steps, prefix: Sequence[int] = ()) -> float:
-    """Sum of the weights that the steps of an epoch score."""
-    first = 0 if len(prefix) else 1
-    return float(sum(segments.weights[i][first:].sum() for rows in steps for i in rows))
 
 
 def count(length: int, config: LiftConfig, prefix: Sequence[int] = ()) -> tuple[int, int]:

@@ -26,12 +26,11 @@ class Position:
     """Where a run stands. All randomness derives from (seed, epoch), so this is the whole
     random state too."""
 
-    epoch: int = 0
-    index: int = 0  # steps done in this epoch
-    step: int = 0  # steps done in all
+    step: int = 0  # steps done
     seconds: float = 0.0
-    loss_sum: float = 0.0  # over the steps of this epoch
-    loss: float = 0.0  # mean of the last whole epoch
+    # How its steps are cut (MemoryPlan): another cut would round otherwise.
+    micro_batch: int | None = None
+    recompute: int = 0
 
 
 def write_atomically(path: Path, write) -> None:
@@ -98,4 +97,11 @@ def identity(config: LiftConfig, document_sha256: str, model: torch.nn.Module) -
         "model": f"{type(model).__name__} {sum(p.numel() for p in model.parameters())}",
         "weights": hashlib.sha256(sample.cpu().numpy().tobytes()).hexdigest(),
         "dtype": str(parameter.dtype),
+        "layout": _layout(getattr(model, "_liftcore_adapter", None)),
     }
+
+
+def _layout(adapter) -> str:
+    """The order of the layers in the flat buffers of an adapter."""
+    groups = [] if adapter is None else [group.members for group in adapter.groups]
+    return hashlib.sha256(json.dumps(groups).encode()).hexdigest()

@@ -102,7 +102,7 @@ def _absorb(args) -> dict:
     print(
         f"absorbed {memory.length:,} tokens in {training.seconds:.1f} s "
         f"({training.token_passes:,} token-passes, {rate:,.0f} tokens/s, "
-        f"last loss {training.loss:.3f})"
+        f"last loss {training.loss:.3f})\n{training.how}"
     )
     print(memory.report.text())
     rank = vllm_rank(config.rank)

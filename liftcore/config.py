@@ -25,7 +25,8 @@ class LiftConfig:
     overlap_loss     which tokens count as targets: "all", "new" (only in the first segment that
                      holds them) or "mean" (weight 1 / number of segments that hold them).
     epochs           passes over the document.
-    batch_size       segments a step.
+    batch_size       segments a step; shorter ones are packed to batch_size · segment_length.
+    tokens_per_step  the same as a number of tokens, in place of batch_size.
     learning_rate    peak rate of AdamW; lr_schedule "constant" or "cosine" (to 0) after
                      `warmup` (a share of all steps, linear from 0).
     rank, alpha      LoRA on every linear layer with scaling alpha / rank; alpha None: 2 rank.
@@ -41,6 +42,7 @@ class LiftConfig:
     overlap_loss: str = "all"
     epochs: int = 12
     batch_size: int = 2
+    tokens_per_step: int | None = None
     learning_rate: float = 2e-3
     lr_schedule: str = "cosine"
     warmup: float = 0.05
@@ -88,6 +90,12 @@ class LiftConfig:
             )
         need(self.epochs >= 1, f"epochs must be at least 1: {self.epochs}")
         need(self.batch_size >= 1, f"batch_size must be at least 1: {self.batch_size}")
+        tokens = self.tokens_per_step
+        need(
+            tokens is None or (isinstance(tokens, int) and tokens >= self.segment_length),
+            f"tokens_per_step must be a whole number of at least segment_length "
+            f"({self.segment_length}): {tokens!r}",
+        )
         need(self.rank >= 1, f"rank must be at least 1: {self.rank}")
         need(self.alpha is None or self.alpha > 0, f"alpha must be above 0: {self.alpha}")
         need(self.learning_rate > 0, f"learning_rate must be above 0: {self.learning_rate}")
@@ -106,6 +114,11 @@ class LiftConfig:
         if self.schedule != "overlap":
             return self.segment_length
         return self.stride or max(1, self.segment_length * 3 // 8)
+
+    @property
+    def target_tokens(self) -> int:
+        """Tokens that the segments of a step are packed to."""
+        return self.tokens_per_step or self.batch_size * self.segment_length
 
     @property
     def lora_alpha(self) -> float:

@@ -14,11 +14,9 @@ from torch import nn
 from liftcore import batch, report
 from liftcore import model as models
 from liftcore.answer import greedy
-from liftcore.attention import fast_cpu_attention
 from liftcore.config import LiftConfig
-from liftcore.lora import Adapter, linear_layers, only_adapter_trains
-from liftcore.optimizer import MasterAdamW
-from liftcore.train import batch_loss
+from liftcore.lora import Adapter, linear_layers
+from liftcore.train import make_steps, prepared
 from liftcore.usage import peak_bytes, reset_peak
 
 WARM_UP, TIMED = 2, 6
@@ -47,7 +45,7 @@ def estimate(
     if isinstance(model_or_config, nn.Module):
         model = model_or_config
         cost, layers = _calibrate(model, tokens, config), 1
-        flops = _flops(model, tokens, config)  # of one token-pass
+        flops = needed_flops(model, min(tokens, config.segment_length), config.rank)
     else:
         device = torch.device(device or models.default_device())
         dtype = dtype or models.default_dtype(device)
@@ -72,16 +70,23 @@ def estimate(
 def _shallow(base_config, layers: int, tokens: int, config: LiftConfig, device, dtype):
     from transformers import AutoModelForCausalLM
 
+    shallow = shallow_config(base_config, layers)
+    model = AutoModelForCausalLM.from_config(shallow, dtype=dtype).to(device).eval()
+    cost = _calibrate(model, tokens, config)
+    flops = needed_flops(model, min(tokens, config.segment_length), config.rank)
+    del model
+    gc.collect()
+    return cost, flops
+
+
+def shallow_config(base_config, layers: int):
+    """A copy of a transformers configuration, cut to its first layers."""
     shallow = copy.deepcopy(base_config)
     text = shallow.get_text_config()
     text.num_hidden_layers = layers
     if getattr(text, "layer_types", None):
         text.layer_types = text.layer_types[:layers]
-    model = AutoModelForCausalLM.from_config(shallow, dtype=dtype).to(device).eval()
-    cost, flops = _calibrate(model, tokens, config), _flops(model, tokens, config)
-    del model
-    gc.collect()
-    return cost, flops
+    return shallow
 
 
 def _calibrate(model: nn.Module, tokens: int, config: LiftConfig) -> np.ndarray:
@@ -92,24 +97,20 @@ def _calibrate(model: nn.Module, tokens: int, config: LiftConfig) -> np.ndarray:
     reset_peak(device)
     adapter = Adapter(model, config.rank, config.lora_alpha)
     adapter.install()
-    optimizer = MasterAdamW(adapter, config)
-    vocabulary = lm_head.weight.shape[0]
-    text = np.random.default_rng(0).integers(0, vocabulary, size=tokens)
-    seconds = passes = done = epoch = 0
+    text = np.random.default_rng(0).integers(0, lm_head.weight.shape[0], size=tokens)
+    seconds = passes = 0
     try:
-        with only_adapter_trains(adapter), fast_cpu_attention(model):
-            while done < WARM_UP + TIMED:
-                segments, steps = batch.plan(tokens, config, epoch)
-                for rows in steps[: WARM_UP + TIMED - done]:
-                    start = _now(device)
-                    step = batch.make(text, segments, rows, ()).to(device)
-                    batch_loss(model, lm_head, step, step.weight).backward()
-                    optimizer.clip()
-                    optimizer.step(0.0)
-                    if done >= WARM_UP:
-                        seconds, passes = seconds + _now(device) - start, passes + step.tokens
-                    done += 1
-                epoch += 1
+        with prepared(model, adapter, config.segment_length):
+            steps = make_steps(model, adapter, text, config, [])
+            count = min(WARM_UP + TIMED, len(steps.order))
+            for n in range(count):
+                start = _now(device)
+                steps.run(n)
+                if n >= min(WARM_UP, count - 1):
+                    seconds += _now(device) - start
+                    passes += steps.order.tokens[n]
+            steps.close()
+            del steps
         prompts = torch.zeros(report.PROBES, report.PROMPT, dtype=torch.int64, device=device)
         marks = [_now(device)]
         for new in (1, 4):
@@ -130,16 +131,16 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _flops(model: nn.Module, tokens: int, config: LiftConfig) -> float:
-    """Needed operations of one token-pass: 4 a base weight (forward, dx), 6 a LoRA weight
-    (forward, dx, dA or dB), 4 a head weight; attention counted as causal."""
+def needed_flops(model: nn.Module, span: int, rank: int, scored: float = 1.0) -> float:
+    """Needed operations of one token-pass in a segment of `span` tokens: 4 a base weight
+    (forward, dx), 6 a LoRA weight (forward, dx, dA or dB), 4 a head weight for the share of the
+    tokens that is scored; attention counted as causal. `model` carries no adapter."""
     layers = linear_layers(model).values()
     base = sum(m.weight.numel() for m in layers)
-    lora = sum(config.rank * (m.in_features + m.out_features) for m in layers)
+    lora = sum(rank * (m.in_features + m.out_features) for m in layers)
     head = model.get_output_embeddings().weight.numel()
     text = model.config.get_text_config()
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    span = min(tokens, config.segment_length)
     # Forward 4·S·H·D a token halved by causality, backward 2.5 times that (flash attention).
     attention = 3.5 * 2 * span * text.num_attention_heads * width * text.num_hidden_layers
-    return 4.0 * base + 6.0 * lora + 4.0 * head + attention
+    return 4.0 * base + 6.0 * lora + 4.0 * scored * head + attention

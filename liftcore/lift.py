@@ -66,6 +66,7 @@ def absorb(
             state_file=state_file,
             run=checkpoint.identity(config, source.sha256, model),
             on_step=line.update,
+            say=line.say,
         )
         line.say("measuring recall")
         found = report.measure(model, source.tokens, prefix=prefix)

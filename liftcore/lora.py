@@ -7,12 +7,14 @@ and a copy are each one operation on one tensor.
 from __future__ import annotations
 
 import math
+import warnings
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from liftcore.errors import LiftError, UsageError
+from liftcore.groups import Group, Siblings, find, observed
 from liftcore.kernels.lora import lora_linear
 from liftcore.model import body
 
@@ -27,6 +29,7 @@ class LoraLinear(nn.Module):
         self.lora_b = nn.Parameter(lora_b)  # [N, R]
         self.scaling = scaling
         self.enabled = True
+        self.group: Group | None = None  # of the layers that share x, while installed
 
     # Code that asks a linear layer for its weight (attention variants do) must still work.
     @property
@@ -48,16 +51,27 @@ class LoraLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.enabled:
             return self.base(x)
+        if self.group is not None and (y := self.group.output(self, x)) is not None:
+            return y
         return lora_linear(
             x, self.base.weight, self.lora_a, self.lora_b, self.scaling, self.base.bias
         )
 
 
+def _parts(layer: nn.Module, x: Tensor) -> tuple | None:
+    """What the ops need of a LoraLinear; None when it must run by itself."""
+    if not layer.enabled or "forward" in vars(layer) or observed(layer):
+        return None
+    return layer.base.weight, layer.lora_a, layer.lora_b, layer.scaling, layer.base.bias
+
+
 class Adapter:
     """One set of LoRA layers for one model; several may exist, one is installed at a time.
 
-    values, grads   flat [P] in the model's dtype; every lora_a, lora_b and its .grad is a view
+    values, grads   flat [P] in the model's dtype; every lora_a, lora_b and its .grad is a view.
+                    The A of layers that share an input lie one behind the other, then their B
     layers          module path -> LoraLinear
+    groups          the layers that share an input
     """
 
     def __init__(self, model: nn.Module, rank: int, alpha: float, seed: int = 0):
@@ -67,24 +81,37 @@ class Adapter:
         sizes = [rank * (m.in_features + m.out_features) for m in targets.values()]
         self.values = torch.zeros(sum(sizes), dtype=first.dtype, device=first.device)
         self.grads = torch.zeros_like(self.values)
+        self.groups = _groups(model, list(targets))
         self.layers: dict[str, LoraLinear] = {}
+        offsets = self._offsets(targets)
         # Drawn on the CPU in fp32, so that every device and dtype starts from the same numbers.
         generator = torch.Generator().manual_seed(seed)
-        offset = 0
         for path, base in targets.items():
-            a_size, b_size = rank * base.in_features, rank * base.out_features
-            flat = self.values[offset : offset + a_size + b_size]
-            lora_a = flat[:a_size].view(rank, base.in_features)
-            lora_b = flat[a_size:].view(base.out_features, rank)
+            a_at, b_at = offsets[path]
+            a_shape, b_shape = (rank, base.in_features), (base.out_features, rank)
+            lora_a = _view(self.values, a_at, a_shape)
             # Uniform in ±1/sqrt(K), as nn.Linear and PEFT start A; B starts at 0.
-            start = torch.rand(rank, base.in_features, generator=generator).mul_(2).sub_(1)
+            start = torch.rand(a_shape, generator=generator).mul_(2).sub_(1)
             lora_a.copy_(start / math.sqrt(base.in_features))
-            layer = LoraLinear(base, lora_a, lora_b, self.scaling)
-            grad = self.grads[offset : offset + a_size + b_size]
-            layer.lora_a.grad = grad[:a_size].view_as(lora_a)
-            layer.lora_b.grad = grad[a_size:].view_as(lora_b)
+            layer = LoraLinear(base, lora_a, _view(self.values, b_at, b_shape), self.scaling)
+            layer.lora_a.grad = _view(self.grads, a_at, a_shape)
+            layer.lora_b.grad = _view(self.grads, b_at, b_shape)
             self.layers[path] = layer
-            offset += a_size + b_size
+
+    def _offsets(self, targets: dict[str, nn.Linear]) -> dict[str, tuple[int, int]]:
+        """Module path -> where its A and its B start in the flat buffers."""
+        group_of = {path: group.members for group in self.groups for path in group.members}
+        starts: dict[str, list[int]] = {path: [] for path in targets}
+        offset = 0
+        for path in targets:
+            members = group_of.get(path, (path,))
+            if starts[path]:
+                continue  # placed with the first of its group
+            for features in ("in_features", "out_features"):
+                for member in members:
+                    starts[member].append(offset)
+                    offset += self.rank * getattr(targets[member], features)
+        return {path: tuple(at) for path, at in starts.items()}
 
     @property
     def scaling(self) -> float:
@@ -99,13 +126,17 @@ class Adapter:
             current.remove()
         for path, layer in self.layers.items():
             _set(self.model, path, layer)
+        self._working = [Group(self.model, found, _parts, "group") for found in self.groups]
         self.model._liftcore_adapter = self
 
     def remove(self) -> None:
         """Puts the model's own layers back."""
         if getattr(self.model, "_liftcore_adapter", None) is not self:
             return
+        for group in self._working:
+            group.remove()
         for path, layer in self.layers.items():
+            layer.group = None
             _set(self.model, path, layer.base)
         self.model._liftcore_adapter = None
 
@@ -164,6 +195,19 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
             "the model's linear layers differ in device or dtype; load it on one device"
         )
     return found
+
+
+def _view(flat: Tensor, offset: int, shape: tuple[int, int]) -> Tensor:
+    return flat[offset : offset + math.prod(shape)].view(shape)
+
+
+def _groups(model: nn.Module, paths: list[str]) -> list[Siblings]:
+    """The groups of the model's layers; none when it cannot run on token ids alone."""
+    try:
+        return find(model, body(model), paths)
+    except Exception as error:
+        warnings.warn(f"q/k/v and gate/up are not grouped: {error}", stacklevel=3)
+        return []
 
 
 def _set(model: nn.Module, path: str, module: nn.Module) -> None:

@@ -109,14 +109,20 @@ def body(model: nn.Module) -> nn.Module:
 
 
 def head(model: nn.Module) -> Head:
-    """The model's head, checked once against the model's own logits.
+    """known_head(), kept with the model."""
+    known = getattr(model, "_liftcore_head", None)
+    if known is not None and known.weight is model.get_output_embeddings().weight:
+        return known
+    model._liftcore_head = known_head(model)
+    return model._liftcore_head
+
+
+def known_head(model: nn.Module) -> Head:
+    """The model's head, checked against the model's own logits.
 
     Raises LiftError for a head that is not a plain product, with a cap and a scale at most:
     rather refused than silently wrong.
     """
-    known = getattr(model, "_liftcore_head", None)
-    if known is not None and known.weight is model.get_output_embeddings().weight:
-        return known
     config = model.config.get_text_config()
     scale = getattr(config, "logit_scale", None) or 1.0
     if divisor := getattr(config, "logits_scaling", None):
@@ -126,7 +132,6 @@ def head(model: nn.Module) -> Head:
         raise LiftError(f"{type(model).__name__} has a bias on its LM head, which is not supported")
     found = Head(output.weight, getattr(config, "final_logit_softcapping", None), float(scale))
     _check_head(model, found)
-    model._liftcore_head = found
     return found
 
 

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from liftcore.config import LiftConfig
+from liftcore.kernels import lora_adamw as adamw
 from liftcore.lora import Adapter
 
 
 class MasterAdamW:
     """Clip by the global norm, AdamW in fp32, write the result back in the model's dtype.
 
-    The adapter is one flat buffer, so each of these is one operation. The rate lives in a
-    tensor on the device.
+    The adapter is one flat buffer, so each of these is one operation of torch.
     """
 
     def __init__(self, adapter: Adapter, config: LiftConfig):
@@ -35,23 +35,32 @@ class MasterAdamW:
             weight_decay=config.weight_decay,
             fused=True,
         )
+        # From the start, so that a first step that runs out of memory leaves no half of a state.
+        self._set_moments(
+            step=torch.zeros(()),
+            exp_avg=torch.zeros_like(self.master),
+            exp_avg_sq=torch.zeros_like(self.master),
+        )
+
+    def _set_moments(self, **moments: Tensor) -> None:
+        device = self.master.device
+        self.adamw.state[self.parameter] = {k: v.to(device) for k, v in moments.items()}
 
     @torch.no_grad()
     def clip(self) -> Tensor:
-        """Clips the gradient by its global norm; returns the norm before (a scalar on the
-        device)."""
+        """Has the next step clip the gradient by its global norm; returns the norm, a scalar on
+        the device."""
         grads = self.adapter.grads
         if self.master_grad is not grads:
             self.master_grad.copy_(grads)
         norm = torch.linalg.vector_norm(self.master_grad)
-        # On a CPU the norm is at hand, and a pass over the gradient can be saved.
-        if norm.is_cuda or norm > self.max_norm:
-            self.master_grad.mul_((self.max_norm / (norm + 1e-6)).clamp(max=1.0))
+        # The update divides by it as it reads the gradient, which saves a pass.
+        self.adamw.grad_scale = ((norm + 1e-6) / self.max_norm).clamp(min=1.0)
         return norm
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
-        """One update with the clipped gradient at the given rate; zeroes the gradient."""
+        """One update at the given rate; zeroes the gradient."""
         self.adamw.param_groups[0]["lr"].fill_(rate)
         self.adamw.step()
         if self.master is not self.adapter.values:
@@ -60,23 +69,58 @@ class MasterAdamW:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, by name."""
-        moments = self.adamw.state.get(self.parameter)
-        if not moments:
-            return {"master": self.master}
+        moments = self.adamw.state[self.parameter]
         return {"master": self.master, **{k: moments[k] for k in ("exp_avg", "exp_avg_sq", "step")}}
 
     @torch.no_grad()
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Takes back what state() gave; raises ValueError when the sizes differ."""
-        if state["master"].shape != self.master.shape:
-            raise ValueError("the saved state belongs to an adapter of another size")
+        _check(state, self.master)
         self.master.copy_(state["master"])
         self.adapter.values.copy_(self.master)
-        if "exp_avg" in state:
-            self.adamw.state[self.parameter] = {
-                k: state[k].to(self.master.device).clone()
-                for k in ("step", "exp_avg", "exp_avg_sq")
-            }
+        self._set_moments(**{k: state[k].clone() for k in ("step", "exp_avg", "exp_avg_sq")})
+
+
+class DeviceAdamW:
+    """The same update in one op that needs nothing of the host: it can stand in a CUDA graph.
+
+    rates: fp32 [steps] on the device, the rate of each update.
+    """
+
+    def __init__(self, adapter: Adapter, config: LiftConfig, rates: Tensor):
+        self.adapter = adapter
+        values = adapter.values
+        self.fields = adamw.state([values], [adapter.grads], rates, masters=[values])
+        self.settings = adamw.Settings(
+            config.max_grad_norm, config.beta1, config.beta2, config.eps, config.weight_decay
+        )
+
+    def update(self) -> Tensor:
+        """Clip, step, zeroed gradient; the norm before the clip, fp32 [1]. A norm that is no
+        number leaves everything but the gradient as it was."""
+        return adamw.lora_adamw(self.fields, self.settings)
+
+    def state(self) -> dict[str, Tensor]:
+        """As MasterAdamW's."""
+        f = self.fields
+        moments = {"exp_avg": f.exp_avg, "exp_avg_sq": f.exp_avg_sq}
+        return {"master": f.master, **moments, "step": f.step[0].float()}
+
+    @torch.no_grad()
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """As MasterAdamW's."""
+        f = self.fields
+        _check(state, f.master)
+        f.master.copy_(state["master"])
+        self.adapter.values.copy_(f.master)
+        f.exp_avg.copy_(state["exp_avg"])
+        f.exp_avg_sq.copy_(state["exp_avg_sq"])
+        f.step.fill_(int(state["step"]))
+
+
+def _check(state: dict[str, Tensor], master: Tensor) -> None:
+    if state["master"].shape != master.shape:
+        raise ValueError("the saved state belongs to an adapter of another size")
 
 
 def learning_rate(config: LiftConfig, step: int, total: int) -> float:

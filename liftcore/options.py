@@ -41,6 +41,7 @@ def settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--overlap-loss", choices=OVERLAP_LOSSES)
     group.add_argument("--epochs", type=int)
     group.add_argument("--batch-size", type=int, help="segments a step")
+    group.add_argument("--tokens-per-step", type=int, help="in place of --batch-size")
     group.add_argument("--learning-rate", type=float)
     group.add_argument("--lr-schedule", choices=LR_SCHEDULES)
     group.add_argument("--warmup", type=float, help="share of all steps")

@@ -2,103 +2,101 @@
 
 from __future__ import annotations
 
-import types
 import warnings
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from liftcore.kernels.lora import lora_linear
+from liftcore import groups, patch_lora, patch_loss
+from liftcore.lora import LoraLinear
+
+LOSS = "loss"
 
 
 @dataclass
 class PatchReport:
-    """Module paths that run liftcore's ops now, and those left as they were with the reason."""
+    """What runs liftcore's ops now, and what was left as it was."""
 
-    replaced: list[str] = field(default_factory=list)
-    left: dict[str, str] = field(default_factory=dict)
+    replaced: list[str] = field(default_factory=list)  # module paths of LoRA linears
+    groups: list[tuple[str, ...]] = field(default_factory=list)  # those computed together
+    loss: bool = False
+    left: dict[str, str] = field(default_factory=dict)  # module path, or "loss" -> why
 
     def __str__(self) -> str:
-        lines = [f"{len(self.replaced)} LoRA linears replaced, {len(self.left)} left"]
+        lines = [
+            f"{len(self.replaced)} LoRA linears replaced, {len(self.groups)} groups of them "
+            f"computed together, loss {'replaced' if self.loss else 'left'}"
+        ]
         return "\n".join(lines + [f"  left {path}: {why}" for path, why in self.left.items()])
 
 
-def accelerate(model: nn.Module) -> PatchReport:
-    """Replaces the forward of every PEFT LoRA linear of this instance by lora_linear.
+def accelerate(model: nn.Module, *, eval_logits: bool = True) -> PatchReport:
+    """Puts liftcore's ops under the LoRA linears and the loss of this model instance.
 
-    A layer is known by its structure (base_layer, lora_A, lora_B, scaling), not by its class.
-    What cannot be taken (dropout, DoRA, a quantised base) stays as it is and is named in the
-    report; a warning is given when nothing was replaced. Nothing global is patched, parameters
-    stay where they are, and restore() undoes it.
+    model: a causal LM of transformers with PEFT's LoRA layers, with liftcore's own adapter, or
+    with none yet (then only the loss is replaced; call again once it has them). Layers are known
+    by their structure, not by their class: every LoRA linear runs lora_linear, those that share
+    an input run as one, and a gated MLP becomes one op. They compute in the model's dtype (or
+    that of autocast): fp32 adapters on a bf16 model serve as masters. On a quantised base of
+    bitsandbytes or torchao the base product stays theirs. In training, model(…, labels=…) gives
+    the same loss without forming logits, and output.logits computes them when they are read. A
+    batch without one scored token has the loss 0, not NaN.
+
+    eval_logits: in eval mode a call with labels gives the logits too, as the model does by
+    itself, for metrics; with False they are computed when they are used.
+
+    What cannot be taken (dropout, DoRA, several active adapters, modules_to_save, other
+    quantised bases) stays as it is, and the report names it; a warning says when there was no
+    LoRA linear to replace. Nothing global is patched and parameters stay where they are; a
+    second call starts anew, and restore() undoes it. Not for nn.DataParallel, which copies the
+    patched methods of the first device's model.
     """
-    report = PatchReport()
+    restore(model)
+    report, own = PatchReport(), False
     for path, module in model.named_modules():
-        if not all(hasattr(module, name) for name in ("base_layer", "lora_A", "lora_B", "scaling")):
-            continue
-        if "forward" in vars(module):
-            why = None if hasattr(module, "_liftcore_patched") else "its forward is patched already"
-        else:
-            why = _unfit(module)
+        if isinstance(module, LoraLinear):
+            own = True
+            report.left[path] = "liftcore's own layer runs the ops already"
+        elif hasattr(module, "modules_to_save") and hasattr(module, "original_module"):
+            report.left[path] = "modules_to_save"
+        elif patch_lora.is_lora(module):
+            why = patch_lora.install(module)
             if why is None:
-                module.forward = types.MethodType(_forward, module)
-                module._liftcore_patched = True
-        if why is None:
-            report.replaced.append(path)
-        else:
-            report.left[path] = why
-    if not report.replaced:
-        warnings.warn(
-            "liftcore.accelerate replaced nothing: no LoRA linear it can take", stacklevel=2
-        )
+                report.replaced.append(path)
+            else:
+                report.left[path] = why
+    causal = patch_loss.find(model)
+    if report.replaced:
+        _group(model, causal or model, report)
+    why = "no causal LM of transformers" if causal is None else None
+    why = why or patch_loss.install(causal, eval_logits)
+    report.loss = why is None
+    if why is not None:
+        report.left[LOSS] = why
+    if not report.replaced and not own:
+        warnings.warn("liftcore.accelerate replaced no LoRA linear", stacklevel=2)
     return report
 
 
 def restore(model: nn.Module) -> None:
     """Gives every module that accelerate() changed its own forward back."""
     for module in model.modules():
-        if vars(module).pop("_liftcore_patched", False):
-            del module.forward
+        patch_lora.remove(module)
+        patch_loss.remove(module)
 
 
-def _unfit(module: nn.Module) -> str | None:
-    """Why a LoRA layer must be left alone; None when it need not."""
-    base = module.base_layer
-    if not isinstance(base, nn.Linear) or not base.weight.is_floating_point():
-        return f"its base is {type(base).__name__}"
-    if base.weight.requires_grad or (base.bias is not None and base.bias.requires_grad):
-        return "its base weight or bias is trained"
-    if any(getattr(module, "use_dora", {}).values()):
-        return "DoRA"
-    if getattr(module, "fan_in_fan_out", False):
-        return "its weight is transposed (fan_in_fan_out)"
-    dropouts = getattr(module, "lora_dropout", {})
-    if any(getattr(d, "p", 0) for d in dropouts.values()):
-        return "dropout"
-    if any(b.bias is not None for b in module.lora_B.values()):
-        return "a bias on lora_B"
-    if getattr(module, "lora_variant", None):
-        return "a LoRA variant"
-    return None
-
-
-def _forward(self: nn.Module, x: Tensor, *args, **kwargs) -> Tensor:
-    active = [name for name in self.active_adapters if name in self.lora_A]
-    # Merged, disabled, several at once, extra arguments: PEFT's own forward knows what to do.
-    if self.disable_adapters or self.merged or len(active) != 1 or args or kwargs:
-        return type(self).forward(self, x, *args, **kwargs)
-    name, base = active[0], self.base_layer
-    dtype = torch.get_autocast_dtype(x.device.type) if _autocast(x) else base.weight.dtype
-    y = lora_linear(
-        x.to(dtype),
-        base.weight.to(dtype),
-        self.lora_A[name].weight.to(dtype),
-        self.lora_B[name].weight.to(dtype),
-        self.scaling[name],
-        None if base.bias is None else base.bias.to(dtype),
-    )
-    return y if _autocast(x) else y.to(x.dtype)
-
-
-def _autocast(x: Tensor) -> bool:
-    return torch.is_autocast_enabled(x.device.type)
+def _group(model: nn.Module, causal: nn.Module, report: PatchReport) -> None:
+    """Groups the replaced layers that share an input."""
+    paths = [
+        path
+        for path in report.replaced
+        if patch_lora.base_kind(model.get_submodule(path).base_layer) == "plain"
+    ]
+    try:
+        found = groups.find(model, causal.get_decoder(), paths)
+    except Exception as error:
+        report.left["groups"] = f"the model does not run on token ids alone: {error}"
+        return
+    for siblings in found:
+        patch_lora.install_group(model, siblings)
+        report.groups.append(siblings.members)

@@ -6,23 +6,25 @@ import os
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
-from liftcore import batch, checkpoint
-from liftcore.attention import fast_cpu_attention
-from liftcore.batch import Batch
+from liftcore import checkpoint
+from liftcore.attention import fast_attention
 from liftcore.checkpoint import Position
 from liftcore.config import LiftConfig
+from liftcore.determinism import deterministic
 from liftcore.errors import LiftError
+from liftcore.graph import DeviceSteps
 from liftcore.interrupt import Interrupt
-from liftcore.kernels.head_loss import linear_cross_entropy
 from liftcore.lora import Adapter, only_adapter_trains
-from liftcore.model import Head, body, head
-from liftcore.optimizer import MasterAdamW, learning_rate
+from liftcore.norms import fast_norms
+from liftcore.steps import EagerSteps
 
 # A kill loses at most this much and a step; the writing of the file must fit in 30 seconds too.
 SAVE_SECONDS = float(os.environ.get("LIFTCORE_SAVE_SECONDS", 20))
@@ -37,7 +39,7 @@ class Progress:
     steps: int
     tokens: int  # token-passes since the (re)start
     seconds: float  # since the (re)start
-    loss: float
+    loss: float  # on a GPU of a step shortly before
 
 
 @dataclass(frozen=True)
@@ -46,26 +48,27 @@ class Result:
     steps: int
     token_passes: int
     loss: float  # mean of the last epoch
+    how: str = ""  # the memory plan, and whether a CUDA graph ran
 
 
-def batch_loss(model: nn.Module, lm_head: Head, step: Batch, normaliser: float) -> Tensor:
-    """Σ weight · loss over the scored rows of a batch / normaliser (LIFT, equation 2), fp32.
+@contextmanager
+def prepared(model: nn.Module, adapter: Adapter, length: int):
+    """Within it the model trains its adapter only, deterministically, on segments of at most
+    `length` tokens, with the fastest attention and norms that its device has."""
+    with ExitStack() as stack:
+        stack.enter_context(deterministic(adapter.values.device))
+        stack.enter_context(only_adapter_trains(adapter))
+        stack.enter_context(fast_norms(model))
+        stack.enter_context(fast_attention(model, length))
+        yield
 
-    One normaliser for all steps of an epoch keeps the weights of the overlap loss: dividing each
-    step by its own sum would undo them.
-    """
-    hidden = body(model)(input_ids=step.input_ids, use_cache=False).last_hidden_state
-    loss = linear_cross_entropy(
-        hidden.flatten(0, 1),
-        lm_head.weight.detach(),
-        step.labels.flatten(),
-        token_weights=step.weights.flatten(),
-        reduction="sum",
-        softcap=lm_head.softcap,
-        logit_scale=lm_head.logit_scale,
-        row_index=step.row_index,
-    )
-    return loss / normaliser
+
+def make_steps(
+    model: nn.Module, adapter: Adapter, tokens: np.ndarray, config: LiftConfig, prefix: list[int]
+) -> EagerSteps:
+    """The steps of a run as the adapter's device does them best."""
+    kind = DeviceSteps if adapter.values.is_cuda else EagerSteps
+    return kind(model, adapter, tokens, config, prefix)
 
 
 def train(
@@ -78,59 +81,62 @@ def train(
     state_file: Path | None = None,
     run: dict[str, str] | None = None,
     on_step: Callable[[Progress], None] = lambda progress: None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Result:
     """Trains the adapter on the document's tokens, int64 [L].
 
     With a state_file the state is saved there every 20 seconds and on an interrupt, and a run
-    found there goes on, bit for bit on a CPU; `run` says what must be the same. Raises LiftError
-    when the loss is no longer a number; the last saved state stays.
+    found there goes on, bit for bit on a CPU; `run` says what must be the same. `say` hears how
+    the steps will run. Raises LiftError when the loss is no longer a number (the last saved state
+    stays) and when not even one segment fits into memory.
     """
-    device = adapter.values.device
-    lm_head, optimizer = head(model), MasterAdamW(adapter, config)
-    total, passes = batch.count(len(tokens), config, prefix)
-    if not total:
-        raise LiftError("the document is too short: no token of it has one before it to learn from")
-    at, seen = Position(), 0
-    if state_file is not None and state_file.exists():
-        state, at = checkpoint.read(state_file, run or {})
-        optimizer.load_state(state)
     started = saved = time.perf_counter()
-    before = at.seconds
+    with ExitStack() as stack:
+        interrupt = stack.enter_context(Interrupt())
+        stack.enter_context(prepared(model, adapter, len(prefix) + config.segment_length))
+        steps = make_steps(model, adapter, tokens, config, prefix)
+        order, at = steps.order, Position()
+        if not len(order):
+            raise LiftError(
+                "the document is too short: no token of it has one before it to learn from"
+            )
+        if state_file is not None and state_file.exists():
+            state, at = checkpoint.read(state_file, run or {})
+            steps.use(steps.plan.cut(order.most, at.micro_batch, at.recompute))
+            steps.load_state(state, at.step)
+        stack.callback(steps.close)
+        said, before, first = None, at.seconds, at.step
+        seen = np.cumsum(order.tokens)
 
-    def save() -> None:
-        if state_file is not None:
-            at.seconds = before + time.perf_counter() - started
-            checkpoint.save(state_file, optimizer.state(), at, run or {})
+        def save() -> None:
+            if state_file is not None:
+                at.seconds = before + time.perf_counter() - started
+                at.micro_batch, at.recompute = steps.plan.micro_batch, steps.plan.recompute
+                checkpoint.save(state_file, steps.state(), at, run or {})
 
-    with Interrupt() as interrupt, only_adapter_trains(adapter), fast_cpu_attention(model):
-        while at.epoch < config.epochs:
-            segments, steps = batch.plan(len(tokens), config, at.epoch, prefix)
-            normaliser = batch.weight(segments, steps, prefix) / max(1, len(steps))
-            for rows in steps[at.index :]:
-                step = batch.make(tokens, segments, rows, prefix).to(device)
-                loss = batch_loss(model, lm_head, step, normaliser)
-                loss.backward()
-                norm = optimizer.clip()
-                mean = _finite(loss, norm, at.step, state_file) * normaliser / step.weight
-                # The state saved here has just given a finite loss, so it is known to be good.
-                if interrupt.asked or time.perf_counter() - saved > SAVE_SECONDS:
-                    _save_or_warn(save, interrupt)
-                    saved = time.perf_counter()
-                optimizer.step(learning_rate(config, at.step, total))
-                at.index, at.step, seen = at.index + 1, at.step + 1, seen + step.tokens
-                at.loss_sum += mean
-                now = time.perf_counter() - started
-                on_step(Progress(at.epoch, at.step, total, seen, now, mean))
-            # Jitter may cut two tokens apart, and then an epoch scores nothing.
-            if steps:
-                at.loss, at.loss_sum = at.loss_sum / len(steps), 0.0
-            at.epoch, at.index = at.epoch + 1, 0
-        if interrupt.asked:
+        for n in range(first, len(order)):
+            if steps.how != said:
+                said = steps.how
+                say(said)
+            steps.run(n)
+            loss, at.step = steps.latest(n), n + 1
+            due = interrupt.asked or time.perf_counter() - saved > SAVE_SECONDS
+            if due or not np.isfinite(loss):
+                # On a GPU the latest loss may be of a step before one that failed.
+                _check(steps.losses[: n + 1], state_file)
+            passes = int(seen[n] - seen[first] + order.tokens[first])
+            now = time.perf_counter() - started
+            on_step(Progress(int(order.epoch[n]), n + 1, len(order), passes, now, loss))
+            if due or interrupt.asked:
+                _save_or_warn(save, interrupt)
+                saved = time.perf_counter()
+        _check(steps.losses, state_file)
+        if interrupt.asked or time.perf_counter() - started > SAVE_SECONDS:
             save()
             interrupt.raise_if_asked()
-    if time.perf_counter() - started > SAVE_SECONDS:
-        save()
-    return Result(before + time.perf_counter() - started, total, passes, at.loss)
+        last = steps.losses.cpu().numpy()[order.epoch == order.epoch[-1]]
+        seconds = before + time.perf_counter() - started
+        return Result(seconds, len(order), int(seen[-1]), float(last.mean()), steps.how)
 
 
 def _save_or_warn(save: Callable[[], None], interrupt: Interrupt) -> None:
@@ -142,14 +148,15 @@ def _save_or_warn(save: Callable[[], None], interrupt: Interrupt) -> None:
     interrupt.raise_if_asked()
 
 
-def _finite(loss: Tensor, norm: Tensor, step: int, state_file: Path | None) -> float:
-    value = loss.item()
-    if np.isfinite(value) and np.isfinite(norm.item()):
-        return value
+def _check(losses: Tensor, state_file: Path | None) -> None:
+    """Raises LiftError for the first step whose loss is no number."""
+    failed = torch.nonzero(~torch.isfinite(losses))
+    if not len(failed):
+        return
     kept = ""
     if state_file is not None and state_file.exists():
-        kept = f" The last good state is kept in {state_file}."
+        kept = f" The last saved state is kept in {state_file}."
     raise LiftError(
-        f"the loss is no longer a number at step {step + 1}: try a learning rate 3 to 10 times "
-        f"smaller, or a longer warm-up.{kept}"
+        f"the loss is no longer a number at step {int(failed[0]) + 1}: try a learning rate 3 to "
+        f"10 times smaller, or a longer warm-up.{kept}"
     )

@@ -6,13 +6,12 @@ import torch
 from tiny import FAMILIES, tiny_model
 
 from liftcore import model as models
-from liftcore.attention import NAME, causal_attention, fast_cpu_attention
 from liftcore.batch import make
 from liftcore.config import LiftConfig
 from liftcore.errors import LiftError
 from liftcore.lora import Adapter, LoraLinear, only_adapter_trains
 from liftcore.segments import cut
-from liftcore.train import batch_loss
+from liftcore.steps import batch_loss
 
 
 def randomised(adapter):
@@ -138,45 +137,6 @@ def test_a_soft_cap_is_not_ignored():
     model.forward = capped
     with pytest.raises(LiftError):
         models.head(model)
-
-
-@pytest.mark.parametrize("family", ["llama", "qwen3"])
-def test_cpu_attention_equals_sdpa(rng, family):
-    """bf16 attention by products against SDPA in fp32 truth: error at most twice SDPA's own."""
-    g = torch.Generator().manual_seed(int(rng.integers(1 << 30)))
-    heads, groups, size, width = 6, 2, int(rng.integers(2, 70)), 16
-    shapes = [(2, heads, size, width), (2, groups, size, width), (2, groups, size, width)]
-    base = [torch.randn(s, generator=g) for s in shapes]
-    up = torch.randn(2, heads, size, width, generator=g)
-
-    def run(attend, dtype):
-        leaves = [t.to(torch.bfloat16).to(dtype).requires_grad_() for t in base]
-        out = attend(*leaves)
-        out.backward(up.to(torch.bfloat16).to(dtype))
-        return [out.detach(), *(t.grad for t in leaves)]
-
-    def sdpa(q, k, v):
-        return torch.nn.functional.scaled_dot_product_attention(
-            q, k, v, is_causal=True, enable_gqa=True
-        )
-
-    def ours(q, k, v):
-        return causal_attention(torch.nn.Module(), q, k, v, None)[0].transpose(1, 2)
-
-    truth, plain = run(sdpa, torch.float64), run(sdpa, torch.bfloat16)
-    for right, theirs, got in zip(truth, plain, run(ours, torch.bfloat16), strict=True):
-        allowed = 2 * (theirs.double() - right).norm() + 1e-3 * right.norm()
-        assert (got.double() - right).norm() <= allowed
-
-
-def test_cpu_attention_is_used_for_bf16_only_and_put_back():
-    model = tiny_model(dtype=torch.bfloat16)
-    with fast_cpu_attention(model):
-        assert model.config._attn_implementation == NAME
-    assert model.config._attn_implementation == "sdpa"
-    fp32 = tiny_model()
-    with fast_cpu_attention(fp32):
-        assert fp32.config._attn_implementation == "sdpa"
 
 
 def test_a_model_without_linear_layers_is_refused():

@@ -187,18 +187,18 @@ def test_segment_batch_makes_every_batch_of_a_run(rng, path):
         )
         assert resident.order.tokens.sum() == batch.count(len(tokens), config, prefix)[1]
         for n, (segments, rows) in enumerate(steps):
-            assert int(resident.step[0]) == n
+            assert int(resident.counter[0]) == n
             poison(resident.buffers)
             out = resident.next()
             made = batch.make(tokens, segments, rows, prefix)
-            assert_is(out, made, len(prefix) + config.segment_length)
-            assert resident.order.scored[n] == len(made.row_index) <= len(out.row_index)
+            assert_is(out, made, len(prefix) + min(config.segment_length, len(tokens)))
+            assert resident.scored[n] == len(made.row_index) <= len(out.row_index)
         # A step too many: nothing is scored and the counter stands still.
         poison(resident.buffers)
         out = resident.next()
         assert not out.count.any() and not out.weights.any() and not out.input_ids.any()
         assert (out.labels == batch.IGNORE).all() and not out.weights.flatten()[out.row_index].any()
-        assert resident.step.tolist() == [len(steps), 0]
+        assert resident.counter.tolist() == [len(steps), 0]
 
 
 def test_segment_batch_goes_on_where_the_counter_says(rng, path):
@@ -207,10 +207,10 @@ def test_segment_batch_goes_on_where_the_counter_says(rng, path):
     steps = list(steps_of(tokens, config, [1]))
     resident = Resident(tokens, config, [1], "cpu")
     n = int(rng.integers(1, len(steps)))
-    resident.step[0] = n
+    resident.counter[0] = n
     assert_is(resident.next(), batch.make(tokens, *steps[n], [1]), 17)
-    resident.step[0] = -1
-    assert not resident.next().count.any() and int(resident.step[0]) == -1
+    resident.counter[0] = -1
+    assert not resident.next().count.any() and int(resident.counter[0]) == -1
 
 
 def test_segment_batch_writes_no_more_rows_than_there_is_place_for(rng, path):
@@ -219,7 +219,7 @@ def test_segment_batch_writes_no_more_rows_than_there_is_place_for(rng, path):
     resident = Resident(tokens, config, [1], "cpu")
     around_it = torch.full((200,), -5)
     few = resident.buffers._replace(row_index=around_it[10:30])
-    segmenting.segment_batch(resident.tables, resident.step, few, size=32, stride=32)
+    segmenting.segment_batch(resident.tables, resident.counter, few, size=32, stride=32)
     segments, rows = next(steps_of(tokens, config, [1]))
     assert_is(few, batch.make(tokens, segments, rows, [1]), 33)
     assert (around_it[:10] == -5).all() and (around_it[30:] == -5).all()
@@ -227,7 +227,7 @@ def test_segment_batch_writes_no_more_rows_than_there_is_place_for(rng, path):
 
 def small_run(**changes):
     resident = Resident(np.arange(50), LiftConfig(segment_length=8, batch_size=2), [1], "cpu")
-    tables, out, step = resident.tables, resident.buffers, resident.step
+    tables, out, step = resident.tables, resident.buffers, resident.counter
     for name, value in changes.items():
         if name == "step":
             step = value

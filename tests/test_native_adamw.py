@@ -180,6 +180,6 @@ def test_both_ops_compile_in_one_graph(rng):
     results = []
     for f in (step, torch.compile(step, fullgraph=True, backend="aot_eager")):
         state, resident = fresh()
-        results.append([f(state, resident.tables, resident.step, resident.buffers), state.master,
-                        *state.shadows, resident.buffers.labels, resident.step])  # fmt: skip
+        results.append([f(state, resident.tables, resident.counter, resident.buffers), state.master,
+                        *state.shadows, resident.buffers.labels, resident.counter])  # fmt: skip
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))

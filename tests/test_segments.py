@@ -6,7 +6,7 @@ import pytest
 from liftcore import batch
 from liftcore.config import LiftConfig
 from liftcore.errors import UsageError
-from liftcore.segments import cut
+from liftcore.segments import Segments, cut
 
 
 def cases(rng, schedule, n=40):
@@ -162,3 +162,32 @@ def test_paper_preset_is_the_paper():
 def test_cutting_nothing_is_refused():
     with pytest.raises(UsageError):
         cut(0, LiftConfig())
+
+
+def test_steps_are_packed_to_a_number_of_tokens(rng):
+    for _ in range(20):
+        size, per_step = int(rng.integers(8, 40)), int(rng.integers(40, 200))
+        config = LiftConfig(segment_length=size, tokens_per_step=per_step)
+        length = int(rng.integers(1, 900))
+        segments, steps = batch.plan(length, config, 0, prefix=[1])
+        lengths = segments.stop - segments.start
+        assert sorted(i for rows in steps for i in rows) == list(range(len(segments)))
+        padded = [len(rows) * lengths[rows].max() for rows in steps]
+        assert max(padded) <= per_step
+        # Only the step of the shortest may have room left for one more segment.
+        room = [p + lengths[rows].max() <= per_step for p, rows in zip(padded, steps, strict=True)]
+        assert sum(room) <= 1
+
+
+def test_two_short_segments_share_a_step_that_holds_one_long_one():
+    config = LiftConfig(segment_length=16, batch_size=1)
+    segments = segments_of([5, 16, 16, 7])
+    sizes = sorted(
+        tuple(segments.stop[r] - segments.start[r]) for r in batch.order(segments, config, 0)
+    )
+    assert sizes == [(7, 5), (16,), (16,)]
+
+
+def segments_of(lengths):
+    stop = np.cumsum(lengths)
+    return Segments(stop - lengths, stop, [np.ones(n, dtype=np.float32) for n in lengths])

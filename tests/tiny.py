@@ -27,11 +27,16 @@ FAMILIES = {
     "gemma3": (transformers.Gemma3TextConfig, {"head_dim": 12, "query_pre_attn_scalar": 12}),
     "granite": (transformers.GraniteConfig, {"logits_scaling": 4.0}),
 }
+# Families that absorb() has no test of its own for.
+MORE_FAMILIES = {
+    "phi3": (transformers.Phi3Config, {}),  # q/k/v and gate/up are one projection each
+    "smollm3": (transformers.SmolLM3Config, {}),
+}
 
 
 def tiny_model(family="llama", seed=0, dtype=torch.float32, **changes):
     """A random model of a real family, small enough for a unit test."""
-    kind, extra = FAMILIES[family]
+    kind, extra = (FAMILIES | MORE_FAMILIES)[family]
     torch.manual_seed(seed)
     config = kind(**{**TINY, **extra, **changes})
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)

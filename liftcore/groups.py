@@ -1,0 +1,236 @@
+"""Sibling linear layers that share an input, found by structure and computed together.
+
+One forward of a few tokens shows which layers of one parent get the same tensor: q/k/v, gate/up.
+Within the parent's forward the first member's call then computes all of them, and the others
+take their outputs when they are called with that very tensor. A parent that is
+down(act(gate(x)) · up(x)), which is checked by numbers, also fuses the product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from liftcore.kernels.lora_group import ACTIVATIONS, lora_gate_up, lora_qkv
+from liftcore.kernels.lora_group_cpu import activated
+
+LARGEST = 3  # members of lora_qkv
+# (weight, lora_a, lora_b, scaling, bias) of a layer as it is now; None: it must run by itself.
+Parts = Callable[[nn.Module, Tensor], tuple | None]
+
+
+@dataclass(frozen=True)
+class Siblings:
+    """Module paths: `members` share an input, in the order of their calls.
+
+    With `down` the parent computes down(act(members[0](x)) · members[1](x)), and act is
+    `activation`.
+    """
+
+    parent: str
+    members: tuple[str, ...]
+    down: str | None = None
+    activation: str | None = None
+
+
+@torch.no_grad()
+def find(model: nn.Module, body: nn.Module, paths: list[str]) -> list[Siblings]:
+    """The groups among the linear layers at `paths`, seen in one forward of `body`.
+
+    A layer that is called twice, or not with one tensor alone, belongs to no group. Raises what
+    the model's forward raises on plain token ids.
+    """
+    seen: dict[str, list[tuple[str, Tensor | None]]] = {}  # parent -> its layers' inputs
+
+    def watch(path: str):
+        def note(module, args, kwargs):
+            alone = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
+            seen.setdefault(path.rpartition(".")[0], []).append((path, args[0] if alone else None))
+
+        return note
+
+    layers = [model.get_submodule(path) for path in paths]
+    handles = [
+        layer.register_forward_pre_hook(watch(path), with_kwargs=True)
+        for path, layer in zip(paths, layers, strict=True)
+    ]
+    try:
+        with evaluating(body):
+            device = body.get_input_embeddings().weight.device
+            body(input_ids=torch.arange(1, 5, device=device)[None], use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    found = []
+    with evaluating(body):
+        for parent, calls in seen.items():
+            found += _groups(model, parent, calls)
+    return found
+
+
+def _groups(model: nn.Module, parent: str, calls: list[tuple[str, Tensor | None]]):
+    names = [path for path, _ in calls]
+    inputs: dict[int, list[str]] = {}
+    for path, x in calls:
+        if x is not None and names.count(path) == 1:
+            inputs.setdefault(id(x), []).append(path)
+    groups = []
+    for paths in inputs.values():
+        # A last one alone is no group.
+        for i in range(0, len(paths) - 1, LARGEST):
+            found = Siblings(parent, tuple(paths[i : i + LARGEST]))
+            others = [call for call in calls if call[0] not in paths]
+            if len(paths) == 2 and len(others) == 1:
+                found = _gated(model, parent, found.members, *others[0])
+            groups.append(found)
+    return groups
+
+
+def _gated(model: nn.Module, parent: str, members, down: str, inner: Tensor | None) -> Siblings:
+    """The group with its activation, when the parent is down(act(gate(x)) · up(x))."""
+    owner = model.get_submodule(parent)
+    one, two, last = (model.get_submodule(path) for path in (*members, down))
+    plain = Siblings(parent, members)
+    dropout = any(isinstance(m, nn.Dropout) and m.p for m in owner.modules())
+    if inner is None or dropout or "forward" in vars(owner):
+        return plain
+    if not all(_untouched(child) for child in _others(owner, (*members, down)).values()):
+        return plain
+    x = torch.randn(4, one.in_features, generator=torch.Generator().manual_seed(0)).to(inner)
+    # The activations differ most, and are least like a line, for arguments of order 3.
+    x = x * (3 / one(x).float().std()).to(x.dtype)
+    try:
+        right = type(owner).forward(owner, x)
+    except Exception:
+        return plain
+    for gate, up, order in ((one, two, members), (two, one, members[::-1])):
+        for activation in ACTIVATIONS:
+            g, u = gate(x), up(x)
+            if g.shape != u.shape or u.shape[-1] != last.in_features:
+                return plain
+            ours = last(activated(g, activation == "gelu_tanh") * u)
+            error = (ours.float() - right.float()).norm() / right.float().norm()
+            if ours.shape == right.shape and error < (0.02 if x.element_size() == 2 else 1e-5):
+                return Siblings(parent, order, down, activation)
+    return plain
+
+
+class Group:
+    """A group at work in a model; remove() takes it out again.
+
+    Nothing is kept once the parent's forward has ended, and outside of it no call is answered.
+    Its members are the children of these names whose attribute `mark` it is: a layer that
+    somebody takes out of the model is not kept alive.
+    """
+
+    def __init__(self, model: nn.Module, siblings: Siblings, parts: Parts, mark: str):
+        self.parent = model.get_submodule(siblings.parent)
+        self.names = [path.rpartition(".")[2] for path in siblings.members]
+        self.mark = mark
+        for name in self.names:
+            setattr(getattr(self.parent, name), mark, self)
+        self.down = siblings.down.rpartition(".")[2] if siblings.down else None
+        self.activation, self.parts = siblings.activation, parts
+        # What the fused op leaves out, such as the activation's module.
+        self.others = {}
+        self.open, self.x, self.ready = False, None, []
+        self.handles = [
+            self.parent.register_forward_pre_hook(self._enter),
+            self.parent.register_forward_hook(self._leave, always_call=True),
+        ]
+        if self.down is not None:
+            self.others = _others(self.parent, (*siblings.members, siblings.down))
+            self.parent.forward = self._gated
+
+    def remove(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+        if self.down is not None:
+            del self.parent.forward
+
+    def output(self, member: nn.Module, x: Tensor) -> Tensor | None:
+        """The member's output for x; None when the member must compute it by itself."""
+        if not self.open:
+            return None
+        name = next((name for name in self.names if self._child(name) is member), None)
+        if name == self.names[0]:
+            self.x, self.ready = None, []
+            inputs = self._inputs(x)
+            if inputs is None:
+                return None
+            y, *self.ready = lora_qkv(x, *inputs)
+            self.x = x
+            return y
+        if x is not self.x or name is None:
+            return None
+        at = self.names.index(name) - 1
+        y, self.ready[at] = self.ready[at], None
+        return y
+
+    def _child(self, name: str) -> nn.Module | None:
+        return getattr(self.parent, name, None)
+
+    def _inputs(self, x: Tensor) -> list | None:
+        # Others may have put another layer in a member's place since.
+        members = [self._child(name) for name in self.names]
+        if any(getattr(member, self.mark, None) is not self for member in members):
+            return None
+        parts = [self.parts(member, x) for member in members]
+        if any(p is None for p in parts):
+            return None
+        return [list(part) for part in zip(*parts, strict=True)]
+
+    def _gated(self, x: Tensor, *args, **kwargs) -> Tensor:
+        inputs = None if args or kwargs or not self._same_others() else self._inputs(x)
+        if inputs is None:
+            return type(self.parent).forward(self.parent, x, *args, **kwargs)
+        h = lora_gate_up(x, *inputs, activation=self.activation)
+        return getattr(self.parent, self.down)(h)
+
+    def _same_others(self) -> bool:
+        there = self.others.items()
+        return all(self._child(name) is other and _untouched(other) for name, other in there)
+
+    def _enter(self, *call) -> None:
+        self.open = True
+
+    def _leave(self, *call) -> None:
+        self.open, self.x, self.ready = False, None, []
+
+
+def _others(parent: nn.Module, paths: tuple[str, ...]) -> dict[str, nn.Module]:
+    """The parent's children by name, without those at `paths`."""
+    names = [path.rpartition(".")[2] for path in paths]
+    return {name: child for name, child in parent.named_children() if name not in names}
+
+
+def _untouched(module: nn.Module) -> bool:
+    """Whether a module and those in it run as their classes say, unwatched."""
+    return not any("forward" in vars(m) or observed(m) for m in module.modules())
+
+
+def observed(module: nn.Module) -> bool:
+    """Whether somebody hooks into the calls of a module, so that none may be left out."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
+@contextmanager
+def evaluating(model: nn.Module):
+    """Within it no module of the model trains: no dropout, no random number used."""
+    training = [m for m in model.modules() if m.training]
+    for m in training:
+        m.training = False
+    try:
+        yield
+    finally:
+        for m in training:
+            m.training = True

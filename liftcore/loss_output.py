@@ -1,0 +1,97 @@
+"""What an accelerated causal LM returns for labels: the loss, and logits formed when asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+from transformers.utils import ModelOutput
+
+from liftcore.kernels.reference import soft_cap
+from liftcore.model import Head
+
+
+class Logits(Tensor):
+    """Logits [..., V] without a gradient that take no memory until an op uses them.
+
+    Trainer reads all values of an output before it knows whether it wants more than the loss.
+    """
+
+    @staticmethod
+    def __new__(cls, x: Tensor, head: Head):
+        shape = (*x.shape[:-1], head.weight.shape[0])
+        return Tensor._make_wrapper_subclass(cls, shape, dtype=x.dtype, device=x.device)
+
+    def __init__(self, x: Tensor, head: Head):
+        self.x, self.head, self.formed = x, head, None
+
+    def form(self) -> Tensor:
+        if self.formed is None:
+            self.formed = form(self.x, self.head)
+        return self.formed
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is torch.ops.aten._to_copy.default and set(kwargs) == {"dtype"}:
+            # Accelerate casts all outputs.
+            return cls(args[0].x.to(kwargs["dtype"]), args[0].head)
+        args, kwargs = tree_map_only(cls, cls.form, (args, kwargs))
+        return function(*args, **kwargs)
+
+
+def form(x: Tensor, head: Head) -> Tensor:
+    """The logits [..., V] of x [..., K], in the dtype of x."""
+    z = F.linear(x.to(head.weight.dtype), head.weight) * head.logit_scale
+    return soft_cap(z, head.softcap).to(x.dtype)
+
+
+@dataclass
+class LossOutput(ModelOutput):
+    """The loss, and `logits` [..., V] in the dtype that the model gives them.
+
+    In training they are computed when they are first read, by name, with their gradient, and
+    the values hold what they are computed from: others copy an output by its values. In
+    evaluation without gradients the values hold Logits instead.
+    """
+
+    loss: Tensor | None = None
+    past_key_values: object | None = None
+    hidden_states: tuple | None = None
+    attentions: tuple | None = None
+    head_input: Tensor | None = None  # [..., K]
+    head: Head | None = None
+
+    def __getattr__(self, name: str):
+        if name != "logits":
+            raise AttributeError(f"{type(self).__name__} has no {name!r}")
+        lazy = super().get("logits")
+        logits = form(self.head_input, self.head) if lazy is None else lazy.form()
+        self.__dict__["logits"] = logits
+        return logits
+
+    def __setitem__(self, key, value):
+        super().__setitem__(key, value)
+        if isinstance(value, Logits):
+            del self.__dict__[key]
+
+    def __contains__(self, key) -> bool:
+        return key == "logits" or super().__contains__(key)
+
+    def get(self, key, default=None):
+        return self.logits if key == "logits" else super().get(key, default)
+
+    def __getitem__(self, key):
+        if key == "logits":
+            return self.logits
+        if key == "loss" or key == 0:
+            return self.loss
+        return super().__getitem__(key) if isinstance(key, str) else self.to_tuple()[key]
+
+    def to_tuple(self) -> tuple:
+        ours = ("loss", "logits", "head_input", "head")
+        rest = (value for key, value in self.items() if key not in ours)
+        return (self.loss, self.logits, *rest)
