@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from liftcore import checkpoint
-from liftcore.attention import fast_attention
+from liftcore.attention import fast_attention, own_attention
 from liftcore.checkpoint import Position
 from liftcore.config import LiftConfig
 from liftcore.determinism import deterministic
@@ -126,7 +126,10 @@ def train(
                 _check(steps.losses[: n + 1], state_file)
             passes = int(seen[n] - seen[first] + order.tokens[first])
             now = time.perf_counter() - started
-            on_step(Progress(int(order.epoch[n]), n + 1, len(order), passes, now, loss))
+            progress = Progress(int(order.epoch[n]), n + 1, len(order), passes, now, loss)
+            # Who listens may generate with the model.
+            with own_attention(model):
+                on_step(progress)
             if due or interrupt.asked:
                 _save_or_warn(save, interrupt)
                 saved = time.perf_counter()
