@@ -31,7 +31,7 @@ class Setting:
     name: str
     line: str
     changes: dict = field(default_factory=dict)
-    passes: int = 10
+    passes: int = 12
     trainer: bool = False
 
     def config(self, seed: int, epochs: int = 1) -> LiftConfig:
@@ -47,7 +47,7 @@ def _schedule(schedule: str, overlap_loss: str) -> Setting:
     )
 
 
-def _line(line: str, name: str, passes: int = 10, **changes) -> Setting:
+def _line(line: str, name: str, passes: int = 12, **changes) -> Setting:
     return Setting(name, line, changes, passes)
 
 
