@@ -52,13 +52,17 @@ def ask(
         raise UsageError("the question is empty")
     text = ""
     if document is not None:
-        bare = len(question_ids(tokenizer, title, "...", question))
-        room = models.window(model) - max_new_tokens - bare - 8
-        if room < 2:
+        left = room(tokenizer, title, question, models.window(model) - max_new_tokens)
+        if left < 2:
             raise UsageError("the question and the answer leave no room for the document")
-        text = truncate(tokenizer, document, room)
+        text = truncate(tokenizer, document, left)
     ids = question_ids(tokenizer, title, text, question)
     return _generate(model, tokenizer, ids, max_new_tokens)
+
+
+def room(tokenizer, title: str, question: str, window: int) -> int:
+    """Tokens of the document that fit beside the question into a prompt of `window` tokens."""
+    return window - len(question_ids(tokenizer, title, "...", question)) - 8
 
 
 def truncate(tokenizer, tokens: list[int], room: int) -> str:

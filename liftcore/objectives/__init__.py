@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from liftcore.objectives.sample import Sample
 
-NAMES = ("segments", "recitation", "qa", "distill")
-
 
 class Objective:
     """A source of samples.
@@ -41,6 +39,11 @@ class Objective:
         """Samples of an epoch once nothing more arrives; before that an estimate that may
         change."""
         return len(self.samples(0))
+
+    @property
+    def seconds(self) -> float:
+        """How long making the samples took so far, where that can run beside training."""
+        return 0.0
 
     def close(self) -> None:
         """Stops what still makes samples; called at the end of a run, failed or not."""
