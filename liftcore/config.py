@@ -42,7 +42,7 @@ class LiftConfig:
     qa_context       "none": a training question names the title only; "truncated": the document
                      stands beside it, cut to the model's window.
     qa_first         training waits until all questions are made, and does not run beside it.
-    recite_context   tokens of the document's head and tail that recitation shows, within the window.
+    recite_context   tokens of the document's head and tail that recitation shows, where they fit.
 
     Raises UsageError for values that make no sense together.
     """

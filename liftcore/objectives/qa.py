@@ -49,9 +49,7 @@ class QuestionAnswering(Objective):
         reply = answer.reply_ids(self.tokenizer, pair.answer)
         text = ""
         if self.document is not None:
-            room = answer.room(
-                self.tokenizer, self.title, pair.question, self.window - len(reply)
-            )
+            room = answer.room(self.tokenizer, self.title, pair.question, self.window - len(reply))
             text = answer.truncate(self.tokenizer, self.document, room) if room >= 2 else ""
         prompt = answer.question_ids(self.tokenizer, self.title, text, pair.question)
         return prompted(prompt, reply, self.name)
