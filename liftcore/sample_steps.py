@@ -78,7 +78,7 @@ class Drawn:
     def __len__(self) -> int:
         """The steps of the whole run, as far as can be said."""
         done = len(self.epoch)
-        mean = sum(self.tokens) / done if done else self.mix.config.target_tokens
+        mean = sum(self.tokens) / done if done else self.mix.target
         return done + round(self.mix.left() / mean)
 
 
@@ -98,7 +98,7 @@ class SampleSteps(EagerSteps):
         # At least a segment's length: what a stream brings is seldom longer.
         self.size = max([config.segment_length, *map(len, known)])
         self.size = min(self.size, mix.window)
-        most = max(1, config.target_tokens // self.size)
+        most = max(1, mix.target // self.size)
         self._prepare(model, adapter, config, Drawn(mix, most), self.size, True)
         self.round_to = ROUND.get(self.losses.device.type, 1)
         self.step: Step | None = None

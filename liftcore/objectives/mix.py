@@ -48,8 +48,9 @@ class Step:
 class Mix:
     """Draws the steps of a run one after the other.
 
-    Each objective's token weights are multiplied by its γ. Samples of more than `window` tokens
-    are left out, and so are those without a target.
+    Each objective's token weights are multiplied by its γ. A step has room for the rows of
+    config.target_tokens tokens with a prefix of `prefix` tokens each. Samples of more than
+    `window` tokens are left out, and so are those without a target.
     """
 
     def __init__(
@@ -58,9 +59,12 @@ class Mix:
         weights: Sequence[float],
         config: LiftConfig,
         window: int,
+        prefix: int = 0,
     ):
         self.objectives, self.weights = list(objectives), list(weights)
         self.config, self.window = config, window
+        rows = config.target_tokens // config.segment_length
+        self.target = config.target_tokens + rows * prefix
         self.begun = time.perf_counter()
         self.left_out = 0
         self.trained = 0  # tokens of the steps drawn so far
@@ -144,7 +148,7 @@ class Mix:
             if self._takes_part(i, epoch):
                 samples += self._weighted(found, i)
         rng = np.random.default_rng([self.config.seed, epoch, 2])
-        self.planned = deque(pack(samples, self.config.target_tokens, rng))
+        self.planned = deque(pack(samples, self.target, rng))
         self._waiting = sum(map(_tokens, self.planned))
         total = sum(map(_weight, self.planned))
         self.normaliser = total / len(self.planned) if self.planned else 0.0
@@ -202,13 +206,12 @@ class Mix:
         count = longest = 0
         for sample in self.arrived:
             longest = max(longest, len(sample))
-            if count and (count + 1) * longest > self.config.target_tokens:
+            if count and (count + 1) * longest > self.target:
                 break
             count += 1
-        else:
-            # All of them fit, so that more might.
-            if self.planned or self._waits():
-                return []
+        full = count < len(self.arrived) or (count + 1) * longest > self.target
+        if not full and (self.planned or self._waits()):
+            return []
         return [self.arrived.popleft() for _ in range(count)]
 
     def _waits(self) -> bool:
