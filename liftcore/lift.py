@@ -46,7 +46,8 @@ def absorb(
     progress   a line on stderr, when that is a terminal
     qa         question-answer pairs to train on: a JSONL file (keys question and answer), pairs,
                or a source of pairs that arrive while training runs (liftcore.objectives.pairs).
-               With them the objective "qa" joins those of the settings
+               With them the objective "qa" joins those of the settings, unless they go to
+               "distill"
     init       an adapter's folder to begin from, as sft, absorb or PEFT wrote it
 
     The model is left with the adapter installed. Raises LiftError (see liftcore.errors) when the
@@ -79,7 +80,8 @@ def absorb(
             result = train(model, adapter, source.tokens, config, prefix=prefix, **options)
         else:
             sources = [] if qa is None else pair_sources(qa)
-            with closing(mix_of(model, tokenizer, source, config, sources)) as mix:
+            cache = None if resume is None else Path(resume) / checkpoint.TARGETS
+            with closing(mix_of(model, tokenizer, source, config, sources, cache)) as mix:
                 steps = partial(SampleSteps, model, adapter, mix, config)
                 result = follow(steps, adapter, mix.window, **options)
         line.say("measuring recall")
@@ -99,7 +101,7 @@ def absorb(
 
 
 def _with_questions(config: LiftConfig) -> LiftConfig:
-    if "qa" in config.objectives:
+    if {"qa", "distill"} & set(config.objectives):
         return config
     mix = None if config.mix is None else (*config.mix, 1.0)
     return config.replace(objectives=(*config.objectives, "qa"), mix=mix)

@@ -8,16 +8,24 @@ from pathlib import Path
 from liftcore import model as models
 from liftcore.config import LiftConfig
 from liftcore.document import Document
-from liftcore.errors import UsageError
 from liftcore.objectives import Objective
 from liftcore.objectives.mix import Mix
 from liftcore.objectives.pairs import GivenPairs, Pair, read_pairs
+from liftcore.objectives.shared_pairs import SharedPairs
 
 
-def mix_of(model, tokenizer, document: Document, config: LiftConfig, sources: Sequence = ()) -> Mix:
-    """The mix of config.objectives for one document; `sources` give the question-answer pairs."""
+def mix_of(
+    model,
+    tokenizer,
+    document: Document,
+    config: LiftConfig,
+    sources: Sequence = (),
+    cache: Path | None = None,
+) -> Mix:
+    """The mix of config.objectives for one document; `sources` give the question-answer pairs, and
+    `cache` is a folder for what a teacher says."""
     return Mix(
-        objectives_of(model, tokenizer, document, config, sources),
+        objectives_of(model, tokenizer, document, config, sources, cache),
         config.weights,
         config,
         models.window(model),
@@ -26,14 +34,25 @@ def mix_of(model, tokenizer, document: Document, config: LiftConfig, sources: Se
 
 
 def objectives_of(
-    model, tokenizer, document: Document, config: LiftConfig, sources: Sequence
+    model,
+    tokenizer,
+    document: Document,
+    config: LiftConfig,
+    sources: Sequence,
+    cache: Path | None = None,
 ) -> list[Objective]:
-    """One objective for each name in config.objectives."""
+    """One objective for each name in config.objectives.
+
+    Each that takes pairs gets all of them. "distill" is for pairs where there is a source, else for
+    the document itself.
+    """
+    from liftcore.objectives.distill import DistilledPairs, DistilledSegments
     from liftcore.objectives.qa import QuestionAnswering
     from liftcore.objectives.recitation import Recitation
     from liftcore.objectives.segments import Segments
 
     title, tokens, window = document.title, document.tokens, models.window(model)
+    shared = [SharedPairs(source) for source in sources]
 
     def made(name: str) -> Objective:
         if name == "segments":
@@ -41,8 +60,12 @@ def objectives_of(
         if name == "recitation":
             return Recitation(tokenizer, title, tokens, config, window)
         if name == "qa":
-            return QuestionAnswering(tokenizer, title, tokens, sources, config, window)
-        raise UsageError(f"the objective {name} is not there yet")
+            readers = [each.reader() for each in shared]
+            return QuestionAnswering(tokenizer, title, tokens, readers, config, window)
+        if not shared:
+            return DistilledSegments(model, tokenizer, document, config, cache=cache)
+        readers = [each.reader() for each in shared]
+        return DistilledPairs(model, tokenizer, document, readers, cache=cache)
 
     return [made(name) for name in config.objectives]
 
