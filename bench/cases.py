@@ -123,6 +123,8 @@ def _one(method: Method, case: Case, score) -> tuple[dict, dict]:
         "scores": scores,
         "prompt_tokens": None if answer is None else method.prompt_tokens,
     }
+    if method.memory is not None:
+        row["recall"] = round(method.memory.report.recall, 4)
     seconds = {
         "prepare_seconds": round(method.prepare_seconds, 3),
         "answer_seconds": None if answer is None else round(method.answer_seconds, 3),

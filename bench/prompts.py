@@ -17,7 +17,8 @@ class Prompt:
     beside    the user's turn with the document's text in it
     alone     the same for a method that puts no text beside the question
     opening   how the answer begins; it stands after the prompt, and the model goes on with it
-    chat      through the tokenizer's chat template, where it has one
+    chat      through the tokenizer's chat template, where it has one; without, the question
+              keeps its white space (code)
     cue       what follows the prompt when `chat` is wanted and the tokenizer has no template
     """
 
@@ -30,7 +31,8 @@ class Prompt:
     def ids(self, tokenizer, title: str, document: str, question: str) -> list[int]:
         """Token ids of the prompt; an empty `document` gives the one without it."""
         template = self.beside if document else self.alone
-        text = template.format(title=title, document=document, question=question.strip())
+        question = question.strip() if self.chat else question
+        text = template.format(title=title, document=document, question=question)
         if self.chat and tokenizer.chat_template:
             return [*_chat(tokenizer, text), *_plain(tokenizer, self.opening)]
         opening = f" {self.opening}" if self.chat and self.opening else self.opening
