@@ -8,6 +8,7 @@ NAMES = (
     "estimate",
     "gpu",
     "kernels",
+    "longbench",
     "loogle",
     "readme",
     "recall",

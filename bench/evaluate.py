@@ -1,4 +1,4 @@
-"""What the evaluations on question sets share: options, the run, verdicts, the summary on disk."""
+"""What the evaluations on question sets share: options, the run, the summary on disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import torch
 from bench import cases, methods
 from bench.cases import Case, Results
 from bench.common import RESULTS, device_name, results_name, versions
-from bench.judge import Judge, judge_rows
 from liftcore import document as documents
 from liftcore import model as models
 from liftcore.config import LR_SCHEDULES, OVERLAP_LOSSES, SCHEDULES, LiftConfig
@@ -54,8 +53,6 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     out.add_argument("--window", type=int, help="make the model's window smaller than it is")
     out.add_argument("--out", type=Path, help="folder of the results (bench/results/DEVICE)")
     out.add_argument("--memories", type=Path, help="keep the trained memories in this folder")
-    out.add_argument("--judge", metavar="URL", help="an OpenAI-compatible server that judges")
-    out.add_argument("--judge-model", metavar="M", help="the model to ask there")
     out.add_argument("--report-only", action="store_true", help="summary and plot from the file")
     training = out.add_argument_group("settings of the training (LiftConfig)")
     for field in dataclasses.fields(LiftConfig):
@@ -124,17 +121,12 @@ def run(
     return file
 
 
-def rows_of(args, file: Path) -> list[dict]:
-    """The rows of a results file, with the judge's verdicts where there are any."""
+def rows_of(file: Path) -> list[dict]:
+    """The rows of a results file. Raises LiftError when there are none."""
     rows = cases.read_rows(file)
     if not rows:
         raise LiftError(f"no results in {file}")
-    judge = None
-    if args.judge:
-        if not args.judge_model:
-            raise LiftError("--judge needs --judge-model")
-        judge = Judge(args.judge, args.judge_model)
-    return judge_rows(rows, file.with_suffix(".judge.jsonl"), judge)
+    return rows
 
 
 def write_summary(args, file: Path, groups: list[dict], **more) -> None:
