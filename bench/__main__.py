@@ -9,6 +9,7 @@ NAMES = (
     "gpu",
     "kernels",
     "loogle",
+    "niah",
     "readme",
     "recall",
     "scaling",
