@@ -10,6 +10,7 @@ NAMES = (
     "kernels",
     "longbench",
     "loogle",
+    "niah",
     "readme",
     "recall",
     "scaling",
