@@ -40,8 +40,6 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     out.add_argument("--task", nargs="+", metavar="T", help="tasks to run (all that DATA holds)")
     options(out, METHODS)
     out.add_argument("--max-new-tokens", type=int, help="in place of each task's own length")
-    out.add_argument("--judge", metavar="URL", help="an OpenAI-compatible server that judges")
-    out.add_argument("--judge-model", metavar="M", help="the model to ask there")
     return out
 
 
