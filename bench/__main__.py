@@ -3,7 +3,18 @@
 import importlib
 import sys
 
-NAMES = ("dropin", "estimate", "gpu", "kernels", "readme", "recall", "scaling", "step")
+NAMES = (
+    "dropin",
+    "estimate",
+    "gpu",
+    "kernels",
+    "longbench",
+    "loogle",
+    "readme",
+    "recall",
+    "scaling",
+    "step",
+)
 
 
 def main(argv: list[str]) -> int:
