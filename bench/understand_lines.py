@@ -1,4 +1,4 @@
-"""What the understanding benchmark compares: mixes of objectives, and where their pairs come from."""
+"""What the understanding benchmark compares: mixes of objectives, and their pairs' sources."""
 
 from __future__ import annotations
 

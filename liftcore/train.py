@@ -144,7 +144,7 @@ def follow(
             now = time.perf_counter() - started
             progress = Progress(int(order.epoch[n]), n + 1, len(order), passes, now, loss)
             # Who listens may generate with the model.
-            with own_attention(model):
+            with own_attention(adapter.model):
                 on_step(progress)
             if due or interrupt.asked:
                 _save_or_warn(save, interrupt)
