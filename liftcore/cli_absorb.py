@@ -33,6 +33,11 @@ def absorb_options(parser: argparse.ArgumentParser) -> None:
     )
     questions.add_argument("--qa-model", metavar="NAME", help="what to ask there")
     questions.add_argument(
+        "--qa-self",
+        action="store_true",
+        help="the model makes them itself (what the objective qa does when no other is given)",
+    )
+    questions.add_argument(
         "--qa-first",
         action="store_true",
         default=None,
@@ -67,6 +72,7 @@ def sft_options(parser: argparse.ArgumentParser) -> None:
 def absorb(args) -> dict:
     from liftcore import checkpoint, document, lift, model, usage
     from liftcore.memory import check_output
+    from liftcore.objectives.build import SELF
 
     chosen = config(args)
     file = Path(args.file)
@@ -83,7 +89,8 @@ def absorb(args) -> dict:
         # A server begins while the model is still being loaded.
         sources = _sources(args, text, title)
         for each in sources or ():
-            stack.callback(each.close)
+            if each != SELF:
+                stack.callback(each.close)
         base, tokenizer = model.load(args.model, device=args.device, dtype=dtype(args.dtype))
         source = document.from_text(text, tokenizer, title)
         if not args.resume:
@@ -103,8 +110,7 @@ def absorb(args) -> dict:
             raise
         seconds = time.perf_counter() - started
     memory.save(out, force=True, merge=args.merge, with_document=not args.without_document)
-    made = [each.summary() for each in sources or () if hasattr(each, "summary")]
-    _print_absorbed(memory, made, out)
+    _print_absorbed(memory, out)
     training = memory.training
     return {
         "recall": memory.report.recall,
@@ -117,7 +123,7 @@ def absorb(args) -> dict:
         "making_seconds": training.making,
         "hidden_seconds": training.hidden,
         "waited_seconds": training.waited,
-        "questions": made,
+        "questions": training.questions,
         "total_seconds": seconds,
         "peak_bytes": usage.peak_bytes(memory.adapter.values.device),
     }
@@ -126,7 +132,7 @@ def absorb(args) -> dict:
 def _sources(args, text: str, title: str) -> list | None:
     """The sources of question-answer pairs that a command line names; None for none."""
     from liftcore.embedded import cache_folder
-    from liftcore.objectives.build import pair_sources
+    from liftcore.objectives.build import SELF, pair_sources
     from liftcore.objectives.server import ServerPairs
 
     found = pair_sources(args.qa) if args.qa else []
@@ -135,19 +141,21 @@ def _sources(args, text: str, title: str) -> list | None:
     if args.qa_server:
         cache = cache_folder() / "qa"
         found.append(ServerPairs(text, title, args.qa_server, args.qa_model, cache=cache))
+    if args.qa_self:
+        found.append(SELF)
     return found or None
 
 
-def _print_absorbed(memory, made: list[dict], out: Path) -> None:
+def _print_absorbed(memory, out: Path) -> None:
     from liftcore.adapter import vllm_rank
 
     training, rank = memory.training, vllm_rank(memory.config.rank)
     print(f"absorbed {memory.length:,} tokens in {_trained(training)}")
-    for each in made:
+    for each in training.questions:
         print(_questions(each))
     if training.making:
         print(
-            f"they were made in {training.making:.1f} s, {training.hidden:.1f} s of it behind "
+            f"questions were made in {training.making:.1f} s, {training.hidden:.1f} s of it behind "
             f"training, which waited {training.waited:.1f} s"
         )
     print(memory.report.text())
@@ -160,12 +168,14 @@ def _print_absorbed(memory, made: list[dict], out: Path) -> None:
 
 def _questions(made: dict) -> str:
     """One line on what a source of pairs gave."""
-    text = f"{made['pairs']} questions from {made['answered']} of {made['windows']} windows"
+    text = f"{made['pairs']} questions"
+    if "windows" in made:
+        text += f" from {made['answered']} of {made['windows']} windows"
     for name in ("failures", "rejected"):
         if made[name]:
             counts = ", ".join(f"{why} {n}" for why, n in made[name].items())
             text += f"; {name}: {counts}"
-    return f"{text}; {made['stopped']}" if made["stopped"] else text
+    return f"{text}; {made['stopped']}" if made.get("stopped") else text
 
 
 def sft(args) -> dict:
