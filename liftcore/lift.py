@@ -20,6 +20,7 @@ from liftcore.errors import LiftError, UsageError
 from liftcore.lora import Adapter
 from liftcore.memory import Memory
 from liftcore.objectives.build import SELF, mix_of, pair_sources, summary
+from liftcore.objectives.self_study import SelfStudy
 from liftcore.objectives.teacher import without_adapter
 from liftcore.progress import ProgressLine
 from liftcore.sample_steps import SampleSteps
@@ -115,8 +116,6 @@ def _with_questions(config: LiftConfig) -> LiftConfig:
 
 
 def _self_study(model: nn.Module, tokenizer, source: Document, config: LiftConfig):
-    from liftcore.objectives.self_study import SelfStudy
-
     return SelfStudy(
         model,
         tokenizer,
