@@ -357,12 +357,12 @@ def test_absorb(questions, tmp_path):
     plain = config.replace(objectives=("segments",))
     alone = liftcore.absorb(model, tokenizer, TEXT, config=plain, progress=False)
     assert memory.training.token_passes > alone.training.token_passes + 200
-    kept = sorted(f.name for f in (tmp_path / "teacher").iterdir())
+    kept = sorted(f.name for f in (tmp_path / "samples").iterdir())
     again = absorb()
     assert torch.equal(again.adapter.values, memory.adapter.values)
-    assert sorted(f.name for f in (tmp_path / "teacher").iterdir()) == kept
+    assert sorted(f.name for f in (tmp_path / "samples").iterdir()) == kept
     again.save(tmp_path)
-    assert not (tmp_path / "teacher").exists()
+    assert not (tmp_path / "samples").exists()
 
 
 def divergence(model, samples):
