@@ -79,7 +79,7 @@ class Drawn:
     def __len__(self) -> int:
         """The steps of the whole run, as far as can be said."""
         done = len(self.epoch)
-        mean = sum(self.tokens) / done if done else self.mix.target
+        mean = self.mix.trained / done if done else self.mix.target
         return done + round(self.mix.left() / mean)
 
 
