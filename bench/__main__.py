@@ -3,7 +3,20 @@
 import importlib
 import sys
 
-NAMES = ("dropin", "estimate", "gpu", "kernels", "readme", "recall", "scaling", "step")
+NAMES = (
+    "demo",
+    "dropin",
+    "estimate",
+    "gpu",
+    "kernels",
+    "longbench",
+    "loogle",
+    "niah",
+    "readme",
+    "recall",
+    "scaling",
+    "step",
+)
 
 
 def main(argv: list[str]) -> int:

@@ -184,12 +184,12 @@ def test_absorb(questions, tmp_path):
         ]
         passes = len(text) + 2 * sum(len(p) - 1 for p in prompts)
     assert memory.training.token_passes >= passes
-    kept = sorted(f.name for f in (tmp_path / "teacher").iterdir())
+    kept = sorted(f.name for f in (tmp_path / "samples").iterdir())
     again = absorb()
     assert torch.equal(again.adapter.values, memory.adapter.values)
-    assert sorted(f.name for f in (tmp_path / "teacher").iterdir()) == kept
+    assert sorted(f.name for f in (tmp_path / "samples").iterdir()) == kept
     again.save(tmp_path)
-    assert not (tmp_path / "teacher").exists()
+    assert not (tmp_path / "samples").exists()
 
 
 def divergence(model, samples):

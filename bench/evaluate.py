@@ -1,0 +1,170 @@
+"""What the evaluations on question sets share: options, the run, the summary on disk."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from bench import cases, methods
+from bench.cases import Case, Results
+from bench.common import RESULTS, device_name, results_name, versions
+from liftcore import document as documents
+from liftcore import model as models
+from liftcore.config import LR_SCHEDULES, OVERLAP_LOSSES, SCHEDULES, LiftConfig
+from liftcore.errors import LiftError
+
+METHODS = ("truncated-icl", "rag", "lift", "lift-icl")
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+CHOICES = {"schedule": SCHEDULES, "overlap_loss": OVERLAP_LOSSES, "lr_schedule": LR_SCHEDULES}
+
+
+@dataclass(frozen=True)
+class Text:
+    """A document of a question set."""
+
+    text: str
+    title: str | None = None
+
+
+def parser(name: str, description: str) -> argparse.ArgumentParser:
+    """The options of an evaluation on a question set."""
+    out = argparse.ArgumentParser(prog=f"python -m bench {name}", description=description)
+    out.add_argument("data", nargs="*", type=Path, help="the benchmark's JSONL files, or a folder")
+    out.add_argument("--task", nargs="+", metavar="T", help="tasks to run (all that DATA holds)")
+    options(out, METHODS)
+    out.add_argument("--max-new-tokens", type=int, help="in place of each task's own length")
+    return out
+
+
+def options(out: argparse.ArgumentParser, default_methods: Sequence[str]) -> None:
+    """The options that every evaluation takes: methods, model, results, settings of training."""
+    out.add_argument(
+        "--method",
+        nargs="+",
+        default=default_methods,
+        metavar="M",
+        help=f"{', '.join(methods.METHODS)}, or FILE.py:CLASS",
+    )
+    out.add_argument("--limit", type=int, metavar="N", help="at most N questions of each group")
+    out.add_argument("--model", default="smollm2-135m", help="a name or a folder")
+    out.add_argument("--device")
+    out.add_argument("--dtype", choices=sorted(DTYPES))
+    out.add_argument("--window", type=int, help="make the model's window smaller than it is")
+    out.add_argument("--out", type=Path, help="folder of the results (bench/results/DEVICE)")
+    out.add_argument("--memories", type=Path, help="keep the trained memories in this folder")
+    out.add_argument(
+        "--report-only", "--plot-only", action="store_true", help="summary and plot from the file"
+    )
+    training = out.add_argument_group("settings of the training (LiftConfig)")
+    for field in dataclasses.fields(LiftConfig):
+        kind = {"int": int, "float": float, "str": str}[field.type.split(" ")[0]]
+        flag = f"--{field.name.replace('_', '-')}"
+        training.add_argument(flag, type=kind, choices=CHOICES.get(field.name))
+
+
+def config_of(args) -> LiftConfig:
+    """The settings of training: LiftConfig's, with what the options change."""
+    names = [field.name for field in dataclasses.fields(LiftConfig)]
+    return LiftConfig(**{n: getattr(args, n) for n in names if getattr(args, n) is not None})
+
+
+def results_file(args, name: str) -> Path:
+    device = torch.device(args.device or models.default_device())
+    return (args.out or RESULTS / results_name(device)) / f"{name}.jsonl"
+
+
+def run(
+    args,
+    name: str,
+    todo: Sequence[Case],
+    texts: dict[str, Text],
+    score: Callable[[Case, str], dict],
+) -> Path:
+    """Answers and scores the cases that are not done yet; returns the file of the rows.
+
+    texts   the documents by the names that the cases give them
+    """
+    if not todo:
+        raise LiftError("no questions: nothing in DATA belongs to the tasks that were asked for")
+    file, config = results_file(args, name), config_of(args)
+    kinds = [methods.find(m) for m in args.method]
+    for case in {case.about["task"]: case for case in todo}.values():
+        score(case, "")  # a package that is missing is missed before the model is loaded
+    model, tokenizer = models.load(args.model, device=args.device, dtype=DTYPES.get(args.dtype))
+    if args.window:
+        methods.set_window(model, args.window)
+    settings = {
+        "benchmark": name,
+        "model": args.model,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "window": models.window(model),
+        "max_new_tokens": args.max_new_tokens,
+        "config": dataclasses.asdict(config),
+    }
+    results = Results(file, settings)
+    memories = args.memories or file.with_suffix(".memories")
+    bench = methods.Bench.of(model, tokenizer, config, cache=memories)
+
+    def read(key: str):
+        return documents.from_text(texts[key].text, tokenizer, texts[key].title)
+
+    cases.run(
+        todo,
+        [kind(bench) for kind in kinds],
+        results,
+        read=read,
+        score=score,
+        keep=args.memories is not None,
+    )
+    if args.memories is None and memories.is_dir() and not any(memories.iterdir()):
+        memories.rmdir()
+    return file
+
+
+def rows_of(file: Path) -> list[dict]:
+    """The rows of a results file. Raises LiftError when there are none."""
+    rows = cases.read_rows(file)
+    if not rows:
+        raise LiftError(f"no results in {file}")
+    return rows
+
+
+def write_summary(args, file: Path, groups: list[dict], **more) -> None:
+    """The summary beside the rows, with the machine and the command that made it."""
+    device = torch.device(args.device or models.default_device())
+    summary = {
+        "settings": cases.read_settings(file),
+        "device": device_name(device),
+        "versions": versions(),
+        "command": command(),
+        "groups": groups,
+        **more,
+    }
+    text = json.dumps(summary, indent=1, ensure_ascii=False)
+    file.with_suffix(".json").write_text(text + "\n")
+
+
+def command() -> str:
+    """The command line; of paths only the last part, which means something elsewhere."""
+    words = [Path(w).name if "/" in w and "://" not in w else w for w in sys.argv[1:]]
+    return " ".join(["python -m bench", *words])
+
+
+def main(run_one: Callable[[list[str]], None], argv: list[str]) -> int:
+    """Runs an evaluation; an error that explains itself is one line on stderr."""
+    try:
+        run_one(argv)
+    except LiftError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,67 @@
+"""BM25 over sentence windows: what a question is most likely about."""
+
+from __future__ import annotations
+
+from bench.sentences import sentences
+from liftcore.errors import LiftError
+
+# Sentences a window, and from the start of one to the next.
+WINDOW, STEP = 5, 2
+GAP = "\n...\n"
+
+
+class SentenceIndex:
+    """The windows of a document's sentences, ranked with the library bm25s (Lucene's BM25)."""
+
+    def __init__(self, text: str, window: int = WINDOW, step: int = STEP):
+        self.bm25s = _bm25s()
+        self.sentences = sentences(text)
+        last = max(1, len(self.sentences) - window + step)
+        self.windows = [
+            range(i, min(i + window, len(self.sentences))) for i in range(0, last, step)
+        ]
+        self.bm25 = self.bm25s.BM25()
+        texts = [" ".join(self.sentences[i] for i in w) for w in self.windows]
+        self.bm25.index(self._words(texts), show_progress=False)
+
+    def ranked(self, question: str) -> list[range]:
+        """The windows, the best first; equal ones as in the document."""
+        words = self._words([question], return_ids=False)[0]
+        if not words:
+            return list(self.windows)
+        scores = self.bm25.get_scores(words)
+        return [self.windows[i] for i in (-scores).argsort(kind="stable")]
+
+    def passages(self, question: str, room: int, count) -> str:
+        """As many of the best windows as fit into `room` tokens, in the document's order, with
+        "..." where something is left out. `count` gives a text's tokens."""
+        chosen: set[int] = set()
+        for window in self.ranked(question):
+            more = chosen | set(window)
+            if count(self._joined(more)) <= room:
+                chosen = more
+            elif chosen:
+                break
+        return self._joined(chosen)
+
+    def _joined(self, chosen: set[int]) -> str:
+        parts, before = [], None
+        for i in sorted(chosen):
+            if before is not None:
+                parts.append(" " if i == before + 1 else GAP)
+            parts.append(self.sentences[i])
+            before = i
+        return "".join(parts)
+
+    def _words(self, texts: list[str], return_ids: bool = True):
+        return self.bm25s.tokenize(
+            texts, stopwords="en", return_ids=return_ids, show_progress=False
+        )
+
+
+def _bm25s():
+    try:
+        import bm25s
+    except ImportError as error:
+        raise LiftError("the method rag needs bm25s: pip install 'liftcore[eval]'") from error
+    return bm25s
