@@ -152,17 +152,20 @@ class SelfStudy:
     def _questions(self, jobs: list[_Job], sample: bool) -> list[list[Pair]]:
         turns = [kinds_.question_turns(job.window.sentence, job.target) for job in jobs]
         written = self._generate(turns, kinds_.QUESTION_TOKENS, sample)
-        questions = [kinds_.first_question(text) for text, _ in written]
+        questions = [
+            kinds_.first_question(f"{kinds_.opening(job.target)} {rest}")
+            for job, rest in zip(jobs, written, strict=True)
+        ]
         kept = []
         for n, (job, question) in enumerate(zip(jobs, questions, strict=True)):
             problem = kinds_.question_problem(question, job.target, job.window.text)
             self.rejected += Counter({problem: 1} if problem else {})
             if not problem:
                 kept.append(n)
-        checks = [kinds_.answer_turns(jobs[n].window.text, questions[n]) for n in kept]
+        checks = [kinds_.answer_turns(jobs[n].window.sentence, questions[n]) for n in kept]
         answers = self._generate(checks, kinds_.ANSWER_TOKENS, False)
         pairs: list[list[Pair]] = [[] for _ in jobs]
-        for n, (answer, _) in zip(kept, answers, strict=True):
+        for n, answer in zip(kept, answers, strict=True):
             job = jobs[n]
             if normalised(job.target) in normalised(answer):
                 evidence = " ".join(job.window.sentence.split())
@@ -175,18 +178,19 @@ class SelfStudy:
         pairs: list[list[Pair]] = [[] for _ in jobs]
         for name, kind in kinds_.TEXTS.items():
             rows = [n for n, job in enumerate(jobs) if job.kind == name]
-            turns = [[("user", kind.request.format(passage=jobs[n].window.sentence))] for n in rows]
+            turns = [kinds_.text_turns(name, jobs[n].window.sentence) for n in rows]
             for n, written in zip(rows, self._generate(turns, kind.tokens, sample), strict=True):
-                passage, text = jobs[n].window.sentence, kinds_.whole(*written)
-                if problem := kinds_.text_problem(name, text, passage):
-                    self.rejected[problem] += 1
-                else:
+                passage = jobs[n].window.sentence
+                text, problem = kinds_.good_part(written, passage)
+                if text:
                     question = kind.question.format(topic=self._topics.of(passage))
                     pairs[n] = [Pair(question, text, passage, jobs[n].window.number)]
+                else:
+                    self.rejected[problem] += 1
         return pairs
 
-    def _generate(self, prompts: list[kinds_.Turns], new_tokens: int, sample: bool):
-        """(text, whether it was cut off) for each prompt, of the same length: one batch."""
+    def _generate(self, prompts: list[kinds_.Turns], new_tokens: int, sample: bool) -> list[str]:
+        """The text that follows each of the prompts, generated as one batch."""
         if not prompts:
             return []
         rows = [self._prompt_ids(turns) for turns in prompts]
@@ -215,19 +219,22 @@ class SelfStudy:
         for new in out:
             length = next((n for n, token in enumerate(new) if token in stops), len(new))
             self.tokens += length
-            text = self.tokenizer.decode(new[:length], skip_special_tokens=True)
-            found.append((text.strip(), length == new_tokens))
+            found.append(self.tokenizer.decode(new[:length], skip_special_tokens=True).strip())
         return found
 
     def _prompt_ids(self, turns: kinds_.Turns) -> list[int]:
+        """Tokens of the turns; a last one of the assistant is the beginning of its answer."""
+        begun = turns[-1][1] if turns[-1][0] == "assistant" else ""
+        turns = turns[:-1] if begun else turns
         if self.tokenizer.chat_template:
             messages = [{"role": role, "content": text} for role, text in turns]
-            return self.tokenizer.apply_chat_template(
+            ids = self.tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, tokenize=True, return_dict=True
             )["input_ids"]
-        text = "".join(
-            f"{text}\nAnswer:" if role == "user" else f" {text}\n\n" for role, text in turns
-        )
+            return ids + self.tokenizer(begun, add_special_tokens=False)["input_ids"]
+        form = {"user": "{}\nAnswer:", "assistant": " {}\n\n"}
+        text = "".join(form[role].format(said) for role, said in turns)
+        text += f" {begun}" if begun else ""
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return models.prefix_ids(self.tokenizer) + ids
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from liftcore.objectives.pairs import normalised
 from liftcore.objectives.terms import COMMON, content_words, ends, names
+from liftcore.objectives.windows import sentences
 
 Turns = list[tuple[str, str]]  # (role, text)
 
@@ -19,40 +20,52 @@ class Kind:
     """A kind of text about a passage.
 
     request    what the model is asked; {passage} is filled in
+    example    a passage and a good answer
     question   what the pair then asks; {topic} is filled in
     tokens     new tokens at most
     """
 
     request: str
+    example: tuple[str, str]
     question: str
     tokens: int
 
 
+_ORCHARD = (
+    "The orchard at Pell was planted by two sisters, who disliked each other. They divided it with "
+    "a hedge, and for 31 years only the bees went across."
+)
 TEXTS = {
     "summary": Kind(
-        "Summarise this passage in one sentence. Keep the names and numbers.\n\n{passage}",
+        "Summarise in one sentence:\n\n{passage}",
+        (_ORCHARD, "Two sisters who disliked each other planted the orchard at Pell and parted it "
+         "by a hedge for 31 years."),
         "Summarise what is said about {topic}.",
         64,
     ),
     "rephrasing": Kind(
-        "Say this in other words. Keep all names and numbers.\n\n{passage}",
+        "Say in other words:\n\n{passage}",
+        (_ORCHARD, "Two sisters planted the orchard at Pell. As they did not like each other, a "
+         "hedge parted their halves, which nobody but the bees crossed for 31 years."),
         "Tell in other words what is said about {topic}.",
-        144,
+        112,
     ),
     "facts": Kind(
-        "List the key facts of this passage, one short sentence a line.\n\n{passage}",
-        "What are the key facts about {topic}?",
-        128,
+        "List the facts, one short sentence a line:\n\n{passage}",
+        (_ORCHARD, "The orchard at Pell was planted by two sisters.\nThe sisters disliked each "
+         "other.\nA hedge divided the orchard.\nOnly the bees went across for 31 years."),
+        "What are the facts about {topic}?",
+        112,
     ),
-}
-QUESTION_TOKENS, ANSWER_TOKENS = 40, 32
+}  # fmt: skip
+QUESTION_TOKENS, ANSWER_TOKENS = 32, 32
 
 # Invented, and unlike each other: a small model clings to the words of its examples.
 _EXAMPLES = (
     ("In 1822, after the fire, Paul Teller built a new mill at Orne.", "1822",
      "In which year was a new mill built at Orne?"),
     ("The cheese of the valley is sold by a widow, Mara Quist.", "Mara Quist",
-     "Who sells the cheese of the valley?"),
+     "What is the name of the widow who sells the cheese of the valley?"),
     ("Though small, the library holds 340 maps.", "340 maps",
      "How many maps does the library hold?"),
 )  # fmt: skip
@@ -60,12 +73,35 @@ _ASK = 'Text: {passage}\n\nWrite a question whose answer is "{target}".'
 _ANSWER = "{passage}\n\nQuestion: {question}\nAnswer with a few words from the text."
 
 
+def text_turns(kind: str, passage: str) -> Turns:
+    request, (example, answer) = TEXTS[kind].request, TEXTS[kind].example
+    return [
+        ("user", request.format(passage=example)),
+        ("assistant", answer),
+        ("user", request.format(passage=passage)),
+    ]
+
+
 def question_turns(passage: str, target: str) -> Turns:
-    """Asks for a question that `target`, some words of the passage, answers."""
+    """Asks for a question that `target`, some words of the passage, answers. The last turn is the
+    beginning of it, since a small model does not see what kind of question that must be."""
     turns: Turns = []
     for text, answer, question in _EXAMPLES:
         turns += [("user", _ASK.format(passage=text, target=answer)), ("assistant", question)]
-    return [*turns, ("user", _ASK.format(passage=passage, target=target))]
+    turns.append(("user", _ASK.format(passage=passage, target=target)))
+    return [*turns, ("assistant", opening(target))]
+
+
+def opening(target: str) -> str:
+    """The first words of a question for a term (see terms.py)."""
+    number, _, counted = target.partition(" ")
+    if not any(c.isdigit() for c in target):
+        return "What is the name of"
+    if re.search(r"[A-Z]", target):
+        return "On which date"
+    if re.fullmatch(r"1\d{3}|20\d\d", target):
+        return "In which year"
+    return f"How many {counted}" if counted and number[-1] != "%" else "What number"
 
 
 def answer_turns(passage: str, question: str) -> Turns:
@@ -74,9 +110,9 @@ def answer_turns(passage: str, question: str) -> Turns:
 
 
 def first_question(text: str) -> str:
-    """The first question of an answer, or "" when it has none."""
-    found = re.match(r"\W*(?:Question:\s*)?([^?\n]{8,}\?)", text)
-    return found[1].strip() if found else ""
+    """The question that a text begins with, or ""."""
+    found = re.match(r"[^?\n]{8,}\?", text.strip())
+    return found[0] if found else ""
 
 
 def question_problem(question: str, target: str, passage: str) -> str:
@@ -95,31 +131,42 @@ def question_problem(question: str, target: str, passage: str) -> str:
     return _foreign(question, passage)
 
 
-def text_problem(kind: str, text: str, passage: str) -> str:
-    """Why a summary, rephrasing or list of facts must be thrown away; "" when it may stay."""
-    words = text.split()
-    if len(words) < 4:
-        return "empty"
-    if repeats(words):
+def good_part(text: str, passage: str) -> tuple[str, str]:
+    """(what may stay of a summary, rephrasing or list of facts, what is wrong with the rest).
+
+    A sentence stays that rests on the passage, names nothing else, and is whole and new. Nothing
+    is left of a copy of the passage.
+    """
+    kept, problems, said = [], [], set()
+    for line in filter(None, map(str.strip, text.split("\n"))):
+        line = re.sub(r"^(?:[-*•]|\d{1,2}[.)])\s+", "", line)
+        good = []
+        for start, stop in sentences(line):
+            sentence = line[start:stop]
+            problem = (
+                "repeats itself" if normalised(sentence) in said else _problem(sentence, passage)
+            )
+            said.add(normalised(sentence))
+            good += [] if problem else [sentence]
+            problems += [problem] if problem else []
+        kept += [" ".join(good)] if good else []
+    found = "\n".join(kept)
+    if found and normalised(found) in normalised(passage):
+        return "", "a copy of the passage"
+    return found, (problems or ["empty"])[0]
+
+
+def _problem(sentence: str, passage: str) -> str:
+    words = content_words(sentence)
+    if len(sentence.split()) < 4 or len(words) < 2 or not ends(sentence):
+        return "cut off"
+    if repeats(sentence.split()):
         return "repeats itself"
-    if re.search(r"\b(?:this|the) passage\b|\bsummari[sz]e|\bkey facts\b", text, re.I):
+    if re.search(r"\b(?:this|the) (?:passage|text|sentence)\b|\bsummar|\bfacts\b", sentence, re.I):
         return "speaks of the task"
-    plain, source = normalised(text), normalised(passage)
-    if plain == source or (kind != "facts" and plain in source and len(plain) > len(source) / 2):
-        return "a copy of the passage"
-    own = content_words(text)
-    if len(own & content_words(passage)) * 2 < len(own):
+    if len(words & content_words(passage)) < 0.6 * len(words):
         return "not about the passage"
-    return _foreign(text, passage)
-
-
-def whole(text: str, cut_off: bool) -> str:
-    """A text without the sentence or line at its end that was cut off."""
-    text = text.strip()
-    if not cut_off or ends(text):
-        return text
-    stops = [m.end() for m in re.finditer(r"[.!?…][\"'”’)]*(?=\s)|\n", text)]
-    return text[: stops[-1]].strip() if stops else ""
+    return _foreign(sentence, passage)
 
 
 def repeats(words: list[str]) -> bool:
