@@ -23,7 +23,7 @@ from liftcore import model as models
 from liftcore.errors import UsageError
 from liftcore.groups import evaluating
 from liftcore.objectives import study_kinds as kinds_
-from liftcore.objectives.pairs import Deduplicator, Pair, normalised
+from liftcore.objectives.pairs import Deduplicator, Pair
 from liftcore.objectives.terms import Topics, continuation, ends, gaps, terms
 from liftcore.objectives.windows import Window, blocks, every_sentence
 
@@ -167,7 +167,7 @@ class SelfStudy:
         pairs: list[list[Pair]] = [[] for _ in jobs]
         for n, answer in zip(kept, answers, strict=True):
             job = jobs[n]
-            if normalised(job.target) in normalised(answer):
+            if kinds_.answers(answer, job.target, questions[n], job.window.sentence):
                 evidence = " ".join(job.window.sentence.split())
                 pairs[n] = [Pair(questions[n], job.target, evidence, job.window.number)]
             else:
@@ -176,17 +176,16 @@ class SelfStudy:
 
     def _texts(self, jobs: list[_Job], sample: bool) -> list[list[Pair]]:
         pairs: list[list[Pair]] = [[] for _ in jobs]
-        for name, kind in kinds_.TEXTS.items():
-            rows = [n for n, job in enumerate(jobs) if job.kind == name]
-            turns = [kinds_.text_turns(name, jobs[n].window.sentence) for n in rows]
-            for n, written in zip(rows, self._generate(turns, kind.tokens, sample), strict=True):
-                passage = jobs[n].window.sentence
-                text, problem = kinds_.good_part(written, passage)
-                if text:
-                    question = kind.question.format(topic=self._topics.of(passage))
-                    pairs[n] = [Pair(question, text, passage, jobs[n].window.number)]
-                else:
-                    self.rejected[problem] += 1
+        turns = [kinds_.text_turns(job.kind, job.window.sentence) for job in jobs]
+        for n, written in enumerate(self._generate(turns, kinds_.TEXT_TOKENS, sample)):
+            passage = jobs[n].window.sentence
+            text, problem = kinds_.good_part(written, passage)
+            if text:
+                topic = self._topics.of(passage)
+                question = kinds_.TEXTS[jobs[n].kind].question.format(topic=topic)
+                pairs[n] = [Pair(question, text, passage, jobs[n].window.number)]
+            else:
+                self.rejected[problem] += 1
         return pairs
 
     def _generate(self, prompts: list[kinds_.Turns], new_tokens: int, sample: bool) -> list[str]:

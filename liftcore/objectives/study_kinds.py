@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 
 from liftcore.objectives.pairs import normalised
-from liftcore.objectives.terms import COMMON, content_words, ends, names
+from liftcore.objectives.terms import COMMON, content_words, ends, names, stem, terms
 from liftcore.objectives.windows import sentences
 
 Turns = list[tuple[str, str]]  # (role, text)
@@ -22,13 +23,11 @@ class Kind:
     request    what the model is asked; {passage} is filled in
     example    a passage and a good answer
     question   what the pair then asks; {topic} is filled in
-    tokens     new tokens at most
     """
 
     request: str
     example: tuple[str, str]
     question: str
-    tokens: int
 
 
 _ORCHARD = (
@@ -41,24 +40,21 @@ TEXTS = {
         (_ORCHARD, "Two sisters who disliked each other planted the orchard at Pell and parted it "
          "by a hedge for 31 years."),
         "Summarise what is said about {topic}.",
-        64,
     ),
     "rephrasing": Kind(
         "Say in other words:\n\n{passage}",
         (_ORCHARD, "Two sisters planted the orchard at Pell. As they did not like each other, a "
          "hedge parted their halves, which nobody but the bees crossed for 31 years."),
         "Tell in other words what is said about {topic}.",
-        112,
     ),
     "facts": Kind(
         "List the facts, one short sentence a line:\n\n{passage}",
         (_ORCHARD, "The orchard at Pell was planted by two sisters.\nThe sisters disliked each "
          "other.\nA hedge divided the orchard.\nOnly the bees went across for 31 years."),
         "What are the facts about {topic}?",
-        112,
     ),
 }  # fmt: skip
-QUESTION_TOKENS, ANSWER_TOKENS = 32, 32
+QUESTION_TOKENS, ANSWER_TOKENS, TEXT_TOKENS = 32, 32, 96
 
 # Invented, and unlike each other: a small model clings to the words of its examples.
 _EXAMPLES = (
@@ -94,14 +90,14 @@ def question_turns(passage: str, target: str) -> Turns:
 
 def opening(target: str) -> str:
     """The first words of a question for a term (see terms.py)."""
-    number, _, counted = target.partition(" ")
+    counted = target.partition(" ")[2]
     if not any(c.isdigit() for c in target):
         return "What is the name of"
     if re.search(r"[A-Z]", target):
         return "On which date"
     if re.fullmatch(r"1\d{3}|20\d\d", target):
         return "In which year"
-    return f"How many {counted}" if counted and number[-1] != "%" else "What number"
+    return f"How many {counted}" if counted.isalpha() else "What number"
 
 
 def answer_turns(passage: str, question: str) -> Turns:
@@ -131,6 +127,27 @@ def question_problem(question: str, target: str, passage: str) -> str:
     return _foreign(question, passage)
 
 
+def answers(answer: str, target: str, question: str, sentence: str) -> bool:
+    """Whether an answer from the sentence means `target`: that comes before any other term that
+    the question has not named. Names may be spelt a little differently."""
+    asked = [term for term in terms(sentence) if normalised(term) not in normalised(question)]
+    places = {term: _place(term, answer) for term in {*asked, target}}
+    found = {term: place for term, place in places.items() if place >= 0}
+    return target in found and found[target] == min(found.values())
+
+
+def _place(term: str, answer: str) -> int:
+    """The word of the answer at which a term stands, or -1."""
+    wanted, said = (re.findall(r"\w+", normalised(text)) for text in (term, answer))
+    exact = any(c.isdigit() for c in term)
+    for n in range(len(said) - len(wanted) + 1):
+        here = said[n : n + len(wanted)]
+        same = SequenceMatcher(None, " ".join(here), " ".join(wanted), autojunk=False)
+        if here == wanted or (not exact and same.ratio() > 0.8):
+            return n
+    return -1
+
+
 def good_part(text: str, passage: str) -> tuple[str, str]:
     """(what may stay of a summary, rephrasing or list of facts, what is wrong with the rest).
 
@@ -158,10 +175,10 @@ def good_part(text: str, passage: str) -> tuple[str, str]:
 
 def _problem(sentence: str, passage: str) -> str:
     words = content_words(sentence)
-    if len(sentence.split()) < 4 or len(words) < 2 or not ends(sentence):
-        return "cut off"
     if repeats(sentence.split()):
         return "repeats itself"
+    if len(sentence.split()) < 4 or len(words) < 2 or not ends(sentence):
+        return "cut off"
     if re.search(r"\b(?:this|the) (?:passage|text|sentence)\b|\bsummar|\bfacts\b", sentence, re.I):
         return "speaks of the task"
     if len(words & content_words(passage)) < 0.6 * len(words):
@@ -183,6 +200,6 @@ def _foreign(text: str, passage: str) -> str:
             return "an invented number"
     for name in names(text):
         parts = [w for w in re.findall(r"[^\W\d_]+", normalised(name)) if w not in COMMON]
-        if any(len(w) > 2 and w not in known for w in parts):
+        if any(len(w) > 2 and stem(w) not in known for w in parts):
             return "an invented name"
     return ""
