@@ -14,6 +14,7 @@ from liftcore.fiction import fictional_document
 from liftcore.lora import Adapter
 from liftcore.objectives.self_study import KINDS, SelfStudy
 from liftcore.objectives.study_kinds import (
+    answer_problem,
     answers,
     first_question,
     good_part,
@@ -98,12 +99,42 @@ def test_questions_that_pass(question, target, problem):
         ("Paul Teller of Orne built it in 1822.", "Orne", False),
         ("It was paul  tellar.", "Paul Teller", True),
         ("Peter Miller did.", "Paul Teller", False),
+        ("It was Teller.", "Paul Teller", True),
         ("It has 341 maps.", "340 maps", False),
     ],
 )
 def test_what_counts_as_the_same_answer(answer, target, right):
     sentence = "Paul Teller of Orne built it in 1822 for 340 maps."
     assert answers(answer, target, "What was built there?", sentence) == right
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        ("A sail of red cloth.", ""),
+        ("Red cloth", ""),
+        ("The mill.", "empty answer"),
+        ("A sail of red cloth, which", "cut off"),
+        ("A sail made by bees and whales.", "not about the passage"),
+        ("A red sail of Pell.", "an invented name"),
+    ],
+)
+def test_answers_that_the_model_chose(answer, problem):
+    assert answer_problem(answer, "What did the mill have?", PASSAGE) == problem
+
+
+def test_a_sentence_without_terms_gets_a_question_of_the_models_choice(tiny):
+    def chosen(turns):
+        said = turns[-1][1]
+        if said.endswith("a question that this text answers."):
+            return "Who goes to the mill nowadays?"
+        return "Nobody goes there." if "Question: Who goes to the mill" in said else "Hm."
+
+    text = "Whoever wants flour must look elsewhere. Nobody goes to the mill now."
+    study = Scripted(*tiny, text, kinds=("question",), script=chosen)
+    assert [(p.question, p.answer) for p in study.generate_all()] == [
+        ("Who goes to the mill nowadays?", "Nobody goes there.")
+    ]
 
 
 def test_what_the_question_names_is_no_other_answer():
@@ -140,7 +171,7 @@ def test_a_question_begins_as_its_answer_wants(target, begins):
          "Paul Teller built it at Orne.\nThe mill had a red sail.", "cut off"),
         ("The mill had a red sail. A dragon of Pell burnt it.", "The mill had a red sail.",
          "not about the passage"),
-        ("The red sail of the mill came from Pell.", "", "an invented name"),
+        ("The red sail of the mill at Pell.", "", "an invented name"),
         ("The mill at Orne had 3 red sails.", "", "an invented number"),
         ("The passage tells of a mill at Orne.", "", "speaks of the task"),
         ("The mill had a mill had a mill had a mill had a mill had a mill.", "",
@@ -204,8 +235,8 @@ def test_questions_are_kept_when_the_model_answers_them_alike(tiny):
         ),
     ]
     assert pairs[0].evidence == "It holds 340 maps." and pairs[1].evidence == MILL
-    # 1822 is asked for third of its sentence; Paul Teller gets another answer, Orne no question.
-    assert study.rejected == {"another answer": 1, "empty question": 1}
+    # Paul Teller gets another answer, Orne a question without words, the last sentence none.
+    assert study.rejected == {"another answer": 1, "empty question": 1, "no question": 1}
     assert study.done and study.poll() == [] and study.expected == 2
 
 

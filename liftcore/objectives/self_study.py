@@ -1,8 +1,9 @@
 """Self-study: the model reads its document in small parts and makes the pairs itself, offline.
 
 In rotation it is asked for questions, summaries, rephrasings and key facts; gaps and
-continuations are cut from the text. Each question is made for an answer that stands in the text,
-then put to the model together with its sentence: it stays when that gives the same answer.
+continuations are cut from the text. A question is made for a name or a number of a sentence, then
+put to the model together with that sentence: it stays when the answer is the same. For a sentence
+without either the model chooses the question, and its answer must rest on the sentence.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class SelfStudy:
         rounds: int = 1,
         batch_size: int = 16,
         before: int = 300,
-        temperature: float = 0.7,
+        temperature: float = 0.5,
         seed: int = 0,
     ):
         if unknown := [kind for kind in kinds if kind not in KINDS]:
@@ -153,7 +154,7 @@ class SelfStudy:
         turns = [kinds_.question_turns(job.window.sentence, job.target) for job in jobs]
         written = self._generate(turns, kinds_.QUESTION_TOKENS, sample)
         questions = [
-            kinds_.first_question(f"{kinds_.opening(job.target)} {rest}")
+            kinds_.first_question(f"{kinds_.opening(job.target)} {rest}".strip())
             for job, rest in zip(jobs, written, strict=True)
         ]
         kept = []
@@ -166,12 +167,19 @@ class SelfStudy:
         answers = self._generate(checks, kinds_.ANSWER_TOKENS, False)
         pairs: list[list[Pair]] = [[] for _ in jobs]
         for n, answer in zip(kept, answers, strict=True):
-            job = jobs[n]
-            if kinds_.answers(answer, job.target, questions[n], job.window.sentence):
-                evidence = " ".join(job.window.sentence.split())
-                pairs[n] = [Pair(questions[n], job.target, evidence, job.window.number)]
+            job, question = jobs[n], questions[n]
+            sentence = " ".join(job.window.sentence.split())
+            if not job.target:
+                problem = kinds_.answer_problem(answer, question, sentence)
+            elif kinds_.answers(answer, job.target, question, sentence):
+                problem = ""
             else:
-                self.rejected["another answer"] += 1
+                problem = "another answer"
+            if problem:
+                self.rejected[problem] += 1
+            else:
+                answer = job.target or answer
+                pairs[n] = [Pair(question, answer, sentence, job.window.number)]
         return pairs
 
     def _texts(self, jobs: list[_Job], sample: bool) -> list[list[Pair]]:
@@ -276,7 +284,7 @@ def _plan(text: str, kinds: tuple[str, ...], before: int, number: int) -> list[_
             pair = continuation(window, following.sentence)
             jobs += [(window.stop, _Job("continue", window, pairs=(pair,)))] if pair else []
         if "question" in kinds and ends(window.sentence):
-            for target in terms(window.sentence)[:2]:
+            for target in terms(window.sentence)[:2] or [""]:
                 jobs.append((window.stop, _Job("question", window, target)))
     texts = [kind for kind in kinds if kind in kinds_.TEXTS]
     sentence_at = {window.start: window.number for window in windows}

@@ -66,6 +66,7 @@ _EXAMPLES = (
      "How many maps does the library hold?"),
 )  # fmt: skip
 _ASK = 'Text: {passage}\n\nWrite a question whose answer is "{target}".'
+_ASK_FREELY = "Text: {passage}\n\nWrite a question that this text answers."
 _ANSWER = "{passage}\n\nQuestion: {question}\nAnswer with a few words from the text."
 
 
@@ -79,17 +80,23 @@ def text_turns(kind: str, passage: str) -> Turns:
 
 
 def question_turns(passage: str, target: str) -> Turns:
-    """Asks for a question that `target`, some words of the passage, answers. The last turn is the
-    beginning of it, since a small model does not see what kind of question that must be."""
+    """Asks for a question that `target`, some words of the passage, answers; any when that is "".
+
+    With a target the last turn is the beginning of the question, since a small model does not see
+    what kind of question it must be.
+    """
+    ask = _ASK if target else _ASK_FREELY
     turns: Turns = []
     for text, answer, question in _EXAMPLES:
-        turns += [("user", _ASK.format(passage=text, target=answer)), ("assistant", question)]
-    turns.append(("user", _ASK.format(passage=passage, target=target)))
-    return [*turns, ("assistant", opening(target))]
+        turns += [("user", ask.format(passage=text, target=answer)), ("assistant", question)]
+    turns.append(("user", ask.format(passage=passage, target=target)))
+    return [*turns, ("assistant", opening(target))] if target else turns
 
 
 def opening(target: str) -> str:
-    """The first words of a question for a term (see terms.py)."""
+    """The first words of a question for a term (see terms.py); none for ""."""
+    if not target:
+        return ""
     counted = target.partition(" ")[2]
     if not any(c.isdigit() for c in target):
         return "What is the name of"
@@ -120,7 +127,7 @@ def question_problem(question: str, target: str, passage: str) -> str:
         return "empty question"
     if re.search(r"\b(?:passage|question|the text|this text|sentence|gap)\b", question, re.I):
         return "asks about the text itself"
-    if normalised(target) in normalised(question):
+    if target and normalised(target) in normalised(question):
         return "the question holds the answer"
     if len(words & content_words(passage)) * 2 < len(words):
         return "not about the passage"
@@ -136,15 +143,31 @@ def answers(answer: str, target: str, question: str, sentence: str) -> bool:
     return target in found and found[target] == min(found.values())
 
 
+def answer_problem(answer: str, question: str, sentence: str) -> str:
+    """Why an answer that the model chose itself must be thrown away; "" when it may stay."""
+    words = content_words(answer)
+    if not words or words <= content_words(question):
+        return "empty answer"
+    if len(answer.split()) > 3 and not ends(answer):
+        return "cut off"
+    if repeats(answer.split()):
+        return "repeats itself"
+    if not _rests_on(words, sentence):
+        return "not about the passage"
+    return _foreign(answer, sentence)
+
+
 def _place(term: str, answer: str) -> int:
-    """The word of the answer at which a term stands, or -1."""
+    """The word of the answer at which a term, or the last word of a name, stands; -1 if none."""
     wanted, said = (re.findall(r"\w+", normalised(text)) for text in (term, answer))
     exact = any(c.isdigit() for c in term)
-    for n in range(len(said) - len(wanted) + 1):
-        here = said[n : n + len(wanted)]
-        same = SequenceMatcher(None, " ".join(here), " ".join(wanted), autojunk=False)
-        if here == wanted or (not exact and same.ratio() > 0.8):
-            return n
+    ways = [wanted] if exact or len(wanted[-1]) < 4 else [wanted, wanted[-1:]]
+    for way in ways:
+        for n in range(len(said) - len(way) + 1):
+            here = said[n : n + len(way)]
+            alike = SequenceMatcher(None, " ".join(here), " ".join(way), autojunk=False).ratio()
+            if here == way or (not exact and alike > 0.8):
+                return n
     return -1
 
 
@@ -181,9 +204,13 @@ def _problem(sentence: str, passage: str) -> str:
         return "cut off"
     if re.search(r"\b(?:this|the) (?:passage|text|sentence)\b|\bsummar|\bfacts\b", sentence, re.I):
         return "speaks of the task"
-    if len(words & content_words(passage)) < 0.6 * len(words):
+    if not _rests_on(words, passage):
         return "not about the passage"
     return _foreign(sentence, passage)
+
+
+def _rests_on(words: set[str], passage: str) -> bool:
+    return len(words & content_words(passage)) * 3 >= 2 * len(words)
 
 
 def repeats(words: list[str]) -> bool:

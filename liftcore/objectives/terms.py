@@ -62,7 +62,7 @@ def terms(text: str) -> list[str]:
 
 def ends(sentence: str) -> bool:
     """Whether it ends as sentences do; a heading does not."""
-    return sentence.rstrip("\"'”’»)] ").endswith((".", "!", "?", "…", ":", ";"))
+    return sentence.rstrip("\"'”’»)] ").endswith((".", "!", "?", "…"))
 
 
 def names(text: str) -> list[str]:
