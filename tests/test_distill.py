@@ -5,6 +5,7 @@ import pytest
 import torch
 from tiny import tiny_model
 
+import liftcore
 from liftcore import answer, document, sample_batch
 from liftcore.config import LiftConfig
 from liftcore.kernels.reference import linear_soft_cross_entropy
@@ -336,6 +337,32 @@ def test_what_was_computed_before_a_failure_is_kept(rng, tmp_path, monkeypatch):
     resumed = Teacher(model, 5, tmp_path)
     resumed.targets(readings)
     assert resumed.computed == 1
+
+
+@pytest.mark.parametrize("questions", [False, True])
+def test_absorb(questions, tmp_path):
+    """The whole run, with the teacher's folder there until the memory is saved."""
+    model, tokenizer = lively(), Letters()
+    objectives = ("segments", "qa", "distill") if questions else ("segments", "distill")
+    config = LiftConfig(segment_length=40, epochs=2, rank=4, objectives=objectives)
+    qa = [PAIR, Pair("Who keeps lamp 0?", "Ada")] if questions else None
+
+    def absorb():
+        return liftcore.absorb(
+            model, tokenizer, TEXT, config=config, resume=tmp_path, progress=False, qa=qa
+        )
+
+    memory = absorb()
+    # Every objective had the pairs: two prompts and answers more an epoch for each.
+    plain = config.replace(objectives=("segments",))
+    alone = liftcore.absorb(model, tokenizer, TEXT, config=plain, progress=False)
+    assert memory.training.token_passes > alone.training.token_passes + 200
+    kept = sorted(f.name for f in (tmp_path / "teacher").iterdir())
+    again = absorb()
+    assert torch.equal(again.adapter.values, memory.adapter.values)
+    assert sorted(f.name for f in (tmp_path / "teacher").iterdir()) == kept
+    again.save(tmp_path)
+    assert not (tmp_path / "teacher").exists()
 
 
 def divergence(model, samples):
