@@ -14,6 +14,7 @@ NAMES = (
     "recall",
     "scaling",
     "step",
+    "understand",
 )
 
 
