@@ -1,4 +1,4 @@
-"""From the rows of the understanding benchmark to accuracies, bands and gains over segments only."""
+"""From the rows of the understanding benchmark to accuracies, bands and gains over segments."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ from bench.understand_documents import NAMES
 from liftcore.config import LiftConfig
 
 SEEDS = (0, 1)
-# One step for about every two short questions or one segment: small steps suit a short run.
-BASE = dict(segment_length=128, tokens_per_step=128, rank=16, learning_rate=2e-3, epochs=1000)
+# Small steps of two segments or a few questions suit a short run.
+BASE = dict(segment_length=128, tokens_per_step=256, rank=16, learning_rate=2e-3, epochs=1000)
 GAMMA = 4.0
 
 
