@@ -229,8 +229,7 @@ def _pairs(events: list[tuple[str, int | date]], count: int, rng: random.Random)
         gap, unit = abs(when_a - when_b), "years"
         if isinstance(gap, timedelta):
             gap, unit = gap.days, "days"
-        counted = f"{gap} {unit}" if gap != 1 else f"1 {unit[:-1]}"
-        yield Question(f"How many {unit} lie between {a} and {b}?", counted, "two")
+        yield Question(f"How many {unit} lie between {a} and {b}?", f"{gap} {unit}", "two")
     for (a, when_a), (b, when_b) in alike[-count:]:
         earlier = a if when_a < when_b else b
         yield Question(f"Which came first, {a} or {b}?", earlier, "timeline")
