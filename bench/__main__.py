@@ -4,12 +4,14 @@ import importlib
 import sys
 
 NAMES = (
+    "demo",
     "dropin",
     "estimate",
     "gpu",
     "kernels",
     "longbench",
     "loogle",
+    "niah",
     "readme",
     "recall",
     "scaling",

@@ -34,32 +34,39 @@ class Text:
 
 
 def parser(name: str, description: str) -> argparse.ArgumentParser:
-    """The options that every evaluation takes."""
+    """The options of an evaluation on a question set."""
     out = argparse.ArgumentParser(prog=f"python -m bench {name}", description=description)
     out.add_argument("data", nargs="*", type=Path, help="the benchmark's JSONL files, or a folder")
     out.add_argument("--task", nargs="+", metavar="T", help="tasks to run (all that DATA holds)")
+    options(out, METHODS)
+    out.add_argument("--max-new-tokens", type=int, help="in place of each task's own length")
+    return out
+
+
+def options(out: argparse.ArgumentParser, default_methods: Sequence[str]) -> None:
+    """The options that every evaluation takes: methods, model, results, settings of training."""
     out.add_argument(
         "--method",
         nargs="+",
-        default=METHODS,
+        default=default_methods,
         metavar="M",
         help=f"{', '.join(methods.METHODS)}, or FILE.py:CLASS",
     )
     out.add_argument("--limit", type=int, metavar="N", help="at most N questions of each group")
-    out.add_argument("--max-new-tokens", type=int, help="in place of each task's own length")
     out.add_argument("--model", default="smollm2-135m", help="a name or a folder")
     out.add_argument("--device")
     out.add_argument("--dtype", choices=sorted(DTYPES))
     out.add_argument("--window", type=int, help="make the model's window smaller than it is")
     out.add_argument("--out", type=Path, help="folder of the results (bench/results/DEVICE)")
     out.add_argument("--memories", type=Path, help="keep the trained memories in this folder")
-    out.add_argument("--report-only", action="store_true", help="summary and plot from the file")
+    out.add_argument(
+        "--report-only", "--plot-only", action="store_true", help="summary and plot from the file"
+    )
     training = out.add_argument_group("settings of the training (LiftConfig)")
     for field in dataclasses.fields(LiftConfig):
         kind = {"int": int, "float": float, "str": str}[field.type.split(" ")[0]]
         flag = f"--{field.name.replace('_', '-')}"
         training.add_argument(flag, type=kind, choices=CHOICES.get(field.name))
-    return out
 
 
 def config_of(args) -> LiftConfig:

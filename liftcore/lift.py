@@ -21,6 +21,7 @@ from liftcore.lora import Adapter
 from liftcore.memory import Memory
 from liftcore.objectives.build import SELF, mix_of, pair_sources, summary
 from liftcore.objectives.self_study import SelfStudy
+from liftcore.objectives.studied import StudiedPairs
 from liftcore.objectives.teacher import without_adapter
 from liftcore.progress import ProgressLine
 from liftcore.sample_steps import SampleSteps
@@ -85,9 +86,9 @@ def absorb(
         if config.objectives == ("segments",):
             result = train(model, adapter, source.tokens, config, prefix=prefix, **options)
         else:
-            make_self = partial(_self_study, model, tokenizer, source, config)
-            sources = [] if qa is None else pair_sources(qa, make_self)
-            cache = None if resume is None else Path(resume) / checkpoint.TARGETS
+            cache = None if resume is None else Path(resume) / checkpoint.SAMPLES
+            study = partial(_studied, model, tokenizer, source, config, cache, line.say)
+            sources = [] if qa is None else pair_sources(qa, study)
             with closing(mix_of(model, tokenizer, source, config, sources, cache)) as mix:
                 steps = partial(SampleSteps, model, adapter, mix, config)
                 result = follow(steps, adapter, mix.window, **options)
@@ -115,14 +116,16 @@ def _with_questions(config: LiftConfig) -> LiftConfig:
     return config.replace(objectives=(*config.objectives, "qa"), mix=mix)
 
 
-def _self_study(model: nn.Module, tokenizer, source: Document, config: LiftConfig):
-    return SelfStudy(
+def _studied(model: nn.Module, tokenizer, source: Document, config: LiftConfig, cache, say):
+    study = SelfStudy(
         model,
         tokenizer,
         source.text,
         without_adapter=partial(without_adapter, model),
         seed=config.seed,
     )
+    key = f"{adapters.base_name(model)} {config.seed} {source.sha256}"
+    return StudiedPairs(study, key, cache, say)
 
 
 def _beginning(model: nn.Module, config: LiftConfig, init: str | Path | None) -> Adapter:

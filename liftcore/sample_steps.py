@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from liftcore import attention, sample_batch
+from liftcore import sample_batch
+from liftcore.attention import own_attention
 from liftcore.config import LiftConfig
 from liftcore.kernels.head_loss import linear_cross_entropy
 from liftcore.last_layer import WORTH, LastLayer
@@ -78,7 +79,7 @@ class Drawn:
     def __len__(self) -> int:
         """The steps of the whole run, as far as can be said."""
         done = len(self.epoch)
-        mean = sum(self.tokens) / done if done else self.mix.target
+        mean = self.mix.trained / done if done else self.mix.target
         return done + round(self.mix.left() / mean)
 
 
@@ -189,16 +190,11 @@ class SampleSteps(EagerSteps):
 def waiting_room(model: nn.Module):
     """Within it the model is as its owner left it, so that samples may be made with it between
     two steps: with the attention that knows caches, and with any algorithm."""
-    config = model.config.get_text_config()
-    fast = config._attn_implementation == attention.NAME
     strict = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    if fast:
-        config._attn_implementation = "sdpa"
     torch.use_deterministic_algorithms(False)
     try:
-        yield
+        with own_attention(model):
+            yield
     finally:
         torch.use_deterministic_algorithms(strict, warn_only=warn_only)
-        if fast:
-            config._attn_implementation = attention.NAME

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from liftcore import checkpoint
-from liftcore.attention import fast_attention
+from liftcore.attention import fast_attention, own_attention
 from liftcore.checkpoint import Position
 from liftcore.config import LiftConfig
 from liftcore.determinism import deterministic
@@ -143,7 +143,10 @@ def follow(
                 _check(steps.losses[: n + 1], state_file)
             passes += int(order.tokens[n])
             now = time.perf_counter() - started
-            on_step(Progress(int(order.epoch[n]), n + 1, len(order), passes, now, loss))
+            progress = Progress(int(order.epoch[n]), n + 1, len(order), passes, now, loss)
+            # Who listens may generate with the model.
+            with own_attention(adapter.model):
+                on_step(progress)
             if due or interrupt.asked:
                 _save_or_warn(save, interrupt)
                 saved = time.perf_counter()

@@ -342,27 +342,31 @@ def test_what_was_computed_before_a_failure_is_kept(rng, tmp_path, monkeypatch):
 @pytest.mark.parametrize("questions", [False, True])
 def test_absorb(questions, tmp_path):
     """The whole run, with the teacher's folder there until the memory is saved."""
-    model, tokenizer = lively(), Letters()
+    model, tokenizer, text = lively(), Letters(), TEXT[:130]
     objectives = ("segments", "qa", "distill") if questions else ("segments", "distill")
-    config = LiftConfig(segment_length=40, epochs=2, rank=4, objectives=objectives)
+    config = LiftConfig(segment_length=40, epochs=1, rank=4, objectives=objectives)
     qa = [PAIR, Pair("Who keeps lamp 0?", "Ada")] if questions else None
 
     def absorb():
         return liftcore.absorb(
-            model, tokenizer, TEXT, config=config, resume=tmp_path, progress=False, qa=qa
+            model, tokenizer, text, config=config, resume=tmp_path, progress=False, qa=qa
         )
 
-    memory = absorb()
-    # Every objective had the pairs: two prompts and answers more an epoch for each.
-    plain = config.replace(objectives=("segments",))
-    alone = liftcore.absorb(model, tokenizer, TEXT, config=plain, progress=False)
-    assert memory.training.token_passes > alone.training.token_passes + 200
-    kept = sorted(f.name for f in (tmp_path / "teacher").iterdir())
+    memory, passes = absorb(), 2 * len(text)
+    if questions:  # each of the two objectives has every pair
+        prompts = [
+            answer.question_ids(tokenizer, "the document", "", p.question)
+            + answer.reply_ids(tokenizer, p.answer)
+            for p in qa
+        ]
+        passes = len(text) + 2 * sum(len(p) - 1 for p in prompts)
+    assert memory.training.token_passes >= passes
+    kept = sorted(f.name for f in (tmp_path / "samples").iterdir())
     again = absorb()
     assert torch.equal(again.adapter.values, memory.adapter.values)
-    assert sorted(f.name for f in (tmp_path / "teacher").iterdir()) == kept
+    assert sorted(f.name for f in (tmp_path / "samples").iterdir()) == kept
     again.save(tmp_path)
-    assert not (tmp_path / "teacher").exists()
+    assert not (tmp_path / "samples").exists()
 
 
 def divergence(model, samples):

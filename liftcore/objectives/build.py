@@ -78,7 +78,7 @@ def pair_sources(qa, make_self: Callable[[], PairSource] | None = None) -> list[
     """The sources of what a caller gives as `qa`: a JSONL file, pairs (Pair or (question, answer)),
     "self" for what make_self() gives, a source, or a list of sources and "self".
 
-    Raises LiftError for a file with a bad line."""
+    Raises UsageError for a file with a bad line."""
     if isinstance(qa, str) and qa == SELF:
         return [make_self()]
     if isinstance(qa, (str, Path)):

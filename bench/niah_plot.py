@@ -1,0 +1,110 @@
+"""The heat maps of the needle test: depth against length, a panel a method, the window drawn in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.patches import Rectangle
+
+TITLES = {
+    "full-icl": "ICL, whole document",
+    "truncated-icl": "ICL, truncated",
+    "rag": "RAG (BM25)",
+    "lift": "LIFT only",
+    "lift-icl": "LIFT + truncated ICL",
+    "lift-paper": "LIFT + ICL, published settings",
+}
+# Up to this many columns each cell holds its number.
+NUMBERS = 12
+
+
+def plot(cells: list[dict], window: int, model: str, path: Path) -> Path:
+    """Draws mean scores by (method, length, depth), as cases.means gives them."""
+    methods = list(dict.fromkeys(c["key"][0] for c in cells))
+    lengths = sorted({c["key"][1] for c in cells})
+    depths = sorted({c["key"][2] for c in cells})
+    wide = max(2.3, 0.62 * len(lengths) + 0.5)
+    figure, axes = plt.subplots(
+        1, len(methods), figsize=(wide * len(methods) + 1.5, 0.42 * len(depths) + 1.7),
+        sharey=True, squeeze=False, layout="constrained",
+    )  # fmt: skip
+    for axis, method in zip(axes[0], methods, strict=True):
+        found = {tuple(c["key"][1:]): c for c in cells if c["key"][0] == method}
+        image = _panel(axis, found, lengths, depths)
+        _window(axis, lengths, window)
+        axis.set_title(_title(method, found), fontsize=9)
+        axis.set_xlabel("length (tokens)", fontsize=8)
+    axes[0, 0].set_yticks(range(len(depths)), [f"{d:.0%}" for d in depths])
+    axes[0, 0].set_ylabel("depth of the needle", fontsize=8)
+    bar = figure.colorbar(image, ax=axes[0].tolist(), pad=0.01, aspect=14)
+    bar.set_label("needles recalled", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    trials = max(c["cases"] for c in cells)
+    figure.suptitle(
+        f"{model}, window {window:,} tokens, {trials} needle{'s' * (trials > 1)} a cell; "
+        "hatched: does not fit the window",
+        fontsize=8, color="0.35",
+    )  # fmt: skip
+    figure.savefig(path, dpi=200)
+    plt.close(figure)
+    return path
+
+
+def grid(found: dict, lengths: list[int], depths: list[float]) -> np.ndarray:
+    """Mean scores [depths, lengths]; NaN where there is none."""
+    values = np.full((len(depths), len(lengths)), np.nan)
+    for (length, depth), cell in found.items():
+        if cell["fit"]:
+            values[depths.index(depth), lengths.index(length)] = cell["scores"]["contains"]
+    return values
+
+
+def _panel(axis, found, lengths, depths):
+    values = grid(found, lengths, depths)
+    image = axis.imshow(values, aspect="auto", cmap="RdYlGn", vmin=0, vmax=1)
+    for y, depth in enumerate(depths):
+        for x, length in enumerate(lengths):
+            if np.isfinite(values[y, x]) and len(lengths) <= NUMBERS:
+                axis.text(x, y, f"{values[y, x]:.2g}", ha="center", va="center", fontsize=7)
+            if (cell := found.get((length, depth))) and not cell["fit"]:
+                axis.add_patch(
+                    Rectangle(
+                        (x - 0.5, y - 0.5), 1, 1, facecolor="0.93", edgecolor="0.6",
+                        hatch="////", linewidth=0,
+                    )
+                )  # fmt: skip
+    axis.set_xticks(range(len(lengths)), [_short(n) for n in lengths])
+    axis.tick_params(labelsize=7, length=0)
+    axis.set_xticks(np.arange(len(lengths) - 1) + 0.5, minor=True)
+    axis.set_yticks(np.arange(len(depths) - 1) + 0.5, minor=True)
+    axis.grid(which="minor", color="white", linewidth=1.2)
+    axis.tick_params(which="minor", length=0)
+    axis.spines[:].set_visible(False)
+    return image
+
+
+def _window(axis, lengths: list[int], window: int) -> None:
+    """A line behind the last length that the window holds."""
+    inside = sum(n <= window for n in lengths)
+    if 0 < inside < len(lengths):
+        axis.axvline(inside - 0.5, color="black", linewidth=1.4, linestyle=(0, (4, 2)))
+        axis.annotate(
+            "window", (inside - 0.5, 0), (2, 2), xycoords=("data", "axes fraction"),
+            textcoords="offset points", fontsize=6, rotation=90, va="bottom",
+        )  # fmt: skip
+
+
+def _title(method: str, found: dict) -> str:
+    known = [c["scores"]["contains"] for c in found.values() if c["fit"]]
+    mean = f"mean {np.mean(known):.2f}" if known else "fits nowhere"
+    return f"{TITLES.get(method, method)}\n{mean}"
+
+
+def _short(length: int) -> str:
+    """1024 as 1k; 1000 as it is."""
+    return f"{length // 1024}k" if length % 1024 == 0 else f"{length:,}"
