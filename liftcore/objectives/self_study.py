@@ -1,9 +1,8 @@
 """Self-study: the model reads its document in small parts and makes the pairs itself, offline.
 
-In rotation it is asked for questions, summaries, rephrasings and key facts; gaps and
-continuations are cut from the text. A question is made for a name or a number of a sentence, then
-put to the model together with that sentence: it stays when the answer is the same. For a sentence
-without either the model chooses the question, and its answer must rest on the sentence.
+In rotation it is asked for questions, summaries, rephrasings and key facts; quizzes, gaps and
+continuations are cut from the text. Each question is made for an answer that stands in the text,
+then put to the model together with its sentence: it stays when that gives the same answer.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from liftcore.errors import UsageError
 from liftcore.groups import evaluating
 from liftcore.objectives import study_kinds as kinds_
 from liftcore.objectives.pairs import Deduplicator, Pair
-from liftcore.objectives.terms import Topics, continuation, ends, gaps, terms
+from liftcore.objectives.terms import Topics, continuation, ends, gaps, quizzes, terms
 from liftcore.objectives.windows import Window, blocks, every_sentence
 
-KINDS = ("question", "gap", "continue", "summary", "rephrasing", "facts")
+KINDS = ("question", "quiz", "gap", "continue", "summary", "rephrasing", "facts")
 BLOCK = 3  # sentences of a summary, a rephrasing, a list of facts
 
 
@@ -278,8 +277,9 @@ def _plan(text: str, kinds: tuple[str, ...], before: int, number: int) -> list[_
     windows = every_sentence(text, before)
     jobs: list[tuple[int, _Job]] = []
     for window, following in zip_longest(windows, windows[1:]):
-        if "gap" in kinds and number == 0 and (pairs := gaps(window)):
-            jobs.append((window.stop, _Job("gap", window, pairs=tuple(pairs))))
+        for kind, cut in (("quiz", quizzes), ("gap", gaps)):
+            if kind in kinds and number == 0 and (pairs := cut(window)):
+                jobs.append((window.stop, _Job(kind, window, pairs=tuple(pairs))))
         if "continue" in kinds and number == 0 and following is not None:
             pair = continuation(window, following.sentence)
             jobs += [(window.stop, _Job("continue", window, pairs=(pair,)))] if pair else []

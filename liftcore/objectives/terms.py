@@ -1,4 +1,5 @@
-"""The names, numbers and dates of a sentence, and pairs that need no model: gaps, continuations.
+"""The names, numbers and dates of a sentence, and pairs that need no model: quizzes, gaps,
+continuations.
 
 Made from the text alone, such a pair is right by construction, however small the model.
 """
@@ -81,6 +82,32 @@ def content_words(text: str) -> set[str]:
 
 def stem(word: str) -> str:
     return word[:-1] if len(word) > 3 and word.endswith("s") and word[-2] != "s" else word
+
+
+def quizzes(window: Window, most: int = 3) -> list[Pair]:
+    """The sentence up to a term, with a question word in its place: "... was opened in which
+    year?" For the first terms that have at least four words before them."""
+    sentence = " ".join(window.sentence.split())
+    if len(sentence) > LONGEST_CUE or not ends(sentence):
+        return []
+    found = []
+    for term in terms(sentence):
+        before = sentence[: sentence.index(term)].split()
+        if len(before) >= 4 and sentence.count(term) == 1 and len(found) < most:
+            question = f"{' '.join(before)} {question_word(term)}?"
+            found.append(Pair(question, term, sentence, window.number))
+    return found
+
+
+def question_word(term: str) -> str:
+    """What asks for a term: which date, which year, how many of what, or who or what."""
+    if _DATE.fullmatch(term):
+        return "which date"
+    if re.fullmatch(r"1\d{3}|20\d{2}", term):
+        return "which year"
+    if term[0].isdigit():
+        return f"how many {term.partition(' ')[2]}".strip()
+    return "who or what"
 
 
 def gaps(window: Window, most: int = 2) -> list[Pair]:
