@@ -52,7 +52,8 @@ class Memories:
         return memory
 
     def _key(self, document: Document, config: LiftConfig) -> str:
+        if (adapter := getattr(self.model, "_liftcore_adapter", None)) is not None:
+            adapter.remove()  # an earlier one must not count as a part of the model
         run = checkpoint.identity(config, document.sha256, self.model)
-        run.pop("layout")  # differs before and after the first adapter
         digest = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
         return f"{document.sha256[:16]}-{digest[:16]}"
