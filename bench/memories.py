@@ -35,6 +35,12 @@ class Memories:
             self.held[key] = self._read_or_train(document, config, key)
         return self.held[key]
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to drop."""
+        on_disk = self.folder is not None and self.folder.is_dir() and any(self.folder.iterdir())
+        return not (self.held or on_disk)
+
     def drop(self, document: Document) -> None:
         """Forgets a document that nothing will be asked about any more, on disk too."""
         self.held = {}
