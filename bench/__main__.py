@@ -4,10 +4,12 @@ import importlib
 import sys
 
 NAMES = (
+    "demo",
     "dropin",
     "estimate",
     "gpu",
     "kernels",
+    "longbench",
     "loogle",
     "niah",
     "readme",

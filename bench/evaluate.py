@@ -1,4 +1,4 @@
-"""What the evaluations on question sets share: options, the run, verdicts, the summary on disk."""
+"""What the evaluations on question sets share: options, the run, the summary on disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import torch
 from bench import cases, methods
 from bench.cases import Case, Results
 from bench.common import RESULTS, device_name, results_name, versions
-from bench.judge import Judge, judge_rows
 from liftcore import document as documents
 from liftcore import model as models
 from liftcore.config import LR_SCHEDULES, OVERLAP_LOSSES, SCHEDULES, LiftConfig
@@ -41,8 +40,6 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     out.add_argument("--task", nargs="+", metavar="T", help="tasks to run (all that DATA holds)")
     options(out, METHODS)
     out.add_argument("--max-new-tokens", type=int, help="in place of each task's own length")
-    out.add_argument("--judge", metavar="URL", help="an OpenAI-compatible server that judges")
-    out.add_argument("--judge-model", metavar="M", help="the model to ask there")
     return out
 
 
@@ -131,17 +128,12 @@ def run(
     return file
 
 
-def rows_of(args, file: Path) -> list[dict]:
-    """The rows of a results file, with the judge's verdicts where there are any."""
+def rows_of(file: Path) -> list[dict]:
+    """The rows of a results file. Raises LiftError when there are none."""
     rows = cases.read_rows(file)
     if not rows:
         raise LiftError(f"no results in {file}")
-    judge = None
-    if args.judge:
-        if not args.judge_model:
-            raise LiftError("--judge needs --judge-model")
-        judge = Judge(args.judge, args.judge_model)
-    return judge_rows(rows, file.with_suffix(".judge.jsonl"), judge)
+    return rows
 
 
 def write_summary(args, file: Path, groups: list[dict], **more) -> None:

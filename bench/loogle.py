@@ -16,6 +16,7 @@ from bench.cases import Case, means
 from bench.common import table
 from bench.evaluate import Text
 from bench.evaluation_plot import bars
+from bench.judge import Judge, judge_rows
 from bench.loogle_data import KINDS, TASKS, Item, find_files, literal, read
 from bench.prompts import Prompt
 from liftcore.errors import LiftError
@@ -190,7 +191,12 @@ def run(argv: list[str]) -> None:
     parser.add_argument(
         "--bert-score", nargs="?", const="", metavar="M", help="add BERTScore (of this model)"
     )
+    parser.add_argument("--judge", metavar="URL", help="an OpenAI-compatible server that judges")
+    parser.add_argument("--judge-model", metavar="M", help="the model to ask there")
     args = parser.parse_args(argv)
+    if args.judge and not args.judge_model:
+        raise LiftError("--judge needs --judge-model")
+    judge = Judge(args.judge, args.judge_model) if args.judge else None
     file = evaluate.results_file(args, "loogle")
     if not args.report_only:
         for task in args.task or ():
@@ -205,7 +211,7 @@ def run(argv: list[str]) -> None:
         texts = {item.key: Text(item.text, item.title) for item in items}
         todo = cases_of(items, args.limit, args.max_new_tokens)
         evaluate.run(args, "loogle", todo, texts, score)
-    rows = evaluate.rows_of(args, file)
+    rows = judge_rows(evaluate.rows_of(file), file.with_suffix(".judge.jsonl"), judge)
     if args.bert_score is not None:
         rows = add_bert_score(rows, args.bert_score or None)
     groups = groups_of(rows)

@@ -100,9 +100,20 @@ def bleu(prediction: str, answer: str, order: int = 1) -> float:
 def bert_score(
     predictions: Sequence[str], answers: Sequence[str], model: str | None = None
 ) -> list[float]:
-    """F1 of BERTScore for pairs of texts; `model` is a name or folder, by default its own."""
+    """F1 of BERTScore for pairs of texts.
+
+    model   a name or a folder, by default the package's own for English; of one that the package
+            has no layer for, the last is taken
+    """
     package = _package("bert_score", "bertscore")
-    options = {"lang": "en"} if model is None else {"model_type": model}
+    if model is None:
+        options = {"lang": "en"}
+    else:
+        options = {"model_type": model}
+        if model not in importlib.import_module("bert_score.utils").model2layers:
+            from transformers import AutoConfig
+
+            options["num_layers"] = AutoConfig.from_pretrained(model).num_hidden_layers
     return package.score(list(predictions), list(answers), **options)[2].tolist()
 
 

@@ -133,7 +133,7 @@ def run(args, file: Path) -> None:
 
 def report(args, file: Path) -> None:
     """A table on the terminal, niah.json and niah.png, from the rows."""
-    rows = evaluate.rows_of(args, file)
+    rows = evaluate.rows_of(file)
     by_cell = cases.means(rows, lambda r: (r["method"], r["length"], r["depth"]))
     by_length = cases.means(rows, lambda r: (r["method"], r["length"]))
     evaluate.write_summary(args, file, by_length, cells=by_cell)

@@ -9,6 +9,7 @@ import pytest
 from bench import judge
 from bench.judge import Judge, judge_rows
 from liftcore.errors import LiftError
+from liftcore.objectives import chat
 
 
 class Stub(BaseHTTPRequestHandler):
@@ -20,9 +21,7 @@ class Stub(BaseHTTPRequestHandler):
         replies = self.server.replies
         reply = replies(body) if callable(replies) else replies.pop(0)
         status, text = (reply, "no") if isinstance(reply, int) else (200, reply)
-        answer = text if isinstance(text, bytes) else json.dumps(
-            {"choices": [{"message": {"content": text}}]}
-        ).encode()  # fmt: skip
+        answer = json.dumps({"choices": [{"message": {"content": text}}]}).encode()
         self.send_response(status)
         self.end_headers()
         self.wfile.write(answer)
@@ -34,7 +33,7 @@ class Stub(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setattr(judge, "PAUSE", 0)
-    for name in judge.KEYS:
+    for name in chat.KEYS:
         monkeypatch.delenv(name, raising=False)
     found = ThreadingHTTPServer(("127.0.0.1", 0), Stub)
     found.asked, found.replies = [], []
@@ -48,49 +47,49 @@ def server(monkeypatch):
 
 
 def test_same_reads_one_word(server):
-    server.replies = ["True", " false.", "TRUE because", "I cannot say", "untrue"]
+    server.replies = ['{"same": true}', " false.", "TRUE because", "I cannot say", "untrue", ""]
     ask = Judge(server.url, "m").same
-    assert [ask("q", "a", "b") for _ in range(5)] == [1, 0, 1, None, None]
+    assert [ask("q {}", "a", "b") for _ in range(6)] == [1, 0, 1, None, None, None]
     path, headers, body = server.asked[0]
     assert path == "/v1/chat/completions" and "Authorization" not in headers
     assert body["model"] == "m" and body["temperature"] == 0
-    assert body["messages"][1]["content"] == "Question: q\nReference: a\nCandidate: b"
+    asked = body["messages"][0]["content"]
+    assert asked.endswith("Question: q {}\nReference: a\nCandidate: b")
+    assert '{"same": true}' in asked
 
 
 def test_grade_reads_a_number(server):
-    server.replies = ["85", "Score: 7 of 100", "none", "250"]
+    server.replies = ['{"grade": 85}', "Score: 7 of 100", "none", "250"]
     ask = Judge(server.url, "m").grade
     assert [ask("a", "b") for _ in range(4)] == [0.85, 0.07, None, 1.0]
+    assert '{"grade": 50}' in server.asked[0][2]["messages"][0]["content"]
 
 
 def test_the_key_is_sent_and_never_shown(server, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     server.replies = ["True", 401]
     found = Judge(server.url, "m")
-    rows = judge_rows([row("1"), row("2")][:1], tmp_path / "verdicts.jsonl", found)
+    rows = judge_rows([row("1")], tmp_path / "verdicts.jsonl", found)
     assert server.asked[0][1]["Authorization"] == "Bearer sk-secret"
     with pytest.raises(LiftError, match="HTTP 401") as error:
         found.same("q", "a", "b")
     shown = [str(error.value), repr(rows), *capsys.readouterr()]
     assert not any("secret" in s for s in [*shown, (tmp_path / "verdicts.jsonl").read_text()])
-    monkeypatch.setenv("LIFTCORE_JUDGE_KEY", "first")
-    server.replies = ["True"]
-    Judge(server.url, "m").same("q", "a", "b")
-    assert server.asked[-1][1]["Authorization"] == "Bearer first"
 
 
 def test_a_busy_server_is_asked_again_and_a_broken_one_is_an_error(server):
     server.replies = [503, 429, "True"]
     assert Judge(server.url, "m").same("q", "a", "b") == 1
-    server.replies = [500] * judge.ATTEMPTS
-    with pytest.raises(LiftError, match="HTTP 500"):
+    server.replies = [500] * judge.TRIES
+    with pytest.raises(LiftError, match="the judge cannot be asked: HTTP 500"):
         Judge(server.url, "m").same("q", "a", "b")
-    server.replies = [b"<html>"]
-    with pytest.raises(LiftError, match="does not answer as an OpenAI server"):
+    assert len(server.asked) == 3 + judge.TRIES
+    server.replies = [403]  # is not tried again
+    with pytest.raises(LiftError, match="HTTP 403"):
         Judge(server.url, "m").same("q", "a", "b")
-    with pytest.raises(LiftError, match="cannot be asked"):
+    with pytest.raises(LiftError, match="connection refused"):
         Judge("http://127.0.0.1:1/v1", "m", timeout=1).same("q", "a", "b")
-    with pytest.raises(LiftError, match="http://"):
+    with pytest.raises(LiftError, match="not the address of a server"):
         Judge("ftp://somewhere", "m")
 
 

@@ -6,6 +6,7 @@ import types
 
 import pytest
 import torch
+import transformers
 from errors_and_seeds import fresh_seed
 
 from bench import metrics
@@ -181,19 +182,24 @@ def test_first_line():
     assert first_line("") == ""
 
 
-def test_bert_score_hands_texts_and_model_to_the_package(monkeypatch):
+def test_bert_score_hands_texts_model_and_layer_to_the_package(monkeypatch, tmp_path):
     calls = []
 
     def score(predictions, answers, **options):
         calls.append((predictions, answers, options))
         return torch.tensor([0.125, 0.25]), torch.tensor([0.5, 1]), torch.tensor([0.75, 0.625])
 
+    utils = types.SimpleNamespace(model2layers={"known": 17})
     monkeypatch.setitem(sys.modules, "bert_score", types.SimpleNamespace(score=score))
-    assert metrics.bert_score(["a", "b"], ["c", "d"]) == [0.75, 0.625]
-    metrics.bert_score(["a", "b"], ["c", "d"], model="folder")
-    assert calls == [
-        (["a", "b"], ["c", "d"], {"lang": "en"}),
-        (["a", "b"], ["c", "d"], {"model_type": "folder"}),
+    monkeypatch.setitem(sys.modules, "bert_score.utils", utils)
+    transformers.BertConfig(num_hidden_layers=3).save_pretrained(tmp_path)
+    for model in (None, "known", str(tmp_path)):
+        assert metrics.bert_score(["a", "b"], ["c", "d"], model=model) == [0.75, 0.625]
+    assert [c[:2] for c in calls] == [(["a", "b"], ["c", "d"])] * 3
+    assert [c[2] for c in calls] == [
+        {"lang": "en"},
+        {"model_type": "known"},
+        {"model_type": str(tmp_path), "num_layers": 3},
     ]
 
 

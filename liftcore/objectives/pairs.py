@@ -1,0 +1,148 @@
+"""Questions and answers about a document: what a pair is, the user's own, and what is the same."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from liftcore.document import read_text
+from liftcore.errors import LiftError
+
+# Models write typographic quotes and dashes where the text has plain ones, and the reverse.
+_PLAIN = str.maketrans("‘’‚‛“”„‟«»‐‑‒–—―", '\'\'\'\'""""""------')
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A question and its answer.
+
+    evidence   words of the document that show the answer, or ""
+    window     number of the window of the document that it was made from; -1: the user's
+    """
+
+    question: str
+    answer: str
+    evidence: str = ""
+    window: int = -1
+
+
+class PairSource(Protocol):
+    """Pairs that arrive over time. All members may be used from any thread.
+
+    poll()     the pairs that are ready since the last call, in the document's order; never waits
+               for others to work, though a source may work itself for one batch
+    done       nothing more will come
+    expected   pairs in all; an estimate until done
+    seconds    time that making them took so far
+    failed     windows of the document that gave no answer at all
+    failures   why they failed -> how often
+    rejected   why single pairs were thrown away -> how often
+    """
+
+    seconds: float
+    failed: int
+    failures: Counter[str]
+    rejected: Counter[str]
+
+    def poll(self) -> list[Pair]: ...
+
+    @property
+    def done(self) -> bool: ...
+
+    @property
+    def expected(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+class GivenPairs:
+    """Pairs that are there from the start, as a source."""
+
+    seconds, failed = 0.0, 0
+
+    def __init__(self, pairs: Iterable[Pair]):
+        self._pairs = list(pairs)
+        self.expected, self.done = len(self._pairs), not self._pairs
+        self.failures: Counter[str] = Counter()
+        self.rejected: Counter[str] = Counter()
+
+    def poll(self) -> list[Pair]:
+        pairs, self._pairs, self.done = self._pairs, [], True
+        return pairs
+
+    def close(self) -> None:
+        self._pairs, self.done = [], True
+
+
+class Deduplicator:
+    """Knows the questions seen so far, whatever their case, punctuation and spacing."""
+
+    def __init__(self):
+        self._seen: set[str] = set()
+
+    def fresh(self, pairs: Iterable[Pair]) -> list[Pair]:
+        """Those of the pairs that ask something new."""
+        found = []
+        for pair in pairs:
+            key = question_key(pair.question)
+            if key not in self._seen:
+                self._seen.add(key)
+                found.append(pair)
+        return found
+
+
+def question_key(question: str) -> str:
+    """The words of a question alone: equal for questions that are the same."""
+    return " ".join(re.findall(r"\w+", normalised(question)))
+
+
+def normalised(text: str) -> str:
+    """Text with plain quotes and dashes, single spaces and no capitals."""
+    return " ".join(unicodedata.normalize("NFKC", text).translate(_PLAIN).casefold().split())
+
+
+def stands_in(evidence: str, text: str) -> bool:
+    """Whether the words of `evidence` stand in the text, but for case, spacing and quotes."""
+    words = normalised(evidence).strip("\"' .…")
+    return bool(words) and words in normalised(text)
+
+
+def read_pairs(path: str | Path) -> list[Pair]:
+    """The user's pairs: a UTF-8 file with one JSON object a line, keys question and answer, and
+    evidence if wanted; others are ignored. A question asked twice counts once.
+
+    Raises LiftError that names the line, and for a file without pairs.
+    """
+    path = Path(path)
+    pairs = []
+    # Not splitlines(): JSON strings may hold line separators such as U+2028 as they are.
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if line.strip():
+            pairs.append(_pair(line, f"{path}, line {number}"))
+    if not pairs:
+        raise LiftError(f"{path} holds no question-answer pairs")
+    return Deduplicator().fresh(pairs)
+
+
+def _pair(line: str, where: str) -> Pair:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise LiftError(f"{where}: not JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise LiftError(f"{where}: not a JSON object with question and answer")
+    for key in ("question", "answer"):
+        if not isinstance(found.get(key), str) or not found[key].strip():
+            raise LiftError(f"{where}: {key} is missing, empty or not a string")
+    if not question_key(found["question"]):
+        raise LiftError(f"{where}: the question has no words")
+    evidence = found.get("evidence") or ""
+    if not isinstance(evidence, str):
+        raise LiftError(f"{where}: evidence is not a string")
+    return Pair(found["question"].strip(), found["answer"].strip(), evidence.strip())
