@@ -12,6 +12,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch
+
+from bench.common import RESULTS, results_name
 from liftcore import info
 from liftcore.fiction import fictional_document
 from liftcore.usage import gib
@@ -36,6 +39,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench estimate", description=__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--out", type=Path, help="folder of the results")
     args = parser.parse_args(argv)
     print(f"python -m bench estimate {' '.join(argv)}".rstrip())
     versions = info.versions()
@@ -57,6 +61,10 @@ def main(argv: list[str]) -> int:
         print(f"{words:>6} {' '.join(options) or 'defaults':44} {seconds:>32} {memory:>26}")
         results.append({"words": words, "options": options, "estimate": guess, "truth": truth})
     print(f"largest error {worst:.0%} (25 % is allowed)")
+    folder = args.out or RESULTS / results_name(torch.device(args.device))
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {"command": " ".join(["python -m bench estimate", *argv]), "largest_error": worst}
+    (folder / "estimate.json").write_text(json.dumps({**about, "cases": results}, indent=1) + "\n")
     if args.json:
         print(json.dumps(results))
     return 0 if worst <= 0.25 else 1

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from bench import readme_measured
 from bench.common import RESULTS
 
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -49,6 +50,12 @@ def main(argv: list[str]) -> int:
 def _markdown(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _measured(folder: Path) -> str:
+    """Everything but the tables below."""
+    rows = [list(row) for row in readme_measured.rows(folder)]
+    return _markdown(["what", "figure", "command"], rows)
 
 
 def _settings(folder: Path) -> str:
@@ -120,6 +127,7 @@ def _read(file: Path) -> dict:
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
+    "measured": _measured,
     "recall-settings": _settings,
     "recall-findings": _findings,
     "scaling": _scaling,

@@ -27,7 +27,7 @@ from bench.recall_settings import DOCUMENTS, SETTINGS, Case, cases
 from liftcore import info
 from liftcore import model as models
 
-LENGTH, PROBES = 544, 16
+LENGTH, PROBES = 1024, 16
 
 
 def read_rows(file: Path) -> list[dict]:
@@ -179,7 +179,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--device")
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--length", type=int, default=LENGTH, help="tokens of an essay")
+    parser.add_argument("--length", type=int, default=LENGTH, help="tokens of a document, about")
     parser.add_argument("--probes", type=int, default=PROBES)
     parser.add_argument("--only", nargs="*", help="lines or settings to run")
     parser.add_argument("--documents", nargs="+", default=DOCUMENTS)

@@ -13,7 +13,7 @@ TARGET = 0.9
 RESAMPLES = 2000
 GRID = np.arange(0.0, 12.01, 0.25)  # passes over the document
 BASE = "jitter/all"
-AT = (8, 10, 11.5)
+AT = (5, 7, 9)
 ENOUGH_DOCUMENTS = 3
 
 

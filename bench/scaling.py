@@ -68,31 +68,41 @@ def point(way: str, tokens: int, args, limit: float) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def climb(way: str, args, rows: Rows, known: dict, seconds: float) -> None:
-    """Longer and longer documents, until the next would not fit `seconds` or the memory."""
-    started, last = time.perf_counter(), 0.0
-    for tokens in args.lengths:
-        left = seconds - (time.perf_counter() - started)
-        if (way, tokens) in known:
-            if known[way, tokens]["oom"]:
-                return
+def climb(args, rows: Rows, known: dict, seconds: float) -> None:
+    """Longer and longer documents for every way, the cheapest point first, until none that is
+    left would fit `seconds`, or memory ends."""
+    end = time.perf_counter() + seconds
+    # (seconds that it will take at most, way, lengths still to do)
+    waiting = [(0.0, way, list(args.lengths)) for way in args.only]
+    while waiting:
+        waiting.sort(key=lambda w: w[0])
+        guess, way, lengths = waiting.pop(0)
+        if not lengths:
             continue
-        # Twice the length costs at most four times as much.
-        if 4 * last > left:
-            print(f"{way}: {tokens:,} tokens would not fit the time", file=sys.stderr)
-            return
-        begun = time.perf_counter()
-        found = point(way, tokens, args, max(left, 60.0))
-        last = time.perf_counter() - begun
-        if not found:
-            return
-        rows.add(
-            model=args.model, way=way, tokens=tokens, config=str(config_for(args.device)), **found
-        )
-        shown = "out of memory" if found["oom"] else f"{found['first_seconds']:.2f} s"
-        print(f"{way}, {tokens:,} tokens: {shown}", file=sys.stderr, flush=True)
+        tokens, left = lengths.pop(0), end - time.perf_counter()
+        found, took = known.get((way, tokens)), 0.0
+        if found is None:
+            if guess > left:
+                print(f"{way}: {tokens:,} tokens would not fit the time", file=sys.stderr)
+                continue
+            begun = time.perf_counter()
+            found = point(way, tokens, args, max(left, 60.0))
+            took = time.perf_counter() - begun
+            if not found:
+                continue
+            about = {"model": args.model, "way": way, "tokens": tokens}
+            rows.add(**about, config=str(config_for(args.device)), **found)
+            shown = "out of memory" if found["oom"] else f"{found['first_seconds']:.2f} s"
+            print(f"{way}, {tokens:,} tokens: {shown}", file=sys.stderr, flush=True)
         if found["oom"]:
-            return
+            continue
+        waiting.append((_next(way, found["first_seconds"], took), way, lengths))
+
+
+def _next(way: str, first_seconds: float, took: float) -> float:
+    """Seconds that twice the length will take at most: the start of the process and its
+    questions are the same again."""
+    return max(0.0, took - first_seconds) + (2 if way in SCHEDULES else 4) * first_seconds
 
 
 def limit_memory(gib: float) -> None:
@@ -139,10 +149,7 @@ def main(argv: list[str]) -> int:
         for row in before:
             rows.writer.writerow({k: v for k, v in row.items() if v is not None})
         known = {(r["way"], r["tokens"]): r for r in before if r["model"] == args.model}
-        end = time.perf_counter() + 60 * args.minutes
-        for i, way in enumerate(args.only):
-            left = end - time.perf_counter()
-            climb(way, args, rows, known, left / (len(args.only) - i))
+        climb(args, rows, known, 60 * args.minutes)
         rows.file.close()
     scaling_report.report(read_rows(file), folder)
     return 0

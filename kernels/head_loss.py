@@ -10,7 +10,8 @@ The logits exist a chunk of rows at a time. With a frozen head the gradient is f
 forward and the backward only multiplies each row by its upstream gradient; with a trainable
 head the backward runs the chunks again, since dW needs the upstream gradients first.
 Statistics are fp32. On CUDA the work is done by head_loss_fused.py or head_loss_cublas.py,
-elsewhere by head_loss_cpu.py.
+elsewhere by head_loss_cpu.py. head_loss_soft.py is the same loss with several targets a row: the
+op takes them as labels [T, k] beside probs [T, k].
 """
 
 from __future__ import annotations
@@ -33,16 +34,17 @@ WAY_WITHOUT_ROW_INDEX = "triton"
 _library = torch.library.Library("liftcore", "FRAGMENT")
 _library.define(
     "head_loss(Tensor hidden, Tensor weight, Tensor labels, Tensor w, Tensor? row_index, "
-    "float? softcap, float logit_scale, bool want_hidden, bool want_weight, str way) "
-    "-> (Tensor, Tensor, Tensor)"
+    "float? softcap, float logit_scale, bool want_hidden, bool want_weight, str way, "
+    "Tensor? probs=None) -> (Tensor, Tensor, Tensor)"
 )
 _library.define("head_loss_scale(Tensor grad, Tensor factor) -> Tensor")
 
 
 @torch.library.impl(_library, "head_loss", "CompositeExplicitAutograd")
 def _head_loss(
-    hidden, weight, labels, w, row_index, softcap, logit_scale, want_hidden, want_weight, way
-):
+    hidden, weight, labels, w, row_index, softcap, logit_scale, want_hidden, want_weight, way,
+    probs=None,
+):  # fmt: skip
     """w_t · nll_t [T] fp32, and the gradients of its sum; an empty tensor for one not wanted."""
     args = (hidden, weight, labels, w, row_index, softcap, logit_scale, want_hidden)
     dweight = None
@@ -51,11 +53,11 @@ def _head_loss(
         if not _use_triton(hidden.device, hidden.dtype):
             from liftcore.kernels.head_loss_cpu import head_loss
 
-            loss, dhidden, dweight = head_loss(*args, want_weight)
-        elif want_weight or way == "cublas" or _interpreted_bf16(hidden):
+            loss, dhidden, dweight = head_loss(*args, want_weight, probs)
+        elif want_weight or way == "cublas" or probs is not None or _interpreted_bf16(hidden):
             from liftcore.kernels.head_loss_cublas import head_loss
 
-            loss, dhidden, dweight = head_loss(*args, want_weight)
+            loss, dhidden, dweight = head_loss(*args, want_weight, probs)
         else:
             from liftcore.kernels.head_loss_fused import head_loss
 
@@ -65,7 +67,10 @@ def _head_loss(
 
 
 @torch.library.register_fake("liftcore::head_loss", lib=_library)
-def _(hidden, weight, labels, w, row_index, softcap, logit_scale, want_hidden, want_weight, way):
+def _(
+    hidden, weight, labels, w, row_index, softcap, logit_scale, want_hidden, want_weight, way,
+    probs=None,
+):  # fmt: skip
     return (
         hidden.new_empty(hidden.shape[0], dtype=torch.float32),
         hidden.new_empty(hidden.shape if want_hidden else 0),
@@ -103,14 +108,15 @@ def _interpreted_bf16(x: Tensor) -> bool:
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, labels, w, row_index, cap, scale, way, dhidden, dweight):
-        loss, grad, _ = torch.ops.liftcore.head_loss(
-            hidden, weight, labels, w, row_index, cap, scale, dhidden and not dweight, False, way
-        )
+    def forward(
+        ctx, hidden, weight, labels, w, row_index, cap, scale, way, probs, dhidden, dweight
+    ):
+        rest = (cap, scale, dhidden and not dweight, False, way, probs)
+        loss, grad, _ = torch.ops.liftcore.head_loss(hidden, weight, labels, w, row_index, *rest)
         ctx.trainable_head = dweight
         for_dw = (loss, w) if ctx.needs_input_grad[3] else (None, None)
         if dweight:
-            ctx.save_for_backward(*for_dw, hidden, weight, labels, w, row_index)
+            ctx.save_for_backward(*for_dw, hidden, weight, labels, w, row_index, probs)
             ctx.rest = (cap, scale, dhidden, True, way)
         else:
             ctx.save_for_backward(*for_dw, grad)
@@ -122,15 +128,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
         loss, w, *saved = ctx.saved_tensors
         # loss_t = w_t nll_t; the nll of a row of weight 0 is not known and left out.
         dw = None if loss is None else torch.where(w != 0, dloss * (loss / w), 0.0)
-        nothing = (None,) * 6
+        nothing = (None,) * 7
         if not ctx.trainable_head:
             (grad,) = saved
             want = ctx.needs_input_grad[0]
             dhidden = torch.ops.liftcore.head_loss_scale(grad, dloss) if want else None
             return dhidden, None, None, dw, *nothing
-        hidden, weight, labels, w, row_index = saved
+        hidden, weight, labels, w, row_index, probs = saved
         _, dhidden, dweight = torch.ops.liftcore.head_loss(
-            hidden, weight, labels, w * dloss, row_index, *ctx.rest
+            hidden, weight, labels, w * dloss, row_index, *ctx.rest, probs
         )
         return dhidden if ctx.rest[2] else None, dweight, None, dw, *nothing
 
@@ -171,19 +177,18 @@ def linear_cross_entropy(
         w = w * token_weights.float()
     if way is None:
         way = WAY_WITHOUT_ROW_INDEX if row_index is None else WAY_WITH_ROW_INDEX
+    rest = (row_index, softcap, float(logit_scale), way, None)
+    return reduced_loss(hidden, weight, labels, w, rest, reduction)
+
+
+def reduced_loss(hidden, weight, labels, w, rest, reduction) -> Tensor:
+    """The op for rows of weight w [T] fp32, and its reduction: "mean", "sum" or "none".
+
+    rest: row_index, softcap, logit_scale, way, and probs for labels [T, k].
+    """
     grad = torch.is_grad_enabled()
-    loss = _LinearCrossEntropy.apply(
-        hidden,
-        weight,
-        labels,
-        w,
-        row_index,
-        softcap,
-        float(logit_scale),
-        way,
-        grad and hidden.requires_grad,
-        grad and weight.requires_grad,
-    )
+    wanted = (grad and hidden.requires_grad, grad and weight.requires_grad)
+    loss = _LinearCrossEntropy.apply(hidden, weight, labels, w, *rest, *wanted)
     if reduction == "none":
         return loss
     if reduction == "sum":
@@ -192,26 +197,28 @@ def linear_cross_entropy(
 
 
 def _check(hidden, weight, labels, token_weights, reduction, row_index, way):
+    name = "linear_cross_entropy"
+    check_shared(name, hidden, weight, token_weights, reduction, row_index)
+    if labels.shape != hidden.shape[:1]:
+        raise ValueError(f"{name}: labels {tuple(labels.shape)} are not [T]")
+    if way not in (None, "cublas", "triton"):
+        raise ValueError(f"{name}: unknown way {way!r}")
+
+
+def check_shared(name, hidden, weight, token_weights, reduction, row_index):
+    """What every head loss asks of its arguments; raises ValueError."""
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(
-            f"linear_cross_entropy: hidden {tuple(hidden.shape)} and weight "
-            f"{tuple(weight.shape)} do not fit [T, K], [V, K]"
+            f"{name}: hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)} do not fit "
+            "[T, K], [V, K]"
         )
     if hidden.dtype != weight.dtype:
-        raise ValueError(
-            f"linear_cross_entropy: hidden is {hidden.dtype}, weight is {weight.dtype}"
-        )
-    if labels.shape != hidden.shape[:1]:
-        raise ValueError(f"linear_cross_entropy: labels {tuple(labels.shape)} are not [T]")
-    if token_weights is not None and token_weights.shape != labels.shape:
-        raise ValueError(
-            f"linear_cross_entropy: token_weights {tuple(token_weights.shape)} are not [T]"
-        )
+        raise ValueError(f"{name}: hidden is {hidden.dtype}, weight is {weight.dtype}")
+    if token_weights is not None and token_weights.shape != hidden.shape[:1]:
+        raise ValueError(f"{name}: token_weights {tuple(token_weights.shape)} are not [T]")
     if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"linear_cross_entropy: unknown reduction {reduction!r}")
+        raise ValueError(f"{name}: unknown reduction {reduction!r}")
     if row_index is not None and (
         row_index.ndim != 1 or row_index.dtype not in (torch.int32, torch.int64)
     ):
-        raise ValueError("linear_cross_entropy: row_index must be [M] of int32 or int64")
-    if way not in (None, "cublas", "triton"):
-        raise ValueError(f"linear_cross_entropy: unknown way {way!r}")
+        raise ValueError(f"{name}: row_index must be [M] of int32 or int64")

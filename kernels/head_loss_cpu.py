@@ -25,8 +25,12 @@ def head_loss(
     logit_scale: float,
     want_hidden: bool,
     want_weight: bool,
+    probs: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """w_t · nll_t [T], and Σ_t of it differentiated: dhidden [T, K], dweight [V, K] or None."""
+    """w_t · nll_t [T], and Σ_t of it differentiated: dhidden [T, K], dweight [V, K] or None.
+
+    With probs [T, k] the labels are [T, k] too, in the order that head_loss_soft.py gives them.
+    """
     rows = w.nonzero().squeeze(-1) if row_index is None else row_index.long()  # [M]
     if row_index is not None:
         rows = rows[rows >= 0]
@@ -44,9 +48,10 @@ def head_loss(
         torch.mm(h, weight.T, out=dz)  # [m, V]
         for at in range(0, len(part), TILE_ROWS):
             tile = slice(at, at + TILE_ROWS)
-            loss[part[tile]] = wp[tile] * _over_gradient(
-                dz[tile], logits, labels[part[tile], None], softcap, logit_scale
-            )
+            tokens = part[tile]
+            target = (labels[tokens, None],) if probs is None else (labels[tokens], probs[tokens])
+            nll = _over_gradient(dz[tile], logits, target, softcap, logit_scale)
+            loss[tokens] = wp[tile] * nll
         if want_hidden:
             dhidden[part] = torch.mm(dz, weight).mul_(wp[:, None])
         if want_weight:
@@ -58,7 +63,7 @@ def _over_gradient(z, logits, target, softcap, logit_scale):
     """Loss [m] of each row; the products z [m, V] are overwritten with d loss / dz."""
     wide = logits[: len(z)].copy_(z)
     slope = _cap_and_scale(wide, softcap, logit_scale)
-    nll = _nll_and_dz(wide, target)
+    nll = (_nll_and_dz if len(target) == 1 else _soft_nll_and_dz)(wide, *target)
     z.copy_(wide if slope is None else wide.mul_(slope))
     return nll
 
@@ -90,3 +95,31 @@ def _nll_and_dz(z, target):
     nll = torch.where(e_target > 0.5, torch.log1p(others / e_target), total.log() - z_target)
     dz.div_(total).scatter_(-1, target, -others / total)
     return nll.squeeze(-1)
+
+
+def _soft_nll_and_dz(z, ids, p):
+    """The same for targets ids [m, k] of probabilities p [m, k], Σ p > 0.
+
+    All targets are left out of the sum. At most one of them, the likeliest, can hold more than
+    half of the softmax; with `rest` the sum of everything else, its dz is
+    (Σ p − p) − Σ p · rest / total, so that one target with p = 1 is the loss above, bit for bit.
+    """
+    used = p > 0
+    top = z.amax(-1, keepdim=True)
+    z_target = z.gather(-1, ids) - top
+    e = z_target.exp().masked_fill_(~used, 0.0)
+    first = e.argmax(-1, keepdim=True)
+    e_first, p_first = e.gather(-1, first), p.gather(-1, first)
+    dz = z.sub_(top).exp_().scatter_(-1, ids, 0.0)
+    rest = dz.sum(-1, keepdim=True) + e.scatter(-1, first, 0.0).sum(-1, keepdim=True)
+    total = rest + e_first
+    p_rest = p.scatter(-1, first, 0.0).sum(-1, keepdim=True)
+    mass = p_rest + p_first
+    nll = total.log() - z_target
+    sure = torch.where(e_first > 0.5, torch.log1p(rest / e_first), nll.gather(-1, first))
+    nll.scatter_(-1, first, sure)
+    at_target = (mass * e / total - p).scatter_(-1, first, p_rest - mass * rest / total)
+    # An unused place repeats the id of place 0, and must write what that one writes.
+    at_target = torch.where(used, at_target, at_target[:, :1])
+    dz.div_(total / mass).scatter_(-1, ids, at_target)
+    return nll.mul_(p).sum(-1)

@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from liftcore.kernels.head_loss_fused import example_inputs
+from liftcore.kernels.head_loss_soft_triton import soft_softmax_kernel
 from liftcore.kernels.head_loss_triton import cap_parts, row_terms
 from liftcore.kernels.launch import launch, record
 from liftcore.kernels.tiles import CompileCase
@@ -26,6 +27,7 @@ from liftcore.kernels.tiles import CompileCase
 CHUNK_BYTES = 256 * 2**20
 DWEIGHT_BYTES = 64 * 2**20
 BLOCK = 4096
+SOFT_BLOCK = 2048  # the soft targets take registers too
 WARPS = 8
 
 
@@ -88,10 +90,12 @@ def head_loss(
     logit_scale: float,
     want_hidden: bool,
     want_weight: bool,
+    probs: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """w_t · nll_t [T] fp32 and, if wanted, the gradients of their sum: dhidden, dweight.
 
-    hidden [T, K], weight [V, K], labels [T], w [T] fp32, row_index [M] or None.
+    hidden [T, K], weight [V, K], labels [T], w [T] fp32, row_index [M] or None. With probs [T, k]
+    the labels are [T, k] too, in the order that head_loss_soft.py gives them.
     """
     (t, k), v = hidden.shape, weight.shape[0]
     loss = torch.zeros(t, dtype=torch.float32, device=hidden.device)
@@ -99,9 +103,9 @@ def head_loss(
     dhidden = hidden.new_zeros(t + 1, k) if want_hidden else None
     dweight = weight.new_zeros(weight.shape, dtype=torch.float32) if want_weight else None
     rows = torch.arange(t, device=hidden.device) if row_index is None else row_index.long()
-    labels = labels.contiguous()
+    targets = (labels.contiguous(), None if probs is None else probs.contiguous())
     for part in rows.split(_chunk(rows.shape[0], v, k, hidden.element_size())):
-        _one_chunk(hidden, weight, labels, w, part, softcap, logit_scale, loss, dhidden, dweight)
+        _one_chunk(hidden, weight, targets, w, part, softcap, logit_scale, loss, dhidden, dweight)
     dhidden = None if dhidden is None else dhidden[:t]
     return loss, dhidden, None if dweight is None else dweight.to(weight.dtype)
 
@@ -113,8 +117,8 @@ def _chunk(rows: int, v: int, k: int, itemsize: int) -> int:
     return max(64, triton.cdiv(triton.cdiv(rows, chunks), 64) * 64)
 
 
-def _one_chunk(hidden, weight, labels, w, rows, softcap, scale, loss, dhidden, dweight):
-    capped, softcap, scale = softcap is not None, float(softcap or 1.0), float(scale)
+def _one_chunk(hidden, weight, targets, w, rows, softcap, scale, loss, dhidden, dweight):
+    numbers = (float(scale), float(softcap or 1.0))
     if not rows.shape[0] or not hidden.shape[0]:
         return
     at = rows.clamp_min(0)
@@ -126,13 +130,16 @@ def _one_chunk(hidden, weight, labels, w, rows, softcap, scale, loss, dhidden, d
     assert z.dtype == torch.float32
     dz = z.view(h.dtype)[:, : z.shape[1]]  # in the place of z
     keep = dhidden is not None or dweight is not None
-    launch(
-        softmax_kernel,
-        (h.shape[0],),
-        (z, dz, labels, w, rows, loss, z.shape[1], scale, softcap, z.stride(0), dz.stride(0)),
-        {"CAP": capped, "KEEP": keep, "BLOCK": BLOCK},
-        WARPS,
-    )
+    (labels, probs), v = targets, z.shape[1]
+    flags = {"CAP": softcap is not None, "KEEP": keep, "BLOCK": BLOCK}
+    strides = (z.stride(0), dz.stride(0))
+    if probs is None:
+        args = (z, dz, labels, w, rows, loss, v, *numbers, *strides)
+        launch(softmax_kernel, (h.shape[0],), args, flags, WARPS)
+    else:
+        args = (z, dz, labels, probs, w, rows, loss, v, probs.shape[1], *numbers, *strides)
+        flags |= {"BLOCK": SOFT_BLOCK, "TARGETS": triton.next_power_of_2(probs.shape[1])}
+        launch(soft_softmax_kernel, (h.shape[0],), args, flags, WARPS)
     if dhidden is not None:
         # A row of weight 0 may be listed again and again: its gradient is 0 each time, so that
         # the order is no matter.
@@ -155,8 +162,10 @@ def compile_cases(arch: int) -> list[CompileCase]:
 
     def run():
         hidden, weight, labels, w = example_inputs(512, 4096, 128256)
+        ids = torch.empty(512, 20, dtype=torch.int64, device="meta")
         for cap in (None, 30.0):
             for want in (True, False):
                 head_loss(hidden, weight, labels, w, None, cap, 1.0, want, False)
+                head_loss(hidden, weight, ids, w, None, cap, 1.0, want, False, ids.float())
 
     return record(arch, run)

@@ -74,6 +74,39 @@ def linear_cross_entropy(
     logits = soft_cap(logit_scale * F.linear(hidden, weight), softcap)  # [T, V]
     target = labels.masked_fill(~scored, 0)
     nll = logits.logsumexp(-1) - logits.gather(-1, target[:, None]).squeeze(-1)  # [T]
+    return _weigh(nll, w, reduction)
+
+
+def linear_soft_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    target_ids: Tensor,
+    target_probs: Tensor,
+    *,
+    token_weights: Tensor | None = None,
+    reduction: str = "mean",
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+) -> Tensor:
+    """−Σ_t w_t Σ_j p_tj log softmax(z_t)[id_tj] with z = softcap(logit_scale · hidden Wᵀ).
+
+    Shapes: hidden [T, K], weight [V, K], target_ids and target_probs [T, k], token_weights [T] or
+    None (all ones). An id of −1 or a probability of 0 is no target; a row without targets or of
+    weight 0 is not scored. An id may stand twice. Reductions as for linear_cross_entropy.
+    """
+    used = (target_ids >= 0) & (target_probs != 0)
+    w = used.any(-1).to(hidden.dtype)
+    if token_weights is not None:
+        w = w * token_weights.to(hidden.dtype)
+    logits = soft_cap(logit_scale * F.linear(hidden, weight), softcap)  # [T, V]
+    ids = target_ids.long().masked_fill(~used, 0)
+    probs = target_probs.to(logits.dtype).masked_fill(~used, 0.0)
+    nll = logits.logsumexp(-1, keepdim=True) - logits.gather(-1, ids)  # [T, k]
+    return _weigh((probs * nll).sum(-1), w, reduction)
+
+
+def _weigh(nll: Tensor, w: Tensor, reduction: str) -> Tensor:
+    """The loss of rows nll [T] of weight w [T]."""
     loss = torch.where(w != 0, w * nll, torch.zeros_like(nll))
     if reduction == "none":
         return loss

@@ -52,13 +52,17 @@ def ask(
         raise UsageError("the question is empty")
     text = ""
     if document is not None:
-        bare = len(_question_ids(tokenizer, title, "...", question))
-        room = models.window(model) - max_new_tokens - bare - 8
-        if room < 2:
+        left = room(tokenizer, title, question, models.window(model) - max_new_tokens)
+        if left < 2:
             raise UsageError("the question and the answer leave no room for the document")
-        text = truncate(tokenizer, document, room)
-    ids = _question_ids(tokenizer, title, text, question)
+        text = truncate(tokenizer, document, left)
+    ids = question_ids(tokenizer, title, text, question)
     return _generate(model, tokenizer, ids, max_new_tokens)
+
+
+def room(tokenizer, title: str, question: str, window: int) -> int:
+    """Tokens of the document that fit beside the question into a prompt of `window` tokens."""
+    return window - len(question_ids(tokenizer, title, "...", question)) - 8
 
 
 def truncate(tokenizer, tokens: list[int], room: int) -> str:
@@ -69,9 +73,16 @@ def truncate(tokenizer, tokens: list[int], room: int) -> str:
     return tokenizer.decode(tokens[:half]) + "\n...\n" + tokenizer.decode(tokens[-half:])
 
 
-def _question_ids(tokenizer, title: str, text: str, question: str) -> list[int]:
+def question_ids(tokenizer, title: str, text: str, question: str) -> list[int]:
+    """The prompt of a question about the document called `title`, up to where the answer begins;
+    `text` stands in it unless it is empty."""
     about = f'Please answer a question about "{title}".\n\n'
     prompt = (f"{about}{text}\n\n" if text else about) + f"Question: {question.strip()}"
+    return prompt_ids(tokenizer, prompt, "\nAnswer:")
+
+
+def prompt_ids(tokenizer, prompt: str, cue: str) -> list[int]:
+    """A user's turn and the beginning of the model's; without a chat template prompt + cue."""
     if tokenizer.chat_template:
         return tokenizer.apply_chat_template(
             [{"role": "user", "content": prompt}],
@@ -79,8 +90,30 @@ def _question_ids(tokenizer, title: str, text: str, question: str) -> list[int]:
             tokenize=True,
             return_dict=True,
         )["input_ids"]
-    ids = tokenizer(prompt + "\nAnswer:", add_special_tokens=False)["input_ids"]
+    ids = tokenizer(prompt + cue, add_special_tokens=False)["input_ids"]
     return models.prefix_ids(tokenizer) + ids
+
+
+def reply_ids(tokenizer, reply: str) -> list[int]:
+    """A reply behind prompt_ids() as the model should give it: its tokens and the end of its
+    turn."""
+    text = reply.strip() if tokenizer.chat_template else " " + reply.strip()
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return [*ids, *end_of_turn(tokenizer)]
+
+
+def end_of_turn(tokenizer) -> list[int]:
+    """The token that ends the model's turn: the first special one that the chat template puts
+    behind a reply, else the end of text; empty when the tokenizer has neither."""
+    if tokenizer.chat_template:
+        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "REPLY"}]
+        behind = tokenizer.apply_chat_template(turns, tokenize=False).rpartition("REPLY")[2]
+        special = set(tokenizer.all_special_ids)
+        special |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        ids = tokenizer(behind, add_special_tokens=False)["input_ids"]
+        if found := [i for i in ids if i in special]:
+            return found[:1]
+    return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
 
 @torch.no_grad()

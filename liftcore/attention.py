@@ -143,6 +143,19 @@ def fast_attention(model: nn.Module, length: int | None = None):
         config._attn_implementation = before
 
 
+@contextmanager
+def own_attention(model: nn.Module):
+    """Within it a model in fast_attention attends as it does by itself: with masks and a cache."""
+    config = model.config.get_text_config()
+    name = config._attn_implementation
+    if name == NAME:
+        config._attn_implementation = "sdpa"
+    try:
+        yield
+    finally:
+        config._attn_implementation = name
+
+
 def _plainly_causal(config, length: int | None, training: bool) -> bool:
     windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
     long_enough = all(w is None or (length is not None and length <= w) for w in windows)

@@ -19,6 +19,8 @@ from liftcore.config import LiftConfig
 from liftcore.errors import LiftError
 
 FILE_NAME = "training_state.safetensors"
+# Beside it: the targets of a teacher (liftcore/objectives/teacher_cache.py), for the run to go on.
+TARGETS = "teacher"
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The command line: demo, absorb, ask, report, estimate, info."""
+"""The command line: demo, absorb, sft, ask, report, estimate, info."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ import contextlib
 import dataclasses
 import json
 import sys
-import time
 import traceback
 from pathlib import Path
 
 from liftcore import __version__
-from liftcore.config import LiftConfig
+from liftcore.cli_absorb import absorb_options, sft_options
 from liftcore.errors import LiftError, UsageError
-from liftcore.options import PRESETS, model_options, settings, verb
-
-EMBEDDED = "smollm2-135m"
+from liftcore.options import EMBEDDED, dtype, model_options, settings, verb
+from liftcore.options import config as settings_of
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -68,59 +66,15 @@ def _demo(args) -> dict:
 
 
 def _absorb(args) -> dict:
-    from liftcore import checkpoint, document, model, usage
-    from liftcore.adapter import vllm_rank
-    from liftcore.lift import absorb
-    from liftcore.memory import check_output
+    from liftcore.cli_absorb import absorb
 
-    config = _config(args)
-    file = Path(args.file)
-    text = document.read_text(file)
-    out = Path(args.out or f"{file.stem}-memory")
-    check_output(out, force=args.force)
-    state = out / checkpoint.FILE_NAME
-    if state.exists() and not args.resume and not args.force:
-        raise LiftError(
-            f"{out} holds an unfinished run: --resume goes on with it, --force starts anew"
-        )
-    base, tokenizer = model.load(args.model, device=args.device, dtype=_dtype(args.dtype))
-    source = document.from_text(text, tokenizer, args.title or document.title_of(file))
-    if not args.resume:
-        state.unlink(missing_ok=True)
-    started = time.perf_counter()
-    usage.reset_peak(next(base.parameters()).device)
-    try:
-        memory = absorb(base, tokenizer, source, config=config, resume=out)
-    except KeyboardInterrupt:
-        if state.exists():
-            print(f"\nliftcore: the same command with --resume goes on from {out}", file=sys.stderr)
-        raise
-    seconds = time.perf_counter() - started
-    memory.save(out, force=True, merge=args.merge, with_document=not args.without_document)
-    training = memory.training
-    rate = training.token_passes / training.seconds
-    print(
-        f"absorbed {memory.length:,} tokens in {training.seconds:.1f} s "
-        f"({training.token_passes:,} token-passes, {rate:,.0f} tokens/s, "
-        f"last loss {training.loss:.3f})\n{training.how}"
-    )
-    print(memory.report.text())
-    rank = vllm_rank(config.rank)
-    served = (
-        f"--lora-modules NAME={out} --max-lora-rank {rank}" if rank else "the rank is too large"
-    )
-    print(f"adapter in {out} (PEFT form; vLLM: {served})")
-    print(f'next: liftcore ask {out} "your question"')
-    return {
-        "recall": memory.report.recall,
-        "seconds": training.seconds,
-        "tokens": memory.length,
-        "out": str(out),
-        "token_passes": training.token_passes,
-        "loss": training.loss,
-        "total_seconds": seconds,
-        "peak_bytes": usage.peak_bytes(memory.adapter.values.device),
-    }
+    return absorb(args)
+
+
+def _sft(args) -> dict:
+    from liftcore.cli_absorb import sft
+
+    return sft(args)
 
 
 def _ask(args) -> dict:
@@ -129,9 +83,9 @@ def _ask(args) -> dict:
 
     given = None
     if args.model:
-        given = load(args.model, device=args.device, dtype=_dtype(args.dtype))
+        given = load(args.model, device=args.device, dtype=dtype(args.dtype))
     memory = load_memory(
-        args.memory, given, device=args.device, dtype=_dtype(args.dtype), force=args.force
+        args.memory, given, device=args.device, dtype=dtype(args.dtype), force=args.force
     )
 
     def reply(text: str) -> str:
@@ -186,8 +140,8 @@ def _estimate(args) -> dict:
     from liftcore.cost import estimate
     from liftcore.usage import gib
 
-    config = _config(args)
-    base, tokenizer = model.load(args.model, device=args.device, dtype=_dtype(args.dtype))
+    config = settings_of(args)
+    base, tokenizer = model.load(args.model, device=args.device, dtype=dtype(args.dtype))
     if args.what.isdecimal():
         tokens = int(args.what)
     else:
@@ -225,20 +179,6 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def _config(args) -> LiftConfig:
-    names = {f.name for f in dataclasses.fields(LiftConfig)}
-    given = {k: v for k, v in vars(args).items() if k in names and v is not None}
-    return PRESETS[args.preset](**given)
-
-
-def _dtype(name: str | None):
-    if name is None:
-        return None
-    import torch
-
-    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[name]
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="liftcore",
@@ -252,21 +192,9 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", default="demo-memory", help="folder of the adapter (%(default)s)")
     demo.add_argument("--seed", type=int, default=0, help="another seed, another document")
 
-    absorb = verb(verbs, "absorb", _absorb, "train an adapter on a text file")
-    absorb.add_argument("file", metavar="FILE", help="a UTF-8 text file")
-    model_options(absorb, EMBEDDED)
-    absorb.add_argument("--out", metavar="DIR", help="folder of the adapter (FILE's name-memory)")
-    absorb.add_argument("--title", help="how questions name the document (FILE's name)")
-    settings(absorb)
-    absorb.add_argument("--resume", action="store_true", help="go on with an interrupted run")
-    absorb.add_argument(
-        "--force", action="store_true", help="write into a folder that is not empty"
-    )
-    absorb.add_argument("--merge", action="store_true", help="also write the merged model")
-    absorb.add_argument(
-        "--without-document",
-        action="store_true",
-        help="keep no copy of the text beside the adapter",
+    absorb_options(verb(verbs, "absorb", _absorb, "train an adapter on a text file"))
+    sft_options(
+        verb(verbs, "sft", _sft, "train a starting adapter on many documents, for absorb --init")
     )
 
     ask = verb(verbs, "ask", _ask, "ask a memory; without a question, interactively")

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from liftcore.errors import UsageError
 
+OBJECTIVES = ("segments", "recitation", "qa", "distill")
+QA_CONTEXTS = ("none", "truncated")
+PRESETS = ("memorize", "understand", "large", "paper", "paper-v1", "paper-v4")
 SCHEDULES = ("jitter", "overlap", "trivial")
 OVERLAP_LOSSES = ("all", "new", "mean")
 LR_SCHEDULES = ("constant", "cosine")
@@ -32,6 +35,14 @@ class LiftConfig:
     rank, alpha      LoRA on every linear layer with scaling alpha / rank; alpha None: 2 rank.
     weight_decay, max_grad_norm, beta1, beta2, eps: AdamW and clipping by the global norm.
     seed             everything random derives from it.
+    objectives       what is trained on, any of "segments", "recitation", "qa" and "distill"; their
+                     samples share the steps (liftcore/objectives).
+    mix              γ of each objective, which its token weights are multiplied by; None: 1 each.
+    segment_epochs   the first so many epochs train on segments alone.
+    qa_context       "none": a training question names the title only; "truncated": the document
+                     stands beside it, cut to the model's window.
+    qa_first         training waits until all questions are made, and does not run beside it.
+    recite_context   tokens of the document's head and tail that recitation shows, where they fit.
 
     Raises UsageError for values that make no sense together.
     """
@@ -54,8 +65,19 @@ class LiftConfig:
     beta2: float = 0.999
     eps: float = 1e-8
     seed: int = 0
+    objectives: tuple[str, ...] = ("segments",)
+    mix: tuple[float, ...] | None = None
+    segment_epochs: int = 0
+    qa_context: str = "none"
+    qa_first: bool = False
+    recite_context: int = 4096
 
     def __post_init__(self):
+        # JSON knows no tuples.
+        for name in ("objectives", "mix"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+
         def need(ok: bool, message: str) -> None:
             if not ok:
                 raise UsageError(message)
@@ -73,6 +95,7 @@ class LiftConfig:
             ("schedule", SCHEDULES),
             ("overlap_loss", OVERLAP_LOSSES),
             ("lr_schedule", LR_SCHEDULES),
+            ("qa_context", QA_CONTEXTS),
         ):
             value = getattr(self, name)
             need(value in known, f"unknown {name} {value!r}: choose from {', '.join(known)}")
@@ -107,6 +130,33 @@ class LiftConfig:
             value = getattr(self, name)
             need(0 <= value < 1, f"{name} must lie in [0, 1): {value}")
         need(0 <= self.seed < 2**63, f"seed must not be negative: {self.seed}")
+        self._check_objectives(need)
+
+    def _check_objectives(self, need) -> None:
+        names = self.objectives
+        need(isinstance(names, tuple) and len(names) > 0, f"objectives is no list: {names!r}")
+        for name in names:
+            need(
+                name in OBJECTIVES,
+                f"unknown objective {name!r}: choose from {', '.join(OBJECTIVES)}",
+            )
+        need(len(set(names)) == len(names), f"an objective stands twice in {', '.join(names)}")
+        need(
+            self.mix is None or (isinstance(self.mix, tuple) and len(self.mix) == len(names)),
+            f"mix needs one number for each of {', '.join(names)}: {self.mix!r}",
+        )
+        for weight in self.weights:
+            positive = isinstance(weight, (int, float)) and math.isfinite(weight) and weight > 0
+            need(positive, f"a weight of mix must be above 0: {weight!r}")
+        first = self.segment_epochs
+        need(isinstance(first, int) and first >= 0, f"segment_epochs is no number: {first!r}")
+        need(
+            first == 0 or ("segments" in names and first < self.epochs),
+            f"segment_epochs ({first}) needs the objective segments, and more epochs than that",
+        )
+        need(isinstance(self.qa_first, bool), f"qa_first must be True or False: {self.qa_first!r}")
+        shown = self.recite_context
+        need(isinstance(shown, int) and shown >= 0, f"recite_context is no number: {shown!r}")
 
     @property
     def step_length(self) -> int:
@@ -125,9 +175,33 @@ class LiftConfig:
         """alpha, with its default of twice the rank resolved."""
         return float(2 * self.rank if self.alpha is None else self.alpha)
 
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """γ of each objective, with mix's default of 1 resolved."""
+        return (1.0,) * len(self.objectives) if self.mix is None else self.mix
+
     def replace(self, **changes) -> LiftConfig:
         """A copy with some settings changed."""
         return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def preset(cls, name: str, **changes) -> LiftConfig:
+        """The settings of a name, with changes. Raises UsageError for an unknown name.
+
+        memorize     the defaults: segments alone, tuned for the embedded model
+        understand   segments, questions and distillation, for a model that is to answer; not tuned
+        large        segments alone, for models of 3 to 10 billion parameters; not measured
+        paper        LIFT as published, segments alone; paper-v1 and paper-v4 with questions
+        """
+        if name not in PRESETS:
+            raise UsageError(f"unknown preset {name!r}: choose from {', '.join(PRESETS)}")
+        if name == "understand":
+            return cls(**{"objectives": ("segments", "qa", "distill"), **changes})
+        if name == "paper-v1":
+            return cls.paper_v1(**changes)
+        if name == "paper-v4":
+            return cls.paper(**{"objectives": ("segments", "qa"), **changes})
+        return {"memorize": cls, "large": cls.large, "paper": cls.paper}[name](**changes)
 
     @classmethod
     def paper(cls, **changes) -> LiftConfig:
@@ -146,6 +220,19 @@ class LiftConfig:
             alpha=256.0,
         )
         return cls(**{**settings, **changes})
+
+    @classmethod
+    def paper_v1(cls, **changes) -> LiftConfig:
+        """The first version of the paper: 2 epochs on segments, then 3 on segments and questions
+        beside the truncated document, constant rate 1e-5. It trained all weights or PiSSA of rank
+        128; here it is LoRA of rank 128, with the batch of v4."""
+        settings = dict(
+            objectives=("segments", "qa"),
+            segment_epochs=2,
+            qa_context="truncated",
+            learning_rate=1e-5,
+        )
+        return cls.paper(**{**settings, **changes})
 
     @classmethod
     def large(cls, **changes) -> LiftConfig:

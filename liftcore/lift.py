@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 from torch import nn
 
+from liftcore import adapter as adapters
 from liftcore import checkpoint, report
 from liftcore import document as documents
 from liftcore import model as models
 from liftcore.config import LiftConfig
 from liftcore.document import Document
-from liftcore.errors import UsageError
+from liftcore.errors import LiftError, UsageError
 from liftcore.lora import Adapter
 from liftcore.memory import Memory
+from liftcore.objectives.build import mix_of, pair_sources
 from liftcore.progress import ProgressLine
-from liftcore.train import train
+from liftcore.sample_steps import SampleSteps
+from liftcore.train import follow, train
 
 
 def absorb(
@@ -29,6 +33,8 @@ def absorb(
     config: LiftConfig | None = None,
     resume: str | Path | None = None,
     progress: bool = True,
+    qa=None,
+    init: str | Path | None = None,
 ) -> Memory:
     """Trains a LoRA adapter on the document (LIFT) and measures what it recalls.
 
@@ -38,11 +44,18 @@ def absorb(
     resume     folder for the state of an unfinished run: written every 20 seconds, and
                continued from when it is there; on a CPU the result is bit for bit the same
     progress   a line on stderr, when that is a terminal
+    qa         question-answer pairs to train on: a JSONL file (keys question and answer), pairs,
+               or a source of pairs that arrive while training runs (liftcore.objectives.pairs).
+               With them the objective "qa" joins those of the settings, unless they go to
+               "distill"
+    init       an adapter's folder to begin from, as sft, absorb or PEFT wrote it
 
     The model is left with the adapter installed. Raises LiftError (see liftcore.errors) when the
     document cannot be read, the model cannot be trained, or the loss is no longer a number.
     """
     config = config or LiftConfig()
+    if qa is not None:
+        config = _with_questions(config)
     source = documents.read(document, tokenizer, title)
     prefix = models.prefix_ids(tokenizer)
     if min(config.segment_length, len(source.tokens)) + len(prefix) > models.window(model):
@@ -52,22 +65,25 @@ def absorb(
         )
     models.head(model)
     previous = getattr(model, "_liftcore_adapter", None)
-    adapter = Adapter(model, config.rank, config.lora_alpha, config.seed)
+    adapter = _beginning(model, config, init)
     adapter.install()
     state_file = Path(resume) / checkpoint.FILE_NAME if resume is not None else None
     line = ProgressLine(config.epochs, adapter.values.device, enabled=progress)
+    options = dict(
+        state_file=state_file,
+        run=checkpoint.identity(config, source.sha256, model),
+        on_step=line.update,
+        say=line.say,
+    )
     with line, _put_back_on_failure(adapter, previous):
-        result = train(
-            model,
-            adapter,
-            source.tokens,
-            config,
-            prefix=prefix,
-            state_file=state_file,
-            run=checkpoint.identity(config, source.sha256, model),
-            on_step=line.update,
-            say=line.say,
-        )
+        if config.objectives == ("segments",):
+            result = train(model, adapter, source.tokens, config, prefix=prefix, **options)
+        else:
+            sources = [] if qa is None else pair_sources(qa)
+            cache = None if resume is None else Path(resume) / checkpoint.TARGETS
+            with closing(mix_of(model, tokenizer, source, config, sources, cache)) as mix:
+                steps = partial(SampleSteps, model, adapter, mix, config)
+                result = follow(steps, adapter, mix.window, **options)
         line.say("measuring recall")
         found = report.measure(model, source.tokens, prefix=prefix)
     return Memory(
@@ -82,6 +98,31 @@ def absorb(
         report=found,
         training=result,
     )
+
+
+def _with_questions(config: LiftConfig) -> LiftConfig:
+    if {"qa", "distill"} & set(config.objectives):
+        return config
+    mix = None if config.mix is None else (*config.mix, 1.0)
+    return config.replace(objectives=(*config.objectives, "qa"), mix=mix)
+
+
+def _beginning(model: nn.Module, config: LiftConfig, init: str | Path | None) -> Adapter:
+    """The adapter that training begins from, not yet installed."""
+    if init is None:
+        return Adapter(model, config.rank, config.lora_alpha, config.seed)
+    adapter = adapters.read(model, Path(init))
+    base = adapters.read_json(Path(init) / adapters.CONFIG).get("base_model_name_or_path")
+    if base != adapters.base_name(model):
+        raise LiftError(
+            f"the adapter in {init} belongs to {base}, not to {adapters.base_name(model)}"
+        )
+    if (adapter.rank, adapter.alpha) != (config.rank, config.lora_alpha):
+        raise UsageError(
+            f"the adapter in {init} has rank {adapter.rank} and alpha {adapter.alpha:g}, the "
+            f"settings {config.rank} and {config.lora_alpha:g}: set rank and alpha to the former"
+        )
+    return adapter
 
 
 @contextmanager

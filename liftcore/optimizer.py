@@ -133,3 +133,14 @@ def learning_rate(config: LiftConfig, step: int, total: int) -> float:
         return config.learning_rate
     done = (step - warm) / max(1, total - warm)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def rate_at(config: LiftConfig, before: float, after: float) -> float:
+    """The same for a run whose number of steps is not known: the rate of a step that begins when
+    the share `before` of all token-passes is done, and ends at `after`."""
+    if before < config.warmup:
+        return config.learning_rate * min(1.0, after / config.warmup)
+    if config.lr_schedule == "constant":
+        return config.learning_rate
+    done = (before - config.warmup) / (1 - config.warmup)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

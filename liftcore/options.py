@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 
-from liftcore.config import LR_SCHEDULES, OVERLAP_LOSSES, SCHEDULES, LiftConfig
+from liftcore.config import (
+    LR_SCHEDULES,
+    OBJECTIVES,
+    OVERLAP_LOSSES,
+    PRESETS,
+    QA_CONTEXTS,
+    SCHEDULES,
+    LiftConfig,
+)
 
-PRESETS = {"default": LiftConfig, "large": LiftConfig.large, "paper": LiftConfig.paper}
+EMBEDDED = "smollm2-135m"
 
 
 def verb(verbs, name: str, run, text: str) -> argparse.ArgumentParser:
@@ -33,8 +42,28 @@ def model_options(parser: argparse.ArgumentParser, default: str | None) -> None:
 
 def settings(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("settings")
-    group.add_argument("--preset", choices=sorted(PRESETS), default="default")
-    group.add_argument("--objective", choices=("segments",), default="segments")
+    group.add_argument("--preset", choices=PRESETS, default="memorize")
+    group.add_argument(
+        "--objective",
+        dest="objectives",
+        type=_names,
+        metavar="A,B",
+        help=f"what to train on, one or more of {', '.join(OBJECTIVES)} (segments)",
+    )
+    group.add_argument(
+        "--mix", type=_numbers, metavar="X,Y", help="weight of each objective's tokens (1 each)"
+    )
+    group.add_argument(
+        "--segment-epochs", type=int, metavar="N", help="first epochs, on segments alone (0)"
+    )
+    group.add_argument(
+        "--qa-context",
+        choices=QA_CONTEXTS,
+        help="what stands beside a training question: nothing, or the document cut to the window",
+    )
+    group.add_argument(
+        "--recite-context", type=int, metavar="TOKENS", help="shown when reciting (4096)"
+    )
     group.add_argument("--segment-length", type=int, metavar="S")
     group.add_argument("--stride", type=int, help="for --schedule overlap (3/8 S)")
     group.add_argument("--schedule", choices=SCHEDULES)
@@ -48,3 +77,27 @@ def settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--rank", type=int)
     group.add_argument("--alpha", type=float)
     group.add_argument("--seed", type=int)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(number) for number in text.split(","))
+
+
+def config(args, **defaults) -> LiftConfig:
+    """The settings of a command line: its preset, with `defaults` and then with what was given."""
+    names = {f.name for f in dataclasses.fields(LiftConfig)}
+    given = {k: v for k, v in vars(args).items() if k in names and v is not None}
+    return LiftConfig.preset(args.preset, **{**defaults, **given})
+
+
+def dtype(name: str | None):
+    """The torch dtype of --dtype; None for none."""
+    if name is None:
+        return None
+    import torch
+
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[name]

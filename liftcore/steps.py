@@ -6,7 +6,7 @@ EagerSteps makes each batch on the host. On CUDA graph.py keeps the whole step o
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -43,11 +43,10 @@ def batch_loss(
     step by its own sum would undo them. `last` computes the last layer for the scored rows only,
     where they are few.
     """
-    few = last is not None and step.most <= WORTH * step.input_ids.shape[1]
-    if few:
+    chosen = None
+    if last is not None and step.most <= WORTH * step.input_ids.shape[1]:
         step, chosen = _scored_rows(step)
-    with last.rows(chosen) if few else nullcontext():
-        hidden = body(model)(input_ids=step.input_ids, use_cache=False).last_hidden_state
+    hidden = hidden_states(model, step.input_ids, last, chosen)
     loss = linear_cross_entropy(
         hidden.flatten(0, 1),
         lm_head.weight.detach(),
@@ -59,6 +58,14 @@ def batch_loss(
         row_index=step.row_index,
     )
     return loss / normaliser
+
+
+def hidden_states(
+    model: nn.Module, input_ids: Tensor, last: LastLayer | None, chosen: Tensor | None
+) -> Tensor:
+    """The body's output [B, S, K]; [B, Q, K] for the positions `chosen` [B, Q], by `last`."""
+    with nullcontext() if chosen is None else last.rows(chosen):
+        return body(model)(input_ids=input_ids, use_cache=False).last_hidden_state
 
 
 def _scored_rows(step: Batch) -> tuple[SimpleNamespace, Tensor]:
@@ -87,23 +94,32 @@ class EagerSteps:
         config: LiftConfig,
         prefix: Sequence[int],
     ):
-        self.model, self.adapter, self.config = model, adapter, config
         self.tokens, self.prefix = tokens, list(prefix)
-        self.head = head(model)
-        self.order: Order = order(len(tokens), config, prefix)
+        self.cut = (-1, None)  # the epoch whose segments are at hand
+        found = order(len(tokens), config, prefix)
         size = len(self.prefix) + min(config.segment_length, len(tokens))
-        self.plan: MemoryPlan = choose(model, adapter, self.order.most, size)
         # Only a run that leaves tokens unscored has something to gain.
-        partly = len(self.order) and (self.order.scored.sum() < WORTH * self.order.tokens.sum())
+        partly = len(found) and (found.scored.sum() < WORTH * found.tokens.sum())
+        self._prepare(model, adapter, config, found, size, partly)
+
+    def _prepare(self, model, adapter, config, found: Order, size: int, partly: bool) -> None:
+        """Makes ready for the steps of `found`, whose rows have at most `size` tokens."""
+        self.model, self.adapter, self.config, self.order = model, adapter, config, found
+        self.head = head(model)
+        self.plan: MemoryPlan = choose(model, adapter, found.most, size)
         last = LastLayer(model, size) if partly else None
         self.last = last if last is not None and last.works else None
         self.losses = torch.full((len(self.order),), torch.nan, device=adapter.values.device)
         self.not_repeatable = ""
-        self.cut = (-1, None)  # the epoch whose segments are at hand
         self._start()
 
     def _start(self) -> None:
         self.optimizer = MasterAdamW(self.adapter, self.config)
+
+    def numbers(self, first: int, stop: Callable[[], bool]) -> Iterable[int]:
+        """The numbers of the steps from `first` on; ends early where it would wait and `stop`
+        says True."""
+        return range(first, len(self.order))
 
     def run(self, n: int) -> None:
         """Step n. Out of memory, it is done again in smaller passes; LiftError when even the
@@ -149,8 +165,11 @@ class EagerSteps:
         if not torch.isfinite(norm + loss):
             self.adapter.grads.zero_()
             return loss * torch.nan
-        self.optimizer.step(learning_rate(self.config, n, len(self.order)))
+        self.optimizer.step(self._rate(n))
         return loss
+
+    def _rate(self, n: int) -> float:
+        return learning_rate(self.config, n, len(self.order))
 
     def _undo(self) -> None:
         """Forgets what a step that failed has done."""
@@ -183,6 +202,10 @@ class EagerSteps:
     def latest(self, n: int) -> float:
         """The mean loss of step n, or on a GPU of a step shortly before it; NaN: see losses."""
         return float(self.losses[n])
+
+    def times(self) -> dict[str, float]:
+        """What Result says about samples that are made while training runs."""
+        return {}
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the rest of the run depends on but the plan, by name."""

@@ -1,4 +1,4 @@
-"""The training loop: segments in, adapter out."""
+"""The training loop: steps in, adapter out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from liftcore import checkpoint
-from liftcore.attention import fast_attention
+from liftcore.attention import fast_attention, own_attention
 from liftcore.checkpoint import Position
 from liftcore.config import LiftConfig
 from liftcore.determinism import deterministic
@@ -49,6 +49,11 @@ class Result:
     token_passes: int
     loss: float  # mean of the last epoch
     how: str = ""  # the memory plan, and whether a CUDA graph ran
+    # Of samples that are made while training runs: seconds that making them took, how many of
+    # these training went on beside, and how many training waited.
+    making: float = 0.0
+    hidden: float = 0.0
+    waited: float = 0.0
 
 
 @contextmanager
@@ -78,12 +83,28 @@ def train(
     config: LiftConfig,
     *,
     prefix: list[int],
+    **options,
+) -> Result:
+    """Trains the adapter on the segments of a document's tokens, int64 [L]; options: of follow."""
+    return follow(
+        lambda: make_steps(model, adapter, tokens, config, prefix),
+        adapter,
+        len(prefix) + config.segment_length,
+        **options,
+    )
+
+
+def follow(
+    make: Callable[[], EagerSteps],
+    adapter: Adapter,
+    length: int,
+    *,
     state_file: Path | None = None,
     run: dict[str, str] | None = None,
     on_step: Callable[[Progress], None] = lambda progress: None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Result:
-    """Trains the adapter on the document's tokens, int64 [L].
+    """Trains the adapter by the steps of make(), on rows of at most `length` tokens.
 
     With a state_file the state is saved there every 20 seconds and on an interrupt, and a run
     found there goes on, bit for bit on a CPU; `run` says what must be the same. `say` hears how
@@ -93,20 +114,15 @@ def train(
     started = saved = time.perf_counter()
     with ExitStack() as stack:
         interrupt = stack.enter_context(Interrupt())
-        stack.enter_context(prepared(model, adapter, len(prefix) + config.segment_length))
-        steps = make_steps(model, adapter, tokens, config, prefix)
+        stack.enter_context(prepared(adapter.model, adapter, length))
+        steps = make()
         order, at = steps.order, Position()
-        if not len(order):
-            raise LiftError(
-                "the document is too short: no token of it has one before it to learn from"
-            )
         if state_file is not None and state_file.exists():
             state, at = checkpoint.read(state_file, run or {})
             steps.use(steps.plan.cut(order.most, at.micro_batch, at.recompute))
             steps.load_state(state, at.step)
         stack.callback(steps.close)
-        said, before, first = None, at.seconds, at.step
-        seen = np.cumsum(order.tokens)
+        said, before, first, passes = None, at.seconds, at.step, 0
 
         def save() -> None:
             if state_file is not None:
@@ -114,7 +130,7 @@ def train(
                 at.micro_batch, at.recompute = steps.plan.micro_batch, steps.plan.recompute
                 checkpoint.save(state_file, steps.state(), at, run or {})
 
-        for n in range(first, len(order)):
+        for n in steps.numbers(first, lambda: interrupt.asked):
             if steps.how != said:
                 said = steps.how
                 say(said)
@@ -124,19 +140,32 @@ def train(
             if due or not np.isfinite(loss):
                 # On a GPU the latest loss may be of a step before one that failed.
                 _check(steps.losses[: n + 1], state_file)
-            passes = int(seen[n] - seen[first] + order.tokens[first])
+            passes += int(order.tokens[n])
             now = time.perf_counter() - started
-            on_step(Progress(int(order.epoch[n]), n + 1, len(order), passes, now, loss))
+            progress = Progress(int(order.epoch[n]), n + 1, len(order), passes, now, loss)
+            # Who listens may generate with the model.
+            with own_attention(adapter.model):
+                on_step(progress)
             if due or interrupt.asked:
                 _save_or_warn(save, interrupt)
                 saved = time.perf_counter()
-        _check(steps.losses, state_file)
+        _check(steps.losses[: at.step], state_file)
         if interrupt.asked or time.perf_counter() - started > SAVE_SECONDS:
             save()
             interrupt.raise_if_asked()
-        last = steps.losses.cpu().numpy()[order.epoch == order.epoch[-1]]
-        seconds = before + time.perf_counter() - started
-        return Result(seconds, len(order), int(seen[-1]), float(last.mean()), steps.how)
+        if not at.step:
+            raise LiftError(
+                "nothing to learn from: the document is too short, or no sample was made of it"
+            )
+        losses, epoch = steps.losses[: at.step].cpu().numpy(), np.asarray(order.epoch)
+        return Result(
+            before + time.perf_counter() - started,
+            at.step,
+            int(np.sum(order.tokens)),
+            float(losses[epoch == epoch[-1]].mean()),
+            steps.how,
+            **steps.times(),
+        )
 
 
 def _save_or_warn(save: Callable[[], None], interrupt: Interrupt) -> None:

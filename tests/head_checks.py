@@ -10,6 +10,7 @@ from torch import Tensor
 
 from liftcore.kernels import reference
 from liftcore.kernels.head_loss import linear_cross_entropy
+from liftcore.kernels.head_loss_soft import linear_soft_cross_entropy
 
 
 @dataclass
@@ -35,41 +36,81 @@ class Problem:
 
     def run(self, up: Tensor | None = None, train_head=False, **kwargs):
         """Loss, dhidden and dweight (None for a frozen head) of the op."""
-        return self._run(linear_cross_entropy, self.hidden, self.weight, up, train_head, **kwargs)
+        return self._run(self.ops()[0], self.hidden, self.weight, up, train_head, **kwargs)
 
     def truth(self, up: Tensor | None = None, dtype=torch.float64, **kwargs):
         """The same of the plain formula, in fp64 or, as the rival to beat, another dtype."""
         hidden = torch.where(self.scored[:, None], self.hidden, 0.0).to(dtype)
-        return self._run(
-            reference.linear_cross_entropy, hidden, self.weight.to(dtype), up, True, **kwargs
-        )
+        return self._run(self.ops()[1], hidden, self.weight.to(dtype), up, True, **kwargs)
+
+    def ops(self):
+        """The op and its plain formula."""
+        return linear_cross_entropy, reference.linear_cross_entropy
+
+    def targets(self):
+        return (self.labels,)
 
     def _run(self, op, hidden, weight, up, train_head, **kwargs):
         h = hidden.detach().clone().requires_grad_()
         w = weight.detach().clone().requires_grad_(train_head)
         options = {"token_weights": self.token_weights, **self.options, **kwargs}
-        loss = op(h, w, self.labels, **options)
+        loss = op(h, w, *self.targets(), **options)
         loss.backward(torch.ones_like(loss) if up is None else up.to(loss.dtype))
         return loss.detach(), h.grad, w.grad
 
 
+@dataclass
+class SoftProblem(Problem):
+    """Inputs of the soft head loss; a row whose label is −100 has no targets."""
+
+    ids: Tensor  # int [T, k]
+    probs: Tensor  # [T, k]
+
+    def ops(self):
+        return linear_soft_cross_entropy, reference.linear_soft_cross_entropy
+
+    def targets(self):
+        return self.ids, self.probs
+
+
+def soft_problem(t, k, v, targets, g, **options):
+    """A random SoftProblem: ids that stand twice, places left out by −1 or by probability 0."""
+    p = problem(t, k, v, g, **options)
+    ids = torch.randint(0, v, (t, targets), generator=g)
+    ids[:, targets // 2] = ids[:, 0]
+    probs = torch.randn(t, targets, generator=g).mul_(2).softmax(-1)
+    probs *= torch.rand(t, 1, generator=g)  # the mass need not be 1
+    left_out = torch.rand(t, targets, generator=g)
+    left_out[:, -1] = 1.0
+    ids[left_out < 0.15] = -1
+    probs[(left_out > 0.15) & (left_out < 0.3)] = 0.0
+    none = (p.labels == -100).cpu()
+    ids[none & (torch.rand(t, generator=g) < 0.5)] = -1
+    probs[none & (ids[:, -1] >= 0)] = 0.0
+    device = p.hidden.device
+    return SoftProblem(
+        p.hidden, p.weight, p.labels, p.token_weights, p.options, ids.to(device), probs.to(device)
+    )
+
+
 def check_token_weights_gradient(p: Problem, up: Tensor | None, **kwargs):
     """The gradient of the token weights, with a trainable head and without."""
-    wanted = torch.autograd.grad(*_loss_of_weights(p, reference.linear_cross_entropy, up, {}))[0]
+    ours, plain = p.ops()
+    wanted = torch.autograd.grad(*_loss_of_weights(p, plain, up, {}))[0]
     for train_head in (False, True):
         p.weight.requires_grad_(train_head)
-        got = torch.autograd.grad(*_loss_of_weights(p, linear_cross_entropy, up, kwargs))[0]
+        got = torch.autograd.grad(*_loss_of_weights(p, ours, up, kwargs))[0]
         p.weight.requires_grad_(False)
         assert rel(got, wanted) < 1e-5
 
 
 def _loss_of_weights(p, op, up, kwargs):
-    ours = op is linear_cross_entropy
+    ours = op is p.ops()[0]
     hidden = torch.where(p.scored[:, None], p.hidden, 0.0)
     hidden, weight = (x if ours else x.detach().double() for x in (hidden, p.weight))
     tw = p.token_weights.clone().requires_grad_()
     reduction = "mean" if up is None else "none"
-    loss = op(hidden, weight, p.labels, token_weights=tw, reduction=reduction, **kwargs)
+    loss = op(hidden, weight, *p.targets(), token_weights=tw, reduction=reduction, **kwargs)
     return loss, tw, torch.ones_like(loss) if up is None else up.to(loss)
 
 

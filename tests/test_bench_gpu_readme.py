@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from bench import gpu, readme
+from bench import gpu, readme, readme_measured
 
 
 def test_without_a_gpu_every_part_is_named_as_skipped(capsys, monkeypatch):
@@ -70,3 +70,22 @@ def test_a_marked_table_is_replaced_and_the_rest_is_left(tmp_path):
     assert readme.rewritten(made, tmp_path) == made
     with pytest.raises(KeyError, match="unknown"):
         readme.rewritten("<!-- bench: unknown -->\n<!-- /bench -->", tmp_path)
+
+
+def test_the_measured_table_follows_the_files(tmp_path):
+    run = {"seed": 0, "recall_before": 0.02, "recall_after": 0.99, "facts_before": 0, "facts": 40,
+           "facts_after": 37, "training_seconds": 46.4, "seconds": 89, "tokens": 1983,
+           "token_passes": 23796}  # fmt: skip
+    runs = [run, {**run, "training_seconds": 50.8}, {**run, "seed": 1, "recall_after": 0.5}]
+    (tmp_path / "demo.json").write_text(json.dumps({"command": "bench demo", "runs": runs}))
+    rows = {what: figure for what, figure, _ in readme_measured.rows(tmp_path)}
+    assert rows["training (23,796 token-passes)"] == "46 to 51 s"
+    assert rows["another document (seed 1): recall and facts after"] == "50.0 %; 37 of 40"
+    (tmp_path / "kernels.csv").write_text(
+        "op,model,tokens,masked,variant,milliseconds,correct,command\n"
+        'head,m,128,0.0,"ours, rows known",5,True,c\nhead,m,512,0.0,"ours, rows known",12,True,c\n'
+        "head,m,512,0.0,plain torch,9,True,c\nhead,m,512,0.0,torch op,1,False,c\n"
+    )
+    _, figure, _ = readme_measured.rows(tmp_path)[-1]
+    # The larger size only, and nothing that computed wrong numbers.
+    assert figure == "12, 9 ms"

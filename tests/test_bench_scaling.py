@@ -2,6 +2,7 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -119,10 +120,28 @@ def test_points_are_measured_once_and_in_processes_of_their_own(tiny_folder, tmp
     scaling.main(options)
     again = scaling.read_rows(tmp_path / "scaling.csv")
     # Memory ended at the first length of ICL: no longer one is tried, then or later.
-    assert asked == [("naive", 128), ("icl", 64)]
+    assert asked == [("icl", 64), ("naive", 128)]
     assert again[0] == rows[0] and [r["oom"] for r in again] == [False, True, True]
     scaling.main(options)
     assert len(asked) == 2
+
+
+def test_the_cheapest_point_comes_first_and_none_that_would_not_fit(tmp_path, monkeypatch):
+    asked = []
+
+    def point(way, tokens, args, limit):
+        asked.append((way, tokens))
+        slow = 3.0 if way == "icl" else 1.0
+        return {"first_seconds": slow * tokens, "oom": False}
+
+    monkeypatch.setattr(scaling, "point", point)
+    args = SimpleNamespace(
+        only=["icl", "jitter"], lengths=[1, 2, 4, 8], model="test", device=torch.device("cpu")
+    )
+    rows = SimpleNamespace(add=lambda **row: None)
+    # jitter needs at most 2 and 4 for the next two, ICL 12, then jitter 8.
+    scaling.climb(args, rows, {}, 9.0)
+    assert asked == [("icl", 1), ("jitter", 1), ("jitter", 2), ("jitter", 4), ("jitter", 8)]
 
 
 def made_rows():

@@ -10,6 +10,7 @@ import torch
 from tiny import tiny_model
 
 from liftcore import checkpoint, steps, train
+from liftcore.answer import greedy
 from liftcore.config import LiftConfig
 from liftcore.errors import LiftError
 from liftcore.lora import Adapter
@@ -48,6 +49,22 @@ def test_the_same_seed_gives_the_same_numbers(tokens, dtype):
     assert torch.equal(one, two) and first.loss == second.loss
     other, _ = absorb(tokens, CONFIG.replace(seed=1), dtype=dtype)
     assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_who_listens_to_the_steps_may_generate(tokens, dtype):
+    """Recall is measured on the way with a cache, which the attention of training has not."""
+    model = tiny_model(dtype=dtype, initializer_range=0.2)
+    adapter = Adapter(model, CONFIG.rank, CONFIG.lora_alpha, CONFIG.seed)
+    adapter.install()
+    prompts, on_the_way = torch.from_numpy(tokens[None, :8]), []
+
+    def listen(progress):
+        on_the_way.append(greedy(model, prompts, 6))
+
+    train.train(model, adapter, tokens, CONFIG, prefix=[1], on_step=listen)
+    assert torch.equal(on_the_way[-1], greedy(model, prompts, 6))
+    assert torch.equal(adapter.values, absorb(tokens, dtype=dtype)[0])
 
 
 def stop_after(steps):

@@ -1,0 +1,152 @@
+"""The verbs that train: absorb and sft."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from liftcore.errors import LiftError
+from liftcore.options import EMBEDDED, config, dtype, model_options, settings
+
+
+def absorb_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="a UTF-8 text file")
+    model_options(parser, EMBEDDED)
+    parser.add_argument("--out", metavar="DIR", help="folder of the adapter (FILE's name-memory)")
+    parser.add_argument("--title", help="how questions name the document (FILE's name)")
+    parser.add_argument(
+        "--init", metavar="DIR", help="begin from this adapter, as sft or absorb wrote it"
+    )
+    settings(parser)
+    questions = parser.add_argument_group("questions")
+    questions.add_argument(
+        "--qa", metavar="JSONL", help="your own: one JSON object a line, keys question and answer"
+    )
+    questions.add_argument(
+        "--qa-first",
+        action="store_true",
+        default=None,
+        help="make all questions before training, not beside it",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    parser.add_argument(
+        "--force", action="store_true", help="write into a folder that is not empty"
+    )
+    parser.add_argument("--merge", action="store_true", help="also write the merged model")
+    parser.add_argument(
+        "--without-document",
+        action="store_true",
+        help="keep no copy of the text beside the adapter",
+    )
+
+
+def sft_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "corpus",
+        metavar="CORPUS",
+        help="a folder of .txt files, with questions in a .jsonl of the same name",
+    )
+    model_options(parser, EMBEDDED)
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder of the adapter")
+    settings(parser)
+    parser.add_argument(
+        "--force", action="store_true", help="write into a folder that is not empty"
+    )
+
+
+def absorb(args) -> dict:
+    from liftcore import checkpoint, document, lift, model, usage
+    from liftcore.adapter import vllm_rank
+    from liftcore.memory import check_output
+    from liftcore.objectives.build import pair_sources
+
+    chosen = config(args)
+    file = Path(args.file)
+    text = document.read_text(file)
+    sources = pair_sources(args.qa) if args.qa else None
+    out = Path(args.out or f"{file.stem}-memory")
+    check_output(out, force=args.force)
+    state = out / checkpoint.FILE_NAME
+    if state.exists() and not args.resume and not args.force:
+        raise LiftError(
+            f"{out} holds an unfinished run: --resume goes on with it, --force starts anew"
+        )
+    base, tokenizer = model.load(args.model, device=args.device, dtype=dtype(args.dtype))
+    source = document.from_text(text, tokenizer, args.title or document.title_of(file))
+    if not args.resume:
+        state.unlink(missing_ok=True)
+    started = time.perf_counter()
+    usage.reset_peak(next(base.parameters()).device)
+    try:
+        memory = lift.absorb(
+            base, tokenizer, source, config=chosen, resume=out, qa=sources, init=args.init
+        )
+    except KeyboardInterrupt:
+        if state.exists():
+            print(f"\nliftcore: the same command with --resume goes on from {out}", file=sys.stderr)
+        raise
+    seconds = time.perf_counter() - started
+    memory.save(out, force=True, merge=args.merge, with_document=not args.without_document)
+    training = memory.training
+    print(f"absorbed {memory.length:,} tokens in {_trained(training)}")
+    if training.making:
+        print(
+            f"samples made in {training.making:.1f} s, {training.hidden:.1f} s of it behind "
+            f"training, which waited {training.waited:.1f} s"
+        )
+    print(memory.report.text())
+    rank = vllm_rank(chosen.rank)
+    served = (
+        f"--lora-modules NAME={out} --max-lora-rank {rank}" if rank else "the rank is too large"
+    )
+    print(f"adapter in {out} (PEFT form; vLLM: {served})")
+    print(f'next: liftcore ask {out} "your question"')
+    return {
+        "recall": memory.report.recall,
+        "seconds": training.seconds,
+        "tokens": memory.length,
+        "out": str(out),
+        "token_passes": training.token_passes,
+        "loss": training.loss,
+        "objectives": memory.config.objectives,
+        "making_seconds": training.making,
+        "hidden_seconds": training.hidden,
+        "waited_seconds": training.waited,
+        "total_seconds": seconds,
+        "peak_bytes": usage.peak_bytes(memory.adapter.values.device),
+    }
+
+
+def sft(args) -> dict:
+    from liftcore import model
+    from liftcore import sft as starting
+    from liftcore.memory import check_output
+
+    chosen = config(args, **starting.DEFAULTS)
+    out = Path(args.out)
+    check_output(out, force=args.force)
+    base, tokenizer = model.load(args.model, device=args.device, dtype=dtype(args.dtype))
+    start = starting.sft(base, tokenizer, args.corpus, config=chosen)
+    start.save(out)
+    print(
+        f"{start.documents} documents with {start.pairs} questions in {_trained(start.training)}\n"
+        f"adapter in {out}\nnext: liftcore absorb FILE --init {out}"
+    )
+    return {
+        "documents": start.documents,
+        "pairs": start.pairs,
+        "seconds": start.training.seconds,
+        "token_passes": start.training.token_passes,
+        "loss": start.training.loss,
+        "out": str(out),
+    }
+
+
+def _trained(training) -> str:
+    rate = training.token_passes / training.seconds
+    return (
+        f"{training.seconds:.1f} s ({training.token_passes:,} token-passes, {rate:,.0f} tokens/s, "
+        f"last loss {training.loss:.3f})\n{training.how}"
+    )

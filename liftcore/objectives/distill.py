@@ -1,0 +1,209 @@
+"""Distillation: the model without its adapter, which may read the text, teaches the one with it,
+which may not.
+
+The targets are the teacher's likeliest tokens with their probabilities, in place of the token
+that stands in the document. Two kinds of samples:
+    DistilledSegments   pieces of the document; the teacher has read much more before each
+    DistilledPairs      answers to questions; the teacher has read the text that they are about
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from liftcore import answer
+from liftcore import model as models
+from liftcore.config import LiftConfig
+from liftcore.document import Document
+from liftcore.objectives import Objective
+from liftcore.objectives.pairs import Pair
+from liftcore.objectives.passages import Passages
+from liftcore.objectives.sample import Sample, SoftTargets, prompted
+from liftcore.objectives.teacher import K, Reading, Teacher
+from liftcore.segments import cut
+
+# Tokens that the teacher reads at once, and the longest piece that the student does.
+WINDOW = 1024
+PIECE = 64
+
+
+class DistilledSegments(Objective):
+    """Pieces of the document of at most `piece` tokens, cut anew each epoch with moving boundaries.
+
+    The student reads the piece alone, behind the prefix; the teacher has read at least half of its
+    window before a token, at most all of it, as far as the document goes back. The weights are
+    those of overlap_loss "all".
+
+    window   tokens that the teacher reads at once, at most the model's
+    k, cache   of liftcore.objectives.teacher
+    """
+
+    name = "distill"
+
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        document: Document,
+        config: LiftConfig,
+        *,
+        window: int = WINDOW,
+        piece: int = PIECE,
+        k: int = K,
+        cache: str | Path | None = None,
+    ):
+        self.tokens = document.tokens.astype(np.int32)
+        self.prefix = np.array(models.prefix_ids(tokenizer), dtype=np.int32)
+        self.window = min(window, models.window(model))
+        piece = max(2, min(piece, config.segment_length, self.window - len(self.prefix)))
+        self.cutting = LiftConfig(segment_length=piece, seed=config.seed)
+        self.teacher = Teacher(model, k, cache)
+        self.soft: SoftTargets | None = None
+
+    def readings(self) -> list[tuple[Reading, int]]:
+        """What the teacher reads, and where in the document the tokens begin that it speaks of.
+
+        Windows that overlap by half; the first speaks of all its tokens, the others of the second
+        half.
+        """
+        p, length = len(self.prefix), len(self.tokens)
+        size = self.window - p
+        step = max(1, size // 2)
+        begin, found = (0 if p else 1), []
+        while begin < length:
+            stop = min(length, size if not found else begin + step)
+            start = max(0, stop - size)
+            ids = np.concatenate([self.prefix, self.tokens[start:stop]])
+            found.append((Reading(ids, p + begin - start), begin))
+            begin = stop
+        return found
+
+    def samples(self, epoch: int) -> list[Sample]:
+        if self.soft is None:
+            self.soft = self._taught()
+        segments, p = cut(len(self.tokens), self.cutting, epoch), len(self.prefix)
+        found = []
+        for start, stop, own in zip(segments.start, segments.stop, segments.weights, strict=True):
+            ids = np.concatenate([self.prefix, self.tokens[start:stop]])
+            weights = np.concatenate([np.zeros(p, dtype=np.float32), own])
+            weights[0] = 0
+            soft = _behind(p, self.soft.ids[start:stop], self.soft.probs[start:stop])
+            found.append(Sample(ids, weights, soft, self.name))
+        return found
+
+    def _taught(self) -> SoftTargets:
+        """The teacher's targets for each token of the document, [L, k]."""
+        readings = self.readings()
+        parts = self.teacher.targets([reading for reading, _ in readings])
+        ids = np.zeros((len(self.tokens), self.teacher.k), dtype=np.int32)
+        probs = np.zeros(ids.shape, dtype=np.float16)
+        for part, (_, begin) in zip(parts, readings, strict=True):
+            ids[begin : begin + len(part.ids)] = part.ids
+            probs[begin : begin + len(part.ids)] = part.probs
+        return SoftTargets(ids, probs)
+
+
+class DistilledPairs(Objective):
+    """The answers of pairs as they arrive: the teacher reads the prompt of a question with the text
+    that it is about, the student the same prompt without a text.
+
+    That text is source.window_text(pair.window), where the source has such a method, else the
+    passage of the document that shares most words with question, answer and evidence. Answer and
+    end of turn are scored, with the teacher's targets; where the text does not fit beside the
+    question, with the answer itself.
+
+    window   tokens that the teacher reads at most, at most the model's
+    k, cache   of liftcore.objectives.teacher
+    """
+
+    name = "distill"
+
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        document: Document,
+        sources: Sequence,
+        *,
+        window: int = WINDOW,
+        k: int = K,
+        cache: str | Path | None = None,
+    ):
+        self.tokenizer, self.title, self.sources = tokenizer, document.title, list(sources)
+        self.window = min(window, models.window(model))
+        self.passages = Passages(document.text)
+        self.teacher = Teacher(model, k, cache)
+        self.known: list[Sample] = []
+
+    def samples(self, epoch: int) -> list[Sample]:
+        self.poll()
+        return list(self.known)
+
+    def poll(self) -> list[Sample]:
+        new, readings = [], []
+        for source in self.sources:
+            for pair in source.poll():
+                new.append(self._student(pair))
+                readings.append(self.reading(pair, self._text(source, pair)))
+        taught = iter(self.teacher.targets([r for r in readings if r is not None]))
+        for i, reading in enumerate(readings):
+            if reading is not None:
+                soft, n = next(taught), len(new[i])
+                soft = _behind(n - len(soft.ids), soft.ids, soft.probs)
+                new[i] = dataclasses.replace(new[i], soft=soft)
+        self.known += new
+        return new
+
+    def _student(self, pair: Pair) -> Sample:
+        """The sample with the answer itself as target."""
+        prompt = answer.question_ids(self.tokenizer, self.title, "", pair.question)
+        return prompted(prompt, answer.reply_ids(self.tokenizer, pair.answer), self.name)
+
+    def reading(self, pair: Pair, text: str) -> Reading | None:
+        """What the teacher reads; None when no text fits beside the question."""
+        reply = answer.reply_ids(self.tokenizer, pair.answer)
+        window = self.window - len(reply)
+        room = answer.room(self.tokenizer, self.title, pair.question, window)
+        if room < 2:
+            return None
+        tokens = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        if len(tokens) > room:
+            text = answer.truncate(self.tokenizer, tokens, room)
+        prompt = answer.question_ids(self.tokenizer, self.title, text, pair.question)
+        if len(prompt) > window:
+            return None
+        return Reading(np.array([*prompt, *reply], dtype=np.int32), len(prompt))
+
+    def _text(self, source, pair: Pair) -> str:
+        """The text that the pair is about."""
+        text = ""
+        if pair.window >= 0 and hasattr(source, "window_text"):
+            text = source.window_text(pair.window)
+        return text or self.passages.about(f"{pair.question} {pair.answer} {pair.evidence}")
+
+    @property
+    def done(self) -> bool:
+        return all(source.done for source in self.sources)
+
+    @property
+    def expected(self) -> int:
+        return sum(source.expected for source in self.sources)
+
+    @property
+    def seconds(self) -> float:
+        """How long making the pairs took so far."""
+        return max((source.seconds for source in self.sources), default=0.0)
+
+    def close(self) -> None:
+        for source in self.sources:
+            source.close()
+
+
+def _behind(count: int, ids: np.ndarray, probs: np.ndarray) -> SoftTargets:
+    """Targets [n, k] behind `count` tokens that have none."""
+    empty = ((count, 0), (0, 0))
+    return SoftTargets(np.pad(ids, empty), np.pad(probs, empty))

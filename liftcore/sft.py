@@ -1,0 +1,128 @@
+"""sft: a starting adapter from many documents with questions (LIFT, equation 6)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from torch import nn
+
+from liftcore import adapter as adapters
+from liftcore import document as documents
+from liftcore import model as models
+from liftcore.config import LiftConfig
+from liftcore.errors import LiftError, UsageError
+from liftcore.lora import Adapter
+from liftcore.objectives.build import objectives_of
+from liftcore.objectives.mix import Mix
+from liftcore.objectives.pairs import GivenPairs, read_pairs
+from liftcore.progress import ProgressLine
+from liftcore.sample_steps import SampleSteps
+from liftcore.train import Result, follow
+
+INFO = "sft.json"
+DEFAULTS = {"objectives": ("segments", "qa"), "epochs": 3}
+
+
+@dataclasses.dataclass
+class Start:
+    """What sft() gives: an adapter to begin from."""
+
+    model: nn.Module
+    adapter: Adapter
+    config: LiftConfig
+    training: Result
+    documents: int
+    pairs: int
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes the adapter in PEFT's form, and sft.json; raises LiftError when it cannot."""
+        folder = Path(folder)
+        aside = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+            sha256 = adapters.write(self.adapter, aside)
+            info = {
+                "base_model": adapters.base_name(self.model),
+                "documents": self.documents,
+                "pairs": self.pairs,
+                "config": dataclasses.asdict(self.config),
+                "training": dataclasses.asdict(self.training),
+                "adapter_sha256": sha256,
+            }
+            (aside / INFO).write_text(json.dumps(info, indent=2) + "\n")
+            for entry in aside.iterdir():
+                os.replace(entry, folder / entry.name)
+        except OSError as error:
+            raise LiftError(f"cannot save to {folder}: {error.strerror or error}") from error
+        finally:
+            if aside is not None:
+                shutil.rmtree(aside, ignore_errors=True)
+        return folder
+
+
+def sft(
+    model: nn.Module,
+    tokenizer,
+    corpus: str | Path,
+    *,
+    config: LiftConfig | None = None,
+    progress: bool = True,
+) -> Start:
+    """Trains one LoRA adapter on a folder of documents: (1/N) Σ_n (L_input(n) + γ L_AT(n)).
+
+    corpus     *.txt files, each with or without a .jsonl of the same name that holds its
+               question-answer pairs
+    config     by default segments and questions, three epochs; γ is config.mix
+
+    The samples of all documents are shuffled together and share steps, whose loss is divided by
+    one number an epoch: equation 6 but for a factor that AdamW does not see. The model is left as
+    it was. Raises LiftError for a folder without documents and for what cannot be read,
+    UsageError for settings that do not fit.
+    """
+    config = config or LiftConfig(**DEFAULTS)
+    if "distill" in config.objectives:
+        raise UsageError("sft takes the objectives segments, recitation and qa")
+    window = models.window(model)
+    if config.segment_length + len(models.prefix_ids(tokenizer)) > window:
+        raise UsageError(
+            f"segment_length {config.segment_length} does not fit the model's window of {window} "
+            "tokens"
+        )
+    objectives, weights, count = [], [], 0
+    files = sorted(Path(corpus).glob("*.txt"))
+    if not files:
+        raise LiftError(f"{corpus} holds no .txt files")
+    for file in files:
+        document = documents.read(file, tokenizer)
+        questions = file.with_suffix(".jsonl")
+        pairs = read_pairs(questions) if questions.exists() else []
+        count += len(pairs)
+        objectives += objectives_of(model, tokenizer, document, config, [GivenPairs(pairs)])
+        weights += config.weights
+    if "qa" in config.objectives and not count:
+        raise LiftError(f"{corpus} holds no questions: one .jsonl beside each .txt")
+    mix = Mix(objectives, weights, config, window, len(models.prefix_ids(tokenizer)))
+    previous = getattr(model, "_liftcore_adapter", None)
+    adapter = Adapter(model, config.rank, config.lora_alpha, config.seed)
+    adapter.install()
+    line = ProgressLine(config.epochs, adapter.values.device, enabled=progress)
+    try:
+        with line:
+            result = follow(
+                lambda: SampleSteps(model, adapter, mix, config),
+                adapter,
+                window,
+                on_step=line.update,
+                say=line.say,
+            )
+    finally:
+        adapter.remove()
+        if previous is not None:
+            previous.install()
+    return Start(model, adapter, config, result, len(files), count)

@@ -1,0 +1,293 @@
+"""Steps on mixed samples: the loss, memory, streams in a run, and going on bit for bit."""
+
+import threading
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from errors_and_seeds import rel
+from streams import Fixed, Stream, sample
+from test_training import stop_after
+from tiny import tiny_model
+
+from liftcore import checkpoint, sample_batch, sample_steps
+from liftcore.config import LiftConfig
+from liftcore.last_layer import LastLayer
+from liftcore.lora import Adapter
+from liftcore.memory_plan import MemoryPlan
+from liftcore.model import head
+from liftcore.objectives.mix import Mix
+from liftcore.objectives.sample import Sample, SoftTargets
+from liftcore.objectives.segments import Segments
+from liftcore.optimizer import rate_at
+from liftcore.sample_steps import SampleSteps, sample_loss
+from liftcore.train import follow
+
+# A large eps: Adam would turn rounding in a gradient near 0 into a whole step.
+CONFIG = LiftConfig(segment_length=24, epochs=3, batch_size=4, rank=4, learning_rate=5e-3, eps=1e-2)
+
+
+def random_samples(rng, count, soft=False):
+    found = []
+    for _ in range(count):
+        n = int(rng.integers(4, 30))
+        weights = np.where(rng.random(n) < 0.5, rng.random(n), 0).astype(np.float32)
+        weights[0], weights[-1] = 0, 1
+        targets = None
+        if soft:
+            probs = rng.random((n, 3)).astype(np.float16) / 4
+            targets = SoftTargets(rng.integers(3, 200, (n, 3)).astype(np.int32), probs)
+        found.append(Sample(rng.integers(3, 200, n).astype(np.int32), weights, targets, "x"))
+    return found
+
+
+def plain_loss(model, samples):
+    """Σ weight · loss, sample by sample from the model's own logits."""
+    total = 0.0
+    for s in samples:
+        ids = torch.from_numpy(s.ids.astype(np.int64))
+        logs = model(input_ids=ids[None]).logits[0].float().log_softmax(-1)
+        for t in np.flatnonzero(s.weights):
+            if s.soft is None:
+                loss = -logs[t - 1, ids[t]]
+            else:
+                probs = torch.from_numpy(s.soft.probs[t].astype(np.float32))
+                loss = -(probs * logs[t - 1, torch.from_numpy(s.soft.ids[t].astype(np.int64))])
+            total = total + float(s.weights[t]) * loss.sum()
+    return total
+
+
+@pytest.mark.parametrize("kinds", ["hard", "soft", "both"])
+@pytest.mark.parametrize("chosen", [False, True])
+@pytest.mark.parametrize("round_to", [1, 16])
+def test_the_loss_is_that_of_each_sample_alone(rng, kinds, chosen, round_to):
+    samples = random_samples(rng, 4, soft=kinds == "soft")
+    if kinds == "both":
+        samples += random_samples(rng, 3, soft=True)
+    model = tiny_model(initializer_range=0.2)
+    adapter = Adapter(model, 4, 8.0)
+    adapter.values.add_(
+        torch.randn(adapter.values.shape, generator=torch.Generator().manual_seed(1)) * 0.1
+    )
+    adapter.install()
+    last = LastLayer(model, 32)
+    assert last.works
+    batch = sample_batch.make(samples, round_to, 2.0 if chosen else 0.0)
+    assert batch.input_ids.shape[1] % round_to == 0 and (batch.chosen is not None) == chosen
+    ours = sample_loss(model, head(model), batch, 3.0, last)
+    ours.backward()
+    grads, right = adapter.grads.clone(), plain_loss(model, samples) / 3.0
+    adapter.grads.zero_()
+    right.backward()
+    assert rel(ours, right) < 1e-5 and rel(grads, adapter.grads) < 1e-4
+    rows = len(batch.hard_rows) + len(batch.soft_rows)
+    assert rows == sum(np.count_nonzero(s.weights) for s in samples), "only scored rows"
+
+
+def mix_of(tokens, extra=(), config=CONFIG, weights=None):
+    objectives = [Segments(tokens, config, [1]), *extra]
+    return Mix(objectives, weights or [1.0] * len(objectives), config, 200, 1)
+
+
+def steps_of(mix, config=CONFIG, dtype=torch.float32):
+    model = tiny_model(dtype=dtype, initializer_range=0.2)
+    adapter = Adapter(model, config.rank, config.lora_alpha, config.seed)
+    adapter.install()
+    return SampleSteps(model, adapter, mix, config)
+
+
+def trained(mix, config=CONFIG, dtype=torch.float32, plan=None, **options):
+    """(adapter values, result) of a whole run on a fresh tiny model."""
+    model = tiny_model(dtype=dtype, initializer_range=0.2)
+    adapter = Adapter(model, config.rank, config.lora_alpha, config.seed)
+    adapter.install()
+
+    def make():
+        steps = SampleSteps(model, adapter, mix, config)
+        if plan is not None:
+            steps.use(plan)
+        return steps
+
+    result = follow(make, adapter, 200, **options)
+    return adapter.values.detach().clone(), result
+
+
+@pytest.fixture
+def tokens(rng):
+    return rng.integers(3, 200, size=150)
+
+
+def answers(count=7, **options):
+    return Fixed([sample(12, 4, "qa", first=3 + i) for i in range(count)], "qa")
+
+
+def test_a_mix_of_segments_alone_learns_as_the_plain_steps_do(rng):
+    """One step an epoch: then the order within it does not matter."""
+    from liftcore.train import train
+
+    tokens = rng.integers(3, 200, size=72)
+    config = CONFIG.replace(schedule="trivial", batch_size=3, lr_schedule="constant", warmup=0.0)
+    mixed, result = trained(mix_of(tokens, config=config), config)
+    model = tiny_model(initializer_range=0.2)
+    adapter = Adapter(model, 4, 8.0, 0)
+    adapter.install()
+    plain = train(model, adapter, tokens, config, prefix=[1])
+    assert rel(mixed, adapter.values) < 1e-4 and result.steps == plain.steps == 3
+    assert result.loss == pytest.approx(plain.loss, rel=1e-4)
+
+
+def test_training_lowers_the_loss_of_every_objective(rng):
+    few, losses = rng.integers(3, 20, size=150), []
+    config = CONFIG.replace(epochs=16, eps=1e-8)
+    mix = mix_of(few, [answers()], config)
+    trained(mix, config, on_step=lambda p: losses.append(p.loss))
+    assert np.mean(losses[-8:]) < 0.7 * np.mean(losses[:8])
+
+
+@pytest.mark.parametrize("micro", [1, 2])
+def test_a_step_in_smaller_passes_is_the_same_step(tokens, micro):
+    whole, _ = trained(mix_of(tokens, [answers()]))
+    small, result = trained(mix_of(tokens, [answers()]), plan=MemoryPlan(micro, 4 // micro, 1))
+    assert rel(small, whole) < 1e-4 and "every layer" in result.how
+
+
+def test_out_of_memory_halves_the_pass_and_goes_on(tokens, monkeypatch):
+    whole, _ = trained(mix_of(tokens, [answers()]))
+    rows, real = [], sample_steps.sample_loss
+
+    def full(model, lm_head, batch, *rest):
+        loss = real(model, lm_head, batch, *rest)
+        rows.append(batch.input_ids.numel())
+        if rows[-1] > 30:
+            loss.backward(retain_graph=True)
+            raise torch.OutOfMemoryError("CUDA is full")
+        return loss
+
+    monkeypatch.setattr(sample_steps, "sample_loss", full)
+    small, result = trained(mix_of(tokens, [answers()]))
+    assert rel(small, whole) < 1e-4 and "1 segment at once" in result.how and min(rows) <= 30
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_interrupted_mix_goes_on_bit_for_bit(rng, tokens, tmp_path, dtype):
+    fresh = partial(mix_of, tokens, [answers()], weights=[1.0, 0.5])
+    right, expected = trained(fresh(), dtype=dtype)
+    file, run = tmp_path / checkpoint.FILE_NAME, {"document": "x"}
+    for stop in sorted(rng.choice(np.arange(1, expected.steps), size=2, replace=False)):
+        with pytest.raises(KeyboardInterrupt):
+            trained(fresh(), dtype=dtype, state_file=file, run=run, on_step=stop_after(int(stop)))
+    resumed, result = trained(fresh(), dtype=dtype, state_file=file, run=run)
+    assert torch.equal(resumed, right)
+    assert (result.steps, result.loss) == (expected.steps, expected.loss)
+    assert result.token_passes == expected.token_passes
+
+
+def late(seconds, count=6):
+    """A stream whose samples come after so many seconds."""
+    stream, begun = Stream([[sample(12, 4, "qa", first=3 + i) for i in range(count)]]), []
+    give = stream.poll
+
+    def poll():
+        begun.append(time.perf_counter())
+        return give() if begun[-1] - begun[0] >= seconds else []
+
+    stream.poll = poll
+    return stream
+
+
+def test_a_run_waits_at_its_end_for_what_is_still_being_made(tokens):
+    seen, config = [], CONFIG.replace(epochs=1)
+    mix = mix_of(tokens, [late(1.0)], config)
+    type(mix.objectives[1]).seconds = 1.0
+    try:
+        _, result = trained(mix, config, on_step=lambda p: seen.append(p.steps))
+    finally:
+        del type(mix.objectives[1]).seconds
+    assert mix.finished and result.steps == len(seen) and seen[-1] == len(seen)
+    assert result.token_passes == sum(len(s) for s in mix.objectives[1].known) + 150 + sum(
+        1 for _ in mix.objectives[0].samples(0)
+    )
+    assert result.making == 1.0 and 0 < result.waited < 1.0
+    assert result.hidden == pytest.approx(1.0 - result.waited, abs=0.3)
+
+
+def test_questions_first_waits_at_the_start(tokens):
+    config = CONFIG.replace(qa_first=True)
+    mix, known = mix_of(tokens, [late(2.0)], config), []
+    _, result = trained(mix, config, on_step=lambda p: known.append(len(mix.objectives[1].known)))
+    assert set(known) == {6} and result.waited > 0.05 and mix.arrivals == []
+
+
+def test_an_interrupt_ends_the_wait_and_the_run_goes_on(tokens, tmp_path):
+    """The samples never come; what was trained is saved, and trained on when they do."""
+    file = tmp_path / "state"
+    config = CONFIG.replace(epochs=1)
+    mix = mix_of(tokens, [Stream([None] * 10**6, expected=9)], config)
+    steps = []
+
+    def on_step(progress):
+        steps.append(progress.step)
+        if len(steps) == 2:
+            signal_later(0.5)
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(mix, config, state_file=file, on_step=on_step)
+    again = mix_of(tokens, [late(0.0)], config)
+    _, result = trained(again, config, state_file=file)
+    assert result.steps == steps[-1] + 1, "the answers fill one step"
+
+
+def signal_later(seconds):
+    import os
+    import signal
+
+    threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+
+def test_samples_may_be_made_with_the_model_between_two_steps():
+    """Caches and sampling work then, although the steps attend in a way that knows neither."""
+    from liftcore.train import prepared
+
+    class Generates(Stream):
+        def poll(self):
+            ids = torch.tensor([[3, 4, 5]])
+            seen.append(model.generate(ids, max_new_tokens=3, do_sample=False, pad_token_id=0))
+            return super().poll()
+
+    seen, model = [], tiny_model(dtype=torch.bfloat16)
+    adapter = Adapter(model, 4, 8.0)
+    adapter.install()
+    config = CONFIG.replace(epochs=1)
+    mix = Mix([Generates([None, [sample(12, 4)], None])], [1.0], config, 200)
+    before = model.config._attn_implementation
+    with prepared(model, adapter, 200):
+        during = model.config._attn_implementation
+        assert during != before
+        steps = SampleSteps(model, adapter, mix, config)
+        assert [steps.run(n) for n in steps.numbers(0, lambda: False)] == [None]
+        assert model.config._attn_implementation == during
+    assert len(seen) >= 3 and np.isfinite(steps.latest(0))
+
+
+def test_the_rate_follows_the_share_of_the_run():
+    config = LiftConfig(learning_rate=1.0, warmup=0.1)
+    assert rate_at(config, 0.0, 0.05) == pytest.approx(0.5)
+    assert rate_at(config, 0.09, 0.2) == 1.0 == rate_at(config, 0.1, 0.2)
+    assert rate_at(config, 0.55, 0.6) == pytest.approx(0.5) and rate_at(config, 1.0, 1.0) < 1e-9
+    constant = config.replace(lr_schedule="constant", warmup=0.0)
+    assert rate_at(constant, 0.0, 0.1) == rate_at(constant, 0.99, 1.0) == 1.0
+
+
+def test_each_step_is_taken_at_its_rate(tokens):
+    steps, rates = steps_of(mix_of(tokens, [answers()])), []
+    step = steps.optimizer.step
+    steps.optimizer.step = lambda rate: rates.append(rate) or step(rate)
+    shares = []
+    for n in steps.numbers(0, lambda: False):
+        shares.append((steps.step.before, steps.step.after))
+        steps.run(n)
+        assert steps.latest(n) == pytest.approx(float(steps.losses[n]))
+    assert rates == [rate_at(CONFIG, *share) for share in shares]
+    assert rates[-1] < 0.1 * CONFIG.learning_rate < max(rates)
