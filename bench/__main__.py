@@ -16,6 +16,7 @@ NAMES = (
     "recall",
     "scaling",
     "step",
+    "understand",
 )
 
 

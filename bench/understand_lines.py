@@ -1,4 +1,4 @@
-"""What the understanding benchmark compares: mixes of objectives, and their pairs' sources."""
+"""What the understanding benchmark compares: mixes of objectives, and sources of pairs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from bench.understand_documents import NAMES
 from liftcore.config import LiftConfig
 
 SEEDS = (0, 1)
-# One step for about every two short questions or one segment: small steps suit a short run.
-BASE = dict(segment_length=128, tokens_per_step=128, rank=16, learning_rate=2e-3, epochs=1000)
+# Small steps of two segments or a few questions suit a short run.
+BASE = dict(segment_length=128, tokens_per_step=256, rank=16, learning_rate=2e-3, epochs=1000)
 GAMMA = 4.0
 
 
@@ -19,10 +19,9 @@ class Line:
     """One way to train, with settings on top of BASE.
 
     objectives   name -> γ; none: the model as it is
-    pairs        where question-answer pairs come from, any of
-                 "gaps"    the document's sentences, by rule (liftcore.objectives.gaps)
-                 "self"    the model, reading the document (liftcore.objectives.self_study)
-                 "given"   written by hand, as a user's file would hold them
+    pairs        where question-answer pairs come from: "self:KIND,KIND" (these kinds of
+                 liftcore.objectives.self_study) or "given" (written by hand, as a user's file
+                 would hold them)
     """
 
     name: str
@@ -47,11 +46,11 @@ BARE = _line("base")
 SEGMENTS = _line("segments", segments=1.0)
 MAIN = (
     SEGMENTS,
-    _line("+ qa (gaps)", "gaps", segments=1.0, qa=GAMMA),
-    _line("+ qa (self-study)", "self", segments=1.0, qa=GAMMA),
+    _line("+ qa (quizzes)", "self:quiz", segments=1.0, qa=GAMMA),
+    _line("+ qa (quizzes, questions)", "self:quiz,question", segments=1.0, qa=GAMMA),
     _line("+ distill", segments=1.0, distill=1.0),
     _line("+ recitation", segments=1.0, recitation=1.0),
-    _line("+ qa (gaps) + distill", "gaps", segments=1.0, qa=GAMMA, distill=GAMMA),
+    _line("+ qa (quizzes) + distill", "self:quiz", segments=1.0, qa=GAMMA, distill=GAMMA),
     _line("+ qa (given)", "given", segments=1.0, qa=GAMMA),
 )
 LINES = {line.name: line for line in (BARE, *MAIN)}

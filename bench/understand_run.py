@@ -15,8 +15,8 @@ from bench.understand_train import train_for
 from liftcore import answer, report
 from liftcore.lora import Adapter
 from liftcore.model import prefix_ids
-from liftcore.objectives.gaps import FORMS, gap_pairs
 from liftcore.objectives.pairs import GivenPairs
+from liftcore.objectives.self_study import SelfStudy
 
 NEW_TOKENS = 24
 PROBES = 16
@@ -61,10 +61,14 @@ def sources(case: Case, model, tokenizer, told: Told) -> list:
     def made(kind: str):
         if kind == "given":
             return GivenPairs(told.given)
-        if kind.startswith("gaps"):
-            forms = kind.split(":")[1:] or FORMS
-            return GivenPairs(gap_pairs(told.document.text, forms))
-        raise ValueError(f"unknown source of pairs: {kind}")
+        # "self:quiz,gap": these kinds of self-study.
+        return SelfStudy(
+            model,
+            tokenizer,
+            told.document.text,
+            kinds=tuple(kind.removeprefix("self:").split(",")),
+            seed=case.seed,
+        )
 
     return [made(kind) for kind in case.line.pairs]
 

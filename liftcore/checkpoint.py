@@ -19,8 +19,9 @@ from liftcore.config import LiftConfig
 from liftcore.errors import LiftError
 
 FILE_NAME = "training_state.safetensors"
-# Beside it: the targets of a teacher (liftcore/objectives/teacher_cache.py), for the run to go on.
-TARGETS = "teacher"
+# Beside it, for the run to go on: a folder with the questions that the model made itself, and a
+# teacher's targets (liftcore/objectives/studied.py, teacher_cache.py).
+SAMPLES = "samples"
 
 
 @dataclass

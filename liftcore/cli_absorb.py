@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
-from liftcore.errors import LiftError
+from liftcore.errors import LiftError, UsageError
 from liftcore.options import EMBEDDED, config, dtype, model_options, settings
 
 
@@ -23,6 +24,18 @@ def absorb_options(parser: argparse.ArgumentParser) -> None:
     questions = parser.add_argument_group("questions")
     questions.add_argument(
         "--qa", metavar="JSONL", help="your own: one JSON object a line, keys question and answer"
+    )
+    questions.add_argument(
+        "--qa-server",
+        metavar="URL",
+        help="an OpenAI-compatible server that makes them; its key "
+        "comes from LIFTCORE_QA_KEY or OPENAI_API_KEY",
+    )
+    questions.add_argument("--qa-model", metavar="NAME", help="what to ask there")
+    questions.add_argument(
+        "--qa-self",
+        action="store_true",
+        help="the model makes them itself (what the objective qa does when no other is given)",
     )
     questions.add_argument(
         "--qa-first",
@@ -58,14 +71,13 @@ def sft_options(parser: argparse.ArgumentParser) -> None:
 
 def absorb(args) -> dict:
     from liftcore import checkpoint, document, lift, model, usage
-    from liftcore.adapter import vllm_rank
     from liftcore.memory import check_output
-    from liftcore.objectives.build import pair_sources
+    from liftcore.objectives.build import SELF
 
     chosen = config(args)
     file = Path(args.file)
     text = document.read_text(file)
-    sources = pair_sources(args.qa) if args.qa else None
+    title = args.title or document.title_of(file)
     out = Path(args.out or f"{file.stem}-memory")
     check_output(out, force=args.force)
     state = out / checkpoint.FILE_NAME
@@ -73,36 +85,33 @@ def absorb(args) -> dict:
         raise LiftError(
             f"{out} holds an unfinished run: --resume goes on with it, --force starts anew"
         )
-    base, tokenizer = model.load(args.model, device=args.device, dtype=dtype(args.dtype))
-    source = document.from_text(text, tokenizer, args.title or document.title_of(file))
-    if not args.resume:
-        state.unlink(missing_ok=True)
-    started = time.perf_counter()
-    usage.reset_peak(next(base.parameters()).device)
-    try:
-        memory = lift.absorb(
-            base, tokenizer, source, config=chosen, resume=out, qa=sources, init=args.init
-        )
-    except KeyboardInterrupt:
-        if state.exists():
-            print(f"\nliftcore: the same command with --resume goes on from {out}", file=sys.stderr)
-        raise
-    seconds = time.perf_counter() - started
+    with ExitStack() as stack:
+        # A server begins while the model is still being loaded.
+        sources = _sources(args, text, title)
+        for each in sources or ():
+            if each != SELF:
+                stack.callback(each.close)
+        base, tokenizer = model.load(args.model, device=args.device, dtype=dtype(args.dtype))
+        source = document.from_text(text, tokenizer, title)
+        if not args.resume:
+            state.unlink(missing_ok=True)
+        started = time.perf_counter()
+        usage.reset_peak(next(base.parameters()).device)
+        try:
+            memory = lift.absorb(
+                base, tokenizer, source, config=chosen, resume=out, qa=sources, init=args.init
+            )
+        except KeyboardInterrupt:
+            if state.exists():
+                print(
+                    f"\nliftcore: the same command with --resume goes on from {out}",
+                    file=sys.stderr,
+                )
+            raise
+        seconds = time.perf_counter() - started
     memory.save(out, force=True, merge=args.merge, with_document=not args.without_document)
+    _print_absorbed(memory, out)
     training = memory.training
-    print(f"absorbed {memory.length:,} tokens in {_trained(training)}")
-    if training.making:
-        print(
-            f"samples made in {training.making:.1f} s, {training.hidden:.1f} s of it behind "
-            f"training, which waited {training.waited:.1f} s"
-        )
-    print(memory.report.text())
-    rank = vllm_rank(chosen.rank)
-    served = (
-        f"--lora-modules NAME={out} --max-lora-rank {rank}" if rank else "the rank is too large"
-    )
-    print(f"adapter in {out} (PEFT form; vLLM: {served})")
-    print(f'next: liftcore ask {out} "your question"')
     return {
         "recall": memory.report.recall,
         "seconds": training.seconds,
@@ -114,9 +123,59 @@ def absorb(args) -> dict:
         "making_seconds": training.making,
         "hidden_seconds": training.hidden,
         "waited_seconds": training.waited,
+        "questions": training.questions,
         "total_seconds": seconds,
         "peak_bytes": usage.peak_bytes(memory.adapter.values.device),
     }
+
+
+def _sources(args, text: str, title: str) -> list | None:
+    """The sources of question-answer pairs that a command line names; None for none."""
+    from liftcore.embedded import cache_folder
+    from liftcore.objectives.build import SELF, pair_sources
+    from liftcore.objectives.server import ServerPairs
+
+    found = pair_sources(args.qa) if args.qa else []
+    if bool(args.qa_server) != bool(args.qa_model):
+        raise UsageError("--qa-server URL and --qa-model NAME go together")
+    if args.qa_server:
+        cache = cache_folder() / "qa"
+        found.append(ServerPairs(text, title, args.qa_server, args.qa_model, cache=cache))
+    if args.qa_self:
+        found.append(SELF)
+    return found or None
+
+
+def _print_absorbed(memory, out: Path) -> None:
+    from liftcore.adapter import vllm_rank
+
+    training, rank = memory.training, vllm_rank(memory.config.rank)
+    print(f"absorbed {memory.length:,} tokens in {_trained(training)}")
+    for each in training.questions:
+        print(_questions(each))
+    if training.making:
+        print(
+            f"questions were made in {training.making:.1f} s, {training.hidden:.1f} s of it behind "
+            f"training, which waited {training.waited:.1f} s"
+        )
+    print(memory.report.text())
+    served = (
+        f"--lora-modules NAME={out} --max-lora-rank {rank}" if rank else "the rank is too large"
+    )
+    print(f"adapter in {out} (PEFT form; vLLM: {served})")
+    print(f'next: liftcore ask {out} "your question"')
+
+
+def _questions(made: dict) -> str:
+    """One line on what a source of pairs gave."""
+    text = f"{made['pairs']} questions"
+    if "windows" in made:
+        text += f" from {made['answered']} of {made['windows']} windows"
+    for name in ("failures", "rejected"):
+        if made[name]:
+            counts = ", ".join(f"{why} {n}" for why, n in made[name].items())
+            text += f"; {name}: {counts}"
+    return f"{text}; {made['stopped']}" if made.get("stopped") else text
 
 
 def sft(args) -> dict:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from liftcore.errors import UsageError
 
-OBJECTIVES = ("segments", "recitation", "qa", "distill")
+OBJECTIVES = ("segments", "recitation", "qa", "distill", "distill-segments")
 QA_CONTEXTS = ("none", "truncated")
 PRESETS = ("memorize", "understand", "large", "paper", "paper-v1", "paper-v4")
 SCHEDULES = ("jitter", "overlap", "trivial")
@@ -35,8 +35,8 @@ class LiftConfig:
     rank, alpha      LoRA on every linear layer with scaling alpha / rank; alpha None: 2 rank.
     weight_decay, max_grad_norm, beta1, beta2, eps: AdamW and clipping by the global norm.
     seed             everything random derives from it.
-    objectives       what is trained on, any of "segments", "recitation", "qa" and "distill"; their
-                     samples share the steps (liftcore/objectives).
+    objectives       what is trained on, any of OBJECTIVES; their samples share the steps. "distill"
+                     teaches the questions where the run has any, else segments.
     mix              γ of each objective, which its token weights are multiplied by; None: 1 each.
     segment_epochs   the first so many epochs train on segments alone.
     qa_context       "none": a training question names the title only; "truncated": the document

@@ -15,6 +15,7 @@ from liftcore import batch, report
 from liftcore import model as models
 from liftcore.answer import greedy
 from liftcore.config import LiftConfig
+from liftcore.errors import UsageError
 from liftcore.lora import Adapter, linear_layers
 from liftcore.train import make_steps, prepared
 from liftcore.usage import peak_bytes, reset_peak
@@ -39,9 +40,12 @@ def estimate(
 
     With a model its own steps are timed. With a transformers configuration two shallow models
     of random weights are (one and two layers), and the depth is extrapolated: no download, and
-    little memory. The document's tokens are random; cost does not depend on them.
+    little memory. The document's tokens are random; cost does not depend on them. Raises
+    UsageError for objectives other than segments, whose samples are not known beforehand.
     """
     config = config or LiftConfig()
+    if config.objectives != ("segments",):
+        raise UsageError("estimate knows the cost of the objective segments alone")
     if isinstance(model_or_config, nn.Module):
         model = model_or_config
         cost, layers = _calibrate(model, tokens, config), 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,10 @@ from liftcore.document import Document
 from liftcore.errors import LiftError, UsageError
 from liftcore.lora import Adapter
 from liftcore.memory import Memory
-from liftcore.objectives.build import mix_of, pair_sources
+from liftcore.objectives.build import SELF, mix_of, pair_sources, summary
+from liftcore.objectives.self_study import SelfStudy
+from liftcore.objectives.studied import StudiedPairs
+from liftcore.objectives.teacher import without_adapter
 from liftcore.progress import ProgressLine
 from liftcore.sample_steps import SampleSteps
 from liftcore.train import follow, train
@@ -45,7 +49,8 @@ def absorb(
                continued from when it is there; on a CPU the result is bit for bit the same
     progress   a line on stderr, when that is a terminal
     qa         question-answer pairs to train on: a JSONL file (keys question and answer), pairs,
-               or a source of pairs that arrive while training runs (liftcore.objectives.pairs).
+               a source of pairs that arrive while training runs (liftcore.objectives.pairs), or
+               "self" for those that the model makes of the document, the default of "qa".
                With them the objective "qa" joins those of the settings, unless they go to
                "distill"
     init       an adapter's folder to begin from, as sft, absorb or PEFT wrote it
@@ -56,6 +61,8 @@ def absorb(
     config = config or LiftConfig()
     if qa is not None:
         config = _with_questions(config)
+    elif "qa" in config.objectives:
+        qa = SELF
     source = documents.read(document, tokenizer, title)
     prefix = models.prefix_ids(tokenizer)
     if min(config.segment_length, len(source.tokens)) + len(prefix) > models.window(model):
@@ -79,11 +86,13 @@ def absorb(
         if config.objectives == ("segments",):
             result = train(model, adapter, source.tokens, config, prefix=prefix, **options)
         else:
-            sources = [] if qa is None else pair_sources(qa)
-            cache = None if resume is None else Path(resume) / checkpoint.TARGETS
+            cache = None if resume is None else Path(resume) / checkpoint.SAMPLES
+            study = partial(_studied, model, tokenizer, source, config, cache, line.say)
+            sources = [] if qa is None else pair_sources(qa, study)
             with closing(mix_of(model, tokenizer, source, config, sources, cache)) as mix:
                 steps = partial(SampleSteps, model, adapter, mix, config)
                 result = follow(steps, adapter, mix.window, **options)
+            result = replace(result, questions=[summary(each) for each in sources])
         line.say("measuring recall")
         found = report.measure(model, source.tokens, prefix=prefix)
     return Memory(
@@ -105,6 +114,18 @@ def _with_questions(config: LiftConfig) -> LiftConfig:
         return config
     mix = None if config.mix is None else (*config.mix, 1.0)
     return config.replace(objectives=(*config.objectives, "qa"), mix=mix)
+
+
+def _studied(model: nn.Module, tokenizer, source: Document, config: LiftConfig, cache, say):
+    study = SelfStudy(
+        model,
+        tokenizer,
+        source.text,
+        without_adapter=partial(without_adapter, model),
+        seed=config.seed,
+    )
+    key = f"{adapters.base_name(model)} {config.seed} {source.sha256}"
+    return StudiedPairs(study, key, cache, say)
 
 
 def _beginning(model: nn.Module, config: LiftConfig, init: str | Path | None) -> Adapter:

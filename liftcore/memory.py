@@ -113,7 +113,7 @@ class Memory:
                 shutil.rmtree(aside, ignore_errors=True)
         for state in (folder / STATE_FILE, *checkpoint.leftovers(folder)):
             state.unlink(missing_ok=True)
-        shutil.rmtree(folder / checkpoint.TARGETS, ignore_errors=True)
+        shutil.rmtree(folder / checkpoint.SAMPLES, ignore_errors=True)
         return folder
 
     def _write(self, folder: Path, *, merge: bool, with_document: bool) -> None:
@@ -164,7 +164,7 @@ def check_output(folder: Path, *, force: bool) -> None:
     """Raises LiftError when `folder` cannot take a memory: it is a file, or not empty."""
     if folder.exists() and not folder.is_dir():
         raise LiftError(f"{folder} is a file, not a folder")
-    states = {folder / STATE_FILE, folder / checkpoint.TARGETS, *checkpoint.leftovers(folder)}
+    states = {folder / STATE_FILE, folder / checkpoint.SAMPLES, *checkpoint.leftovers(folder)}
     if folder.is_dir() and not force and set(folder.iterdir()) - states:
         raise LiftError(f"{folder} is not empty; --force (force=True) writes into it")
 

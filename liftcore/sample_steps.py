@@ -79,7 +79,7 @@ class Drawn:
     def __len__(self) -> int:
         """The steps of the whole run, as far as can be said."""
         done = len(self.epoch)
-        mean = sum(self.tokens) / done if done else self.mix.target
+        mean = self.mix.trained / done if done else self.mix.target
         return done + round(self.mix.left() / mean)
 
 
@@ -93,7 +93,7 @@ class SampleSteps(EagerSteps):
     """
 
     def __init__(self, model: nn.Module, adapter: Adapter, mix: Mix, config: LiftConfig):
-        self.mix, self.waited, self.started = mix, 0.0, time.perf_counter()
+        self.mix, self.waited = mix, 0.0
         with waiting_room(model):
             known = [s for o in mix.objectives for s in o.samples(0)]
         # At least a segment's length: what a stream brings is seldom longer.
@@ -103,6 +103,7 @@ class SampleSteps(EagerSteps):
         self._prepare(model, adapter, config, Drawn(mix, most), self.size, True)
         self.round_to = ROUND.get(self.losses.device.type, 1)
         self.step: Step | None = None
+        self.before = mix.seconds  # of the making, before the first step
 
     def numbers(self, first: int, stop: Callable[[], bool]) -> Iterator[int]:
         n = first
@@ -176,9 +177,8 @@ class SampleSteps(EagerSteps):
         self.mix.restore({k: v.numpy() for k, v in state.items() if k.startswith("mix_")})
 
     def times(self) -> dict[str, float]:
-        making = max((o.seconds for o in self.mix.objectives), default=0.0)
-        apart = self.waited + self.started - self.mix.begun
-        return {"making": making, "hidden": max(0.0, making - apart), "waited": self.waited}
+        hidden = max(0.0, self.mix.seconds - self.before - self.waited)
+        return {"making": self.mix.seconds, "hidden": hidden, "waited": self.waited}
 
     @property
     def how(self) -> str:

@@ -86,7 +86,7 @@ def sft(
     UsageError for settings that do not fit.
     """
     config = config or LiftConfig(**DEFAULTS)
-    if "distill" in config.objectives:
+    if not {"segments", "recitation", "qa"}.issuperset(config.objectives):
         raise UsageError("sft takes the objectives segments, recitation and qa")
     window = models.window(model)
     if config.segment_length + len(models.prefix_ids(tokenizer)) > window:

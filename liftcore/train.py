@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +54,7 @@ class Result:
     making: float = 0.0
     hidden: float = 0.0
     waited: float = 0.0
+    questions: list[dict] = field(default_factory=list)  # of each source: counts, failures
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """A starting adapter from many documents, and absorb with objectives, from Python and the shell."""
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -197,4 +198,74 @@ def test_a_bad_line_of_questions_is_named(tiny_folder, corpus, questions, capsys
     code, _, err = run(
         capsys, "absorb", corpus / "bees.txt", "--model", tiny_folder, "--qa", questions
     )
-    assert code in (1, 2) and "line 3" in err and err.count("\n") == 1
+    assert code == 2 and "line 3" in err and err.count("\n") == 1
+
+
+def test_questions_from_a_server_stream_into_the_run(
+    tiny_folder, corpus, tmp_path, monkeypatch, capsys
+):
+    from stub_server import Stub, good, sentence_of
+
+    from liftcore.objectives.server import ServerPairs
+
+    monkeypatch.setenv("LIFTCORE_CACHE", str(tmp_path / "cache"))
+
+    def behave(n, request, count):
+        return (500, "no", {}) if "June" in sentence_of(request) else good(sentence_of(request))
+
+    monkeypatch.setitem(ServerPairs.__init__.__kwdefaults__, "backoff", 0.01)
+    base = [corpus / "bees.txt", "--model", tiny_folder, *FAST, "--json"]
+    with Stub(behave) as stub:
+        server = ["--qa-server", stub.url, "--qa-model", "m"]
+        code, said, err = run(capsys, "absorb", *base, *server, "--out", tmp_path / "m")
+        assert code == 0, err
+    found = json.loads(said.splitlines()[-1])
+    (made,) = found["questions"]
+    assert (made["pairs"], made["windows"], made["failed"]) == (1, 2, 1)
+    assert "1 questions from 1 of 2 windows" in said and "HTTP 500" in said
+    assert found["objectives"] == ["segments", "qa"] and found["making_seconds"] > 0
+    assert found["hidden_seconds"] + found["waited_seconds"] <= found["making_seconds"] + 1
+    code, _, err = run(capsys, "absorb", *base, "--qa-server", "http://127.0.0.1:1/v1")
+    assert code == 2 and "--qa-model" in err
+
+
+class Study:
+    """Self-study without a model."""
+
+    seconds, rejected, made = 2.5, Counter(duplicate=1), 0
+
+    def __init__(self, *args, **options):
+        Study.made += 1
+
+    def generate_all(self, on_batch):
+        on_batch(1, 2)
+        return [Pair(*PAIRS[0])]
+
+
+def test_self_study_is_the_default_and_is_kept_for_a_run_that_goes_on(
+    loaded, tmp_path, monkeypatch
+):
+    from test_training import stop_after
+
+    from liftcore import lift
+
+    monkeypatch.setattr(lift, "SelfStudy", Study)
+    config, Study.made = CONFIG.replace(epochs=3), 0
+    real, kept = lift.follow, tmp_path / "m"
+
+    def interrupted(*args, **options):
+        return real(*args, **{**options, "on_step": stop_after(2)})
+
+    monkeypatch.setattr(lift, "follow", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        liftcore.absorb(*loaded, TEXT, config=config, resume=kept, progress=False)
+    assert Study.made == 1 and (kept / "samples" / "questions.json").exists()
+    monkeypatch.setattr(lift, "follow", real)
+    monkeypatch.setattr(Study, "generate_all", None)
+    memory = liftcore.absorb(*loaded, TEXT, config=config, resume=kept, progress=False)
+    assert memory.training.questions == [
+        {"pairs": 1, "failures": {}, "rejected": {"duplicate": 1}, "seconds": 2.5}
+    ]
+    assert memory.training.making == 2.5 and memory.training.hidden == 0
+    memory.save(kept)
+    assert not (kept / "samples").exists()

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from liftcore import model as models
 from liftcore.config import LiftConfig
 from liftcore.document import Document
+from liftcore.errors import UsageError
 from liftcore.objectives import Objective
+from liftcore.objectives.distill import DistilledPairs, DistilledSegments
 from liftcore.objectives.mix import Mix
-from liftcore.objectives.pairs import GivenPairs, Pair, read_pairs
+from liftcore.objectives.pairs import GivenPairs, Pair, PairSource, read_pairs
+from liftcore.objectives.qa import QuestionAnswering
+from liftcore.objectives.recitation import Recitation
+from liftcore.objectives.segments import Segments
 from liftcore.objectives.shared_pairs import SharedPairs
+
+# Stands for the questions that the model makes itself.
+SELF = "self"
 
 
 def mix_of(
@@ -19,11 +27,13 @@ def mix_of(
     tokenizer,
     document: Document,
     config: LiftConfig,
-    sources: Sequence = (),
+    sources: Sequence[PairSource] = (),
     cache: Path | None = None,
 ) -> Mix:
     """The mix of config.objectives for one document; `sources` give the question-answer pairs, and
-    `cache` is a folder for what a teacher says."""
+    `cache` is a folder for what a teacher says. Raises UsageError for questions from nowhere."""
+    if "qa" in config.objectives and not sources:
+        raise UsageError("the objective qa needs a source of questions")
     return Mix(
         objectives_of(model, tokenizer, document, config, sources, cache),
         config.weights,
@@ -38,7 +48,7 @@ def objectives_of(
     tokenizer,
     document: Document,
     config: LiftConfig,
-    sources: Sequence,
+    sources: Sequence[PairSource],
     cache: Path | None = None,
 ) -> list[Objective]:
     """One objective for each name in config.objectives.
@@ -46,38 +56,48 @@ def objectives_of(
     Each that takes pairs gets all of them. "distill" is for pairs where there is a source, else for
     the document itself.
     """
-    from liftcore.objectives.distill import DistilledPairs, DistilledSegments
-    from liftcore.objectives.qa import QuestionAnswering
-    from liftcore.objectives.recitation import Recitation
-    from liftcore.objectives.segments import Segments
-
     title, tokens, window = document.title, document.tokens, models.window(model)
     shared = [SharedPairs(source) for source in sources]
 
     def made(name: str) -> Objective:
+        pairs = [each.reader() for each in shared]
         if name == "segments":
             return Segments(tokens, config, models.prefix_ids(tokenizer))
         if name == "recitation":
             return Recitation(tokenizer, title, tokens, config, window)
         if name == "qa":
-            readers = [each.reader() for each in shared]
-            return QuestionAnswering(tokenizer, title, tokens, readers, config, window)
-        if not shared:
-            return DistilledSegments(model, tokenizer, document, config, cache=cache)
-        readers = [each.reader() for each in shared]
-        return DistilledPairs(model, tokenizer, document, readers, cache=cache)
+            return QuestionAnswering(tokenizer, title, tokens, pairs, config, window)
+        if name == "distill" and pairs:
+            return DistilledPairs(model, tokenizer, document, pairs, cache=cache)
+        return DistilledSegments(model, tokenizer, document, config, cache=cache)
 
     return [made(name) for name in config.objectives]
 
 
-def pair_sources(qa) -> list:
+def pair_sources(qa, make_self: Callable[[], PairSource] | None = None) -> list[PairSource]:
     """The sources of what a caller gives as `qa`: a JSONL file, pairs (Pair or (question, answer)),
-    a source of pairs, or a list of sources. Raises LiftError for a file with a bad line."""
+    "self" for what make_self() gives, a source, or a list of sources and "self".
+
+    Raises UsageError for a file with a bad line."""
+    if isinstance(qa, str) and qa == SELF:
+        return [make_self()]
     if isinstance(qa, (str, Path)):
         return [GivenPairs(read_pairs(qa))]
     if hasattr(qa, "poll"):
         return [qa]
     found = list(qa)
-    if any(hasattr(each, "poll") for each in found):
-        return found
+    if any(each == SELF or hasattr(each, "poll") for each in found):
+        return [make_self() if each == SELF else each for each in found]
     return [GivenPairs(p if isinstance(p, Pair) else Pair(*p) for p in found)]
+
+
+def summary(source: PairSource) -> dict:
+    """What a source of pairs gave and lost, as numbers for a report."""
+    if hasattr(source, "summary"):
+        return source.summary()
+    return {
+        "pairs": source.expected,
+        "failures": dict(source.failures),
+        "rejected": dict(+source.rejected),
+        "seconds": round(source.seconds, 3),
+    }

@@ -10,7 +10,6 @@ the same samples in the same order again.
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections import deque
 from collections.abc import Sequence
@@ -65,7 +64,6 @@ class Mix:
         self.config, self.window = config, window
         rows = config.target_tokens // config.segment_length
         self.target = config.target_tokens + rows * prefix
-        self.begun = time.perf_counter()
         self.left_out = 0
         self.trained = 0  # tokens of the steps drawn so far
         self._share = 0.0
@@ -79,6 +77,11 @@ class Mix:
         self._waiting = 0  # tokens of what is planned or has arrived
         self._epoch_tokens = [0] * len(self.objectives)
         self._again: dict | None = None  # what is to be gone through again
+
+    @property
+    def seconds(self) -> float:
+        """How long making the samples took so far, where that can run beside training."""
+        return max((objective.seconds for objective in self.objectives), default=0.0)
 
     @property
     def done(self) -> bool:

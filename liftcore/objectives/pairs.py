@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from liftcore.document import read_text
-from liftcore.errors import LiftError
+from liftcore.errors import LiftError, UsageError
 
 # Models write typographic quotes and dashes where the text has plain ones, and the reverse.
 _PLAIN = str.maketrans("‘’‚‛“”„‟«»‐‑‒–—―", '\'\'\'\'""""""------')
@@ -117,7 +117,7 @@ def read_pairs(path: str | Path) -> list[Pair]:
     """The user's pairs: a UTF-8 file with one JSON object a line, keys question and answer, and
     evidence if wanted; others are ignored. A question asked twice counts once.
 
-    Raises LiftError that names the line, and for a file without pairs.
+    Raises UsageError that names the line, and LiftError for a file without pairs.
     """
     path = Path(path)
     pairs = []
@@ -134,15 +134,15 @@ def _pair(line: str, where: str) -> Pair:
     try:
         found = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise LiftError(f"{where}: not JSON ({error})") from error
+        raise UsageError(f"{where}: not JSON ({error})") from error
     if not isinstance(found, dict):
-        raise LiftError(f"{where}: not a JSON object with question and answer")
+        raise UsageError(f"{where}: not a JSON object with question and answer")
     for key in ("question", "answer"):
         if not isinstance(found.get(key), str) or not found[key].strip():
-            raise LiftError(f"{where}: {key} is missing, empty or not a string")
+            raise UsageError(f"{where}: {key} is missing, empty or not a string")
     if not question_key(found["question"]):
-        raise LiftError(f"{where}: the question has no words")
+        raise UsageError(f"{where}: the question has no words")
     evidence = found.get("evidence") or ""
     if not isinstance(evidence, str):
-        raise LiftError(f"{where}: evidence is not a string")
+        raise UsageError(f"{where}: evidence is not a string")
     return Pair(found["question"].strip(), found["answer"].strip(), evidence.strip())

@@ -1,0 +1,56 @@
+"""The questions of self-study, made before training and kept for a run that goes on.
+
+The model cannot write and learn at once, so that nothing is gained by doing both in turns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from liftcore.checkpoint import write_atomically
+from liftcore.errors import LiftError
+from liftcore.objectives.pairs import GivenPairs, Pair
+from liftcore.objectives.self_study import SelfStudy
+
+FILE = "questions.json"
+
+
+class StudiedPairs(GivenPairs):
+    """What `study` makes, all of it. With a `folder` they are kept there under `key`, which says
+    what they depend on, and taken from there the next time."""
+
+    def __init__(
+        self,
+        study: SelfStudy,
+        key: str,
+        folder: Path | None = None,
+        say: Callable[[str], None] = lambda text: None,
+    ):
+        file = None if folder is None else folder / FILE
+        kept = _kept(file, key)
+        if kept is None:
+            pairs = study.generate_all(lambda done, of: say(f"making questions: {done} of {of}"))
+            kept = {
+                "key": key,
+                "pairs": [dataclasses.asdict(pair) for pair in pairs],
+                "seconds": study.seconds,
+                "rejected": dict(+study.rejected),
+            }
+            if file is not None:
+                write_atomically(file, lambda to: to.write_text(json.dumps(kept)))
+        super().__init__(Pair(**pair) for pair in kept["pairs"])
+        self.seconds, self.rejected = kept["seconds"], Counter(kept["rejected"])
+        if not kept["pairs"]:
+            raise LiftError("the model made no question of this document that stood its check")
+
+
+def _kept(file: Path | None, key: str) -> dict | None:
+    try:
+        kept = json.loads(file.read_text()) if file is not None else None
+    except (OSError, ValueError):
+        return None
+    return kept if isinstance(kept, dict) and kept.get("key") == key else None
