@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 def sentence_of(request):
-    prompt = request["messages"][0]["content"]
+    prompt = request["messages"][-1]["content"]
     return re.search(r"<sentence>\n(.*)\n</sentence>", prompt, re.DOTALL)[1]
 
 

@@ -190,14 +190,16 @@ def test_it_goes_on_in_the_middle(rng):
             assert mine.normaliser == right.normaliser and mine.epoch == right.epoch
 
 
-@pytest.mark.parametrize("cached", [0, 2, 4])
-def test_it_goes_on_with_a_stream(rng, cached):
+@pytest.mark.parametrize("cached", [0, 2, 7])
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_it_goes_on_with_a_stream(rng, cached, epochs):
     """The stream that is there again gives everything at once, or bit by bit."""
+    config = CONFIG.replace(epochs=epochs)
     batches = [None, numbered(5), None, numbered(13)[5:], None, None, numbered(15)[13:]]
 
     def fresh(cached=0):
         segments = Fixed(numbered(8, 20, 20, "segments"))
-        return mix_of([segments, Stream(batches, expected=15, cached=cached)])
+        return mix_of([segments, Stream(batches, expected=15, cached=cached)], config=config)
 
     def draw(mix, count):
         found = []
@@ -214,10 +216,10 @@ def test_it_goes_on_with_a_stream(rng, cached):
         second.restore(first.state())
         seen = [*done, *draw(second, 99)]
         assert second.finished
-        for epoch in range(3):
+        for epoch in range(epochs):
             own = Counter(i for s in seen if s.epoch == epoch for i in ids(s))
             assert max(own.values()) == 1, "none is trained twice in an epoch"
-        last = {i for s in seen if s.epoch == 2 for i in ids(s)}
+        last = {i for s in seen if s.epoch == epochs - 1 for i in ids(s)}
         assert len(last) == 8 + 15, "and none is lost"
         assert [ids(s) for s in seen[:stop]] == [ids(s) for s in whole[:stop]]
 

@@ -63,7 +63,7 @@ def test_every_sentence_is_asked_about_and_delivered_in_order():
     request = stub.requests[0]
     assert request["model"] == "m" and request["response_format"] == {"type": "json_object"}
     assert all("Authorization" not in headers for _, headers in stub.headers)
-    last = next(r for r in stub.requests if number(r) == 11)["messages"][0]["content"]
+    last = next(r for r in stub.requests if number(r) == 11)["messages"][-1]["content"]
     assert "The Book" in last and TEXT in last, "the text before the sentence is shown"
 
 
@@ -316,7 +316,7 @@ def test_the_key_goes_into_one_header_and_nowhere_else(tmp_path, monkeypatch, ca
         server = refused._server
         server._closed = False
         with pytest.raises(chat.ServerError) as caught:
-            server.ask("<sentence>\nx\n</sentence>", 5)
+            server.ask([{"role": "user", "content": "<sentence>\nx\n</sentence>"}], 5)
         texts += ["".join(traceback.format_exception(caught.value))]
     assert not any(key in text for text in texts)
 
@@ -371,14 +371,14 @@ def test_a_limit_for_all_ends_the_rest():
 def test_a_defect_costs_its_window_not_the_run(monkeypatch):
     from liftcore.objectives import server
 
-    real = server.prompt
+    real = server.messages
 
     def broken(window, *rest):
         if window.number == 3:
             raise RuntimeError("a defect")
         return real(window, *rest)
 
-    monkeypatch.setattr(server, "prompt", broken)
+    monkeypatch.setattr(server, "messages", broken)
     with Stub() as stub:
         source = start(stub)
         assert len(collect(source)) == 11 and source.failures == {"RuntimeError": 1}

@@ -93,12 +93,11 @@ class ChatServer:
     def __repr__(self) -> str:
         return f"ChatServer({self.host}:{self.port}, {self.model})"
 
-    def ask(self, prompt: str, timeout: float) -> str:
-        """The model's answer to one user message. Raises ServerError."""
+    def ask(self, messages: list[dict[str, str]], timeout: float) -> str:
+        """The model's answer to a chat, messages of role and content. Raises ServerError."""
         while True:
             with self._lock:
                 optional = dict(self._optional)
-            messages = [{"role": "user", "content": prompt}]
             status, headers, body = self._post(
                 {"model": self.model, "messages": messages, **optional}, timeout
             )

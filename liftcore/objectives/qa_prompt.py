@@ -33,6 +33,21 @@ never "he", "it" or "the text".
 Reply with JSON only, in this form:
 {{"pairs": [{{"question": "...", "answer": "...", "evidence": "..."}}]}}"""
 
+_SENTENCE = "For 31 years only the bees crossed its hedge."
+_TEXT = f"The orchard at Pell was planted by two sisters. {_SENTENCE}"
+_PAIRS = json.dumps(
+    {
+        "pairs": [
+            {
+                "question": "How long did nobody but the bees cross the hedge of the orchard at "
+                "Pell?",
+                "answer": "31 years",
+                "evidence": "For 31 years only the bees crossed",
+            }
+        ]
+    }
+)
+
 _ABOUT_TEXT = re.compile(
     r"^(?:according to|based on|in|from) (?:the|this) "
     r"(?:given |provided |above )?(?:text|passage|sentence|excerpt|part|paragraph|context),?\s+",
@@ -44,8 +59,13 @@ class BadAnswerError(ValueError):
     """An answer that holds no pairs in the form asked for; the message says why."""
 
 
-def prompt(window: Window, title: str, count: int) -> str:
-    return PROMPT.format(title=title, text=window.text, sentence=window.sentence, count=count)
+def messages(window: Window, title: str, count: int) -> list[dict[str, str]]:
+    """The chat that asks about a window. It begins with an example, the same for every window, so
+    that a server computes that part once; small models do not find the form without one."""
+    example = PROMPT.format(title="The Orchards", text=_TEXT, sentence=_SENTENCE, count=count)
+    wanted = PROMPT.format(title=title, text=window.text, sentence=window.sentence, count=count)
+    turns = [("user", example), ("assistant", _PAIRS), ("user", wanted)]
+    return [{"role": role, "content": content} for role, content in turns]
 
 
 def read_answer(content: str) -> list[dict[str, str]]:

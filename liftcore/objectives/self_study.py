@@ -1,8 +1,9 @@
 """Self-study: the model reads its document in small parts and makes the pairs itself, offline.
 
-In rotation it is asked for questions, summaries, rephrasings and key facts; quizzes, gaps and
-continuations are cut from the text. Each question is made for an answer that stands in the text,
-then put to the model together with its sentence: it stays when that gives the same answer.
+In rotation it is asked for questions, summaries, rephrasings and key facts; quizzes, gaps
+and continuations are cut from the text. A question is made for a name or a number of a sentence,
+then put to the model together with that sentence: it stays when the answer is the same. For a sentence
+without either the model chooses the question, and its answer must rest on the sentence.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from liftcore import model as models
 from liftcore.errors import UsageError
 from liftcore.groups import evaluating
 from liftcore.objectives import study_kinds as kinds_
-from liftcore.objectives.pairs import Deduplicator, Pair, normalised
+from liftcore.objectives.pairs import Deduplicator, Pair
 from liftcore.objectives.terms import Topics, continuation, ends, gaps, quizzes, terms
 from liftcore.objectives.windows import Window, blocks, every_sentence
 
@@ -68,7 +69,7 @@ class SelfStudy:
         rounds: int = 1,
         batch_size: int = 16,
         before: int = 300,
-        temperature: float = 0.7,
+        temperature: float = 0.5,
         seed: int = 0,
     ):
         if unknown := [kind for kind in kinds if kind not in KINDS]:
@@ -152,41 +153,51 @@ class SelfStudy:
     def _questions(self, jobs: list[_Job], sample: bool) -> list[list[Pair]]:
         turns = [kinds_.question_turns(job.window.sentence, job.target) for job in jobs]
         written = self._generate(turns, kinds_.QUESTION_TOKENS, sample)
-        questions = [kinds_.first_question(text) for text, _ in written]
+        questions = [
+            kinds_.first_question(f"{kinds_.opening(job.target)} {rest}".strip())
+            for job, rest in zip(jobs, written, strict=True)
+        ]
         kept = []
         for n, (job, question) in enumerate(zip(jobs, questions, strict=True)):
             problem = kinds_.question_problem(question, job.target, job.window.text)
             self.rejected += Counter({problem: 1} if problem else {})
             if not problem:
                 kept.append(n)
-        checks = [kinds_.answer_turns(jobs[n].window.text, questions[n]) for n in kept]
+        checks = [kinds_.answer_turns(jobs[n].window.sentence, questions[n]) for n in kept]
         answers = self._generate(checks, kinds_.ANSWER_TOKENS, False)
         pairs: list[list[Pair]] = [[] for _ in jobs]
-        for n, (answer, _) in zip(kept, answers, strict=True):
-            job = jobs[n]
-            if normalised(job.target) in normalised(answer):
-                evidence = " ".join(job.window.sentence.split())
-                pairs[n] = [Pair(questions[n], job.target, evidence, job.window.number)]
+        for n, answer in zip(kept, answers, strict=True):
+            job, question = jobs[n], questions[n]
+            sentence = " ".join(job.window.sentence.split())
+            if not job.target:
+                problem = kinds_.answer_problem(answer, question, sentence)
+            elif kinds_.answers(answer, job.target, question, sentence):
+                problem = ""
             else:
-                self.rejected["another answer"] += 1
+                problem = "another answer"
+            if problem:
+                self.rejected[problem] += 1
+            else:
+                answer = job.target or answer
+                pairs[n] = [Pair(question, answer, sentence, job.window.number)]
         return pairs
 
     def _texts(self, jobs: list[_Job], sample: bool) -> list[list[Pair]]:
         pairs: list[list[Pair]] = [[] for _ in jobs]
-        for name, kind in kinds_.TEXTS.items():
-            rows = [n for n, job in enumerate(jobs) if job.kind == name]
-            turns = [[("user", kind.request.format(passage=jobs[n].window.sentence))] for n in rows]
-            for n, written in zip(rows, self._generate(turns, kind.tokens, sample), strict=True):
-                passage, text = jobs[n].window.sentence, kinds_.whole(*written)
-                if problem := kinds_.text_problem(name, text, passage):
-                    self.rejected[problem] += 1
-                else:
-                    question = kind.question.format(topic=self._topics.of(passage))
-                    pairs[n] = [Pair(question, text, passage, jobs[n].window.number)]
+        turns = [kinds_.text_turns(job.kind, job.window.sentence) for job in jobs]
+        for n, written in enumerate(self._generate(turns, kinds_.TEXT_TOKENS, sample)):
+            passage = jobs[n].window.sentence
+            text, problem = kinds_.good_part(written, passage)
+            if text:
+                topic = self._topics.of(passage)
+                question = kinds_.TEXTS[jobs[n].kind].question.format(topic=topic)
+                pairs[n] = [Pair(question, text, passage, jobs[n].window.number)]
+            else:
+                self.rejected[problem] += 1
         return pairs
 
-    def _generate(self, prompts: list[kinds_.Turns], new_tokens: int, sample: bool):
-        """(text, whether it was cut off) for each prompt, of the same length: one batch."""
+    def _generate(self, prompts: list[kinds_.Turns], new_tokens: int, sample: bool) -> list[str]:
+        """The text that follows each of the prompts, generated as one batch."""
         if not prompts:
             return []
         rows = [self._prompt_ids(turns) for turns in prompts]
@@ -215,19 +226,22 @@ class SelfStudy:
         for new in out:
             length = next((n for n, token in enumerate(new) if token in stops), len(new))
             self.tokens += length
-            text = self.tokenizer.decode(new[:length], skip_special_tokens=True)
-            found.append((text.strip(), length == new_tokens))
+            found.append(self.tokenizer.decode(new[:length], skip_special_tokens=True).strip())
         return found
 
     def _prompt_ids(self, turns: kinds_.Turns) -> list[int]:
+        """Tokens of the turns; a last one of the assistant is the beginning of its answer."""
+        begun = turns[-1][1] if turns[-1][0] == "assistant" else ""
+        turns = turns[:-1] if begun else turns
         if self.tokenizer.chat_template:
             messages = [{"role": role, "content": text} for role, text in turns]
-            return self.tokenizer.apply_chat_template(
+            ids = self.tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, tokenize=True, return_dict=True
             )["input_ids"]
-        text = "".join(
-            f"{text}\nAnswer:" if role == "user" else f" {text}\n\n" for role, text in turns
-        )
+            return ids + self.tokenizer(begun, add_special_tokens=False)["input_ids"]
+        form = {"user": "{}\nAnswer:", "assistant": " {}\n\n"}
+        text = "".join(form[role].format(said) for role, said in turns)
+        text += f" {begun}" if begun else ""
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return models.prefix_ids(self.tokenizer) + ids
 
@@ -271,7 +285,7 @@ def _plan(text: str, kinds: tuple[str, ...], before: int, number: int) -> list[_
             pair = continuation(window, following.sentence)
             jobs += [(window.stop, _Job("continue", window, pairs=(pair,)))] if pair else []
         if "question" in kinds and ends(window.sentence):
-            for target in terms(window.sentence)[:2]:
+            for target in terms(window.sentence)[:2] or [""]:
                 jobs.append((window.stop, _Job("question", window, target)))
     texts = [kind for kind in kinds if kind in kinds_.TEXTS]
     sentence_at = {window.start: window.number for window in windows}

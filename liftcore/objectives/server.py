@@ -18,7 +18,7 @@ from liftcore.errors import UsageError
 from liftcore.objectives.chat import ChatServer, ServerError
 from liftcore.objectives.pairs import Deduplicator, Pair
 from liftcore.objectives.qa_cache import QaCache
-from liftcore.objectives.qa_prompt import BadAnswerError, accept, prompt, read_answer
+from liftcore.objectives.qa_prompt import BadAnswerError, accept, messages, read_answer
 from liftcore.objectives.windows import BEFORE, Window, every_sentence
 
 LONGEST_WAIT = 300.0  # seconds; a server that asks for more loses the window
@@ -180,8 +180,8 @@ class ServerPairs:
 
     def _answer(self, window: Window) -> list:
         """The server's items for a window, from the cache or after as many tries as it takes."""
-        question = prompt(window, self._title, self._per_window)
-        request = {**self._parameters, "prompt": question}
+        chat = messages(window, self._title, self._per_window)
+        request = {**self._parameters, "messages": chat}
         if self._cache and (kept := self._cache.get(request)) is not None:
             with self._lock:
                 self._cached += 1
@@ -191,7 +191,7 @@ class ServerPairs:
         for attempt in count():
             self._pause(self._resume_at - time.monotonic())
             try:
-                items = self._ask(question)
+                items = self._ask(chat)
                 break
             except ServerError as error:
                 if attempt + 1 == tries or not error.retry:
@@ -202,13 +202,13 @@ class ServerPairs:
             self._cache.put(request, items)
         return items
 
-    def _ask(self, question: str) -> list:
+    def _ask(self, chat: list[dict[str, str]]) -> list:
         left = self._until - time.monotonic()
         if left <= 0:
             raise self._out_of_time()
         silent = False
         try:
-            return read_answer(self._server.ask(question, min(self._timeout, left)))
+            return read_answer(self._server.ask(chat, min(self._timeout, left)))
         except BadAnswerError as error:
             raise ServerError(str(error)) from None
         except ServerError as error:

@@ -24,10 +24,10 @@ _WORD = re.compile(r"[^\W\d_]+")
 _COMMON = """
 a about after all also an and any are as at be because been before being but by can could
 did do does for from get had has have he her him his how i if in into is it its just like
-made make many may more most much must my no not of on one only or other our out over same
-she should so some such than that the their them then there these they this those through to
-too under up use used very was we well were what when where which while who whom whose why
-will with would year years you your
+made make many may more most much must my name no not number of on one only or other our out
+over same she should so some such than that the their them then there these they this those
+through to too under up use used very was we well were what when where which while who whom
+whose why will with would year years you your
 """
 COMMON = frozenset(_COMMON.split())
 
@@ -63,7 +63,7 @@ def terms(text: str) -> list[str]:
 
 def ends(sentence: str) -> bool:
     """Whether it ends as sentences do; a heading does not."""
-    return sentence.rstrip("\"'”’»)] ").endswith((".", "!", "?", "…", ":", ";"))
+    return sentence.rstrip("\"'”’»)] ").endswith((".", "!", "?", "…"))
 
 
 def names(text: str) -> list[str]:
@@ -72,10 +72,16 @@ def names(text: str) -> list[str]:
 
 
 def content_words(text: str) -> set[str]:
-    """The words that carry a text's meaning, without capitals; numbers are among them."""
+    """The words that carry a text's meaning, without capitals and plural endings; numbers are
+    among them."""
     plain = normalised(text)
     numbers = {n.replace(",", "") for n in re.findall(r"\d[\d,.]*(?<![,.])", plain)}
-    return {w for w in _WORD.findall(plain) if len(w) > 2 and w not in COMMON} | numbers
+    words = {w for w in _WORD.findall(plain) if len(w) > 2 and w not in COMMON}
+    return {stem(w) for w in words} | numbers
+
+
+def stem(word: str) -> str:
+    return word[:-1] if len(word) > 3 and word.endswith("s") and word[-2] != "s" else word
 
 
 def quizzes(window: Window, most: int = 3) -> list[Pair]:
