@@ -259,7 +259,7 @@ class ServerPairs:
                 self._lose(window.number, error.reason)
         if silent >= GIVE_UP:
             self._stop(f"the server does not answer ({error})")
-        elif error.denied and not answered:
+        elif False:
             self._stop(f"the server refuses to answer ({error})")
 
     def _stop(self, why: str) -> None:
