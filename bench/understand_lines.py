@@ -9,8 +9,8 @@ from bench.understand_documents import NAMES
 from liftcore.config import LiftConfig
 
 SEEDS = (0, 1)
-# Small steps of two segments or a few questions suit a short run.
-BASE = dict(segment_length=128, tokens_per_step=256, rank=16, learning_rate=2e-3, epochs=1000)
+# Small steps, of a segment or a question or two, suit a short run.
+BASE = dict(segment_length=128, tokens_per_step=128, rank=16, learning_rate=2e-3, epochs=1000)
 GAMMA = 4.0
 
 
@@ -49,7 +49,8 @@ MAIN = (
     _line("+ qa (quizzes)", "self:quiz", segments=1.0, qa=GAMMA),
     _line("+ qa (quizzes, questions)", "self:quiz,question", segments=1.0, qa=GAMMA),
     _line("+ distill", segments=1.0, distill=1.0),
-    _line("+ recitation", segments=1.0, recitation=1.0),
+    # Shown all of the document, a passage costs five times as much.
+    _line("+ recitation", changes={"recite_context": 256}, segments=1.0, recitation=1.0),
     _line("+ qa (quizzes) + distill", "self:quiz", segments=1.0, qa=GAMMA, distill=GAMMA),
     _line("+ qa (given)", "given", segments=1.0, qa=GAMMA),
 )

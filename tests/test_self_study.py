@@ -342,5 +342,6 @@ def test_a_real_batch_gives_no_pair_that_should_not_pass(tiny):
     study = SelfStudy(*tiny, MILL, batch_size=8)
     pairs = study.generate_all()
     made = {p.answer for p in pairs}
-    assert made == {"Paul Teller", "Orne", "It holds 340 maps.", "Nobody goes there now."}
+    cut = {"Paul Teller", "Orne", "1822", "It holds 340 maps.", "Nobody goes there now."}
+    assert made == cut
     assert sum(study.rejected.values()) > 2 and study.tokens > 0 and study.seconds > 0

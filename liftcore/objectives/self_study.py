@@ -1,8 +1,9 @@
 """Self-study: the model reads its document in small parts and makes the pairs itself, offline.
 
 In rotation it is asked for questions, summaries, rephrasings and key facts; quizzes, gaps and
-continuations are cut from the text. Each question is made for an answer that stands in the text,
-then put to the model together with its sentence: it stays when that gives the same answer.
+continuations are cut from the text. A question is made for a name or a number of a sentence, then
+put to the model together with that sentence: it stays when the answer is the same. For a sentence
+without either the model chooses the question, and its answer must rest on the sentence.
 """
 
 from __future__ import annotations
