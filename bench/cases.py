@@ -84,14 +84,15 @@ def run(
 
     A case that a method cannot take (DoesNotFit) is a row too: its answer and scores are null.
     """
-    total = len(cases) * len(methods)
+    total, memories = len(cases) * len(methods), methods[0].bench.memories
     # Counted over the cases asked for: the file may hold others.
     line = Progress(total, sum((c.id, m.name) in results.done for c in cases for m in methods))
     line.enabled &= progress
     for name, group in groupby(cases, key=lambda case: case.document):
         of_document = list(group)
         todo = [(m, c) for m in methods for c in of_document if (c.id, m.name) not in results.done]
-        if not todo:
+        # A kill may have come between the last answer of a document and drop().
+        if not todo and (keep or memories.empty):
             continue
         document = read(name)
         for method, parts in groupby(todo, key=lambda pair: pair[0]):
@@ -102,8 +103,7 @@ def run(
                 results.add(row, seconds)
                 line.advance(f"{name} {method.name}")
         if not keep:
-            for memories in {id(m.bench.memories): m.bench.memories for m in methods}.values():
-                memories.drop(document)
+            memories.drop(document)
     line.close()
 
 

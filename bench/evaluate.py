@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -64,9 +65,17 @@ def options(out: argparse.ArgumentParser, default_methods: Sequence[str]) -> Non
     )
     training = out.add_argument_group("settings of the training (LiftConfig)")
     for field in dataclasses.fields(LiftConfig):
-        kind = {"int": int, "float": float, "str": str}[field.type.split(" ")[0]]
         flag = f"--{field.name.replace('_', '-')}"
-        training.add_argument(flag, type=kind, choices=CHOICES.get(field.name))
+        several, kind = re.match(r"(tuple\[)?(\w+)", field.type).groups()
+        if kind == "bool":
+            training.add_argument(flag, action="store_const", const=True)
+            continue
+        training.add_argument(
+            flag,
+            type={"int": int, "float": float, "str": str}[kind],
+            nargs="+" if several else None,
+            choices=CHOICES.get(field.name),
+        )
 
 
 def config_of(args) -> LiftConfig:

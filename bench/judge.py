@@ -58,7 +58,7 @@ class Judge:
     def _ask(self, text: str) -> str:
         for attempt in range(TRIES):
             try:
-                return self.server.ask(text, self.timeout)
+                return self.server.ask([{"role": "user", "content": text}], self.timeout)
             except ServerError as error:
                 if error.reason == "empty answer":
                     return ""

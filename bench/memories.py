@@ -35,6 +35,12 @@ class Memories:
             self.held[key] = self._read_or_train(document, config, key)
         return self.held[key]
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to drop."""
+        on_disk = self.folder is not None and self.folder.is_dir() and any(self.folder.iterdir())
+        return not (self.held or on_disk)
+
     def drop(self, document: Document) -> None:
         """Forgets a document that nothing will be asked about any more, on disk too."""
         self.held = {}
@@ -52,7 +58,8 @@ class Memories:
         return memory
 
     def _key(self, document: Document, config: LiftConfig) -> str:
+        if (adapter := getattr(self.model, "_liftcore_adapter", None)) is not None:
+            adapter.remove()  # an earlier one must not count as a part of the model
         run = checkpoint.identity(config, document.sha256, self.model)
-        run.pop("layout")  # differs before and after the first adapter
         digest = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
         return f"{document.sha256[:16]}-{digest[:16]}"

@@ -126,12 +126,12 @@ class Method:
         """The prompt with as much context as leaves room for the answer."""
         tokenizer, title = self.bench.tokenizer, self.document.title
         window = models.window(self.bench.model) - max_new_tokens
-        room = window - len(prompt.ids(tokenizer, title, "...", question))
-        while room > 0:
+        # Text can have other tokens within a prompt than alone: begin a little too large.
+        room = window - len(prompt.ids(tokenizer, title, "...", question)) + 4
+        while room > 4:
             ids = prompt.ids(tokenizer, title, self.context(question, room), question)
             if len(ids) <= window:
                 return ids
-            # A text can have other tokens within a prompt than alone.
             room -= len(ids) - window
         raise DoesNotFit(f"the question and the answer do not fit the window of {window} tokens")
 

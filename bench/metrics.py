@@ -91,7 +91,7 @@ def bleu(prediction: str, answer: str, order: int = 1) -> float:
     """The precision of n-grams of one order, times BLEU's brevity penalty (LooGLE: 1 and 4)."""
     translate = _package("nltk.translate.bleu_score", "eval")
     found, wanted = prediction.split(), answer.split()
-    if len(found) < order or len(wanted) < order:
+    if not found:
         return 0.0
     ngrams = translate.modified_precision([wanted], found, n=order)
     return float(ngrams) * translate.brevity_penalty(len(wanted), len(found))

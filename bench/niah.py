@@ -178,7 +178,6 @@ def parsed(argv: list[str]) -> argparse.Namespace:
     out.add_argument("--reserve", type=int, default=128, help="tokens for question and answer")
     out.add_argument("--max-new-tokens", type=int, default=MAX_NEW_TOKENS)
     args = out.parse_args(argv)
-    args.judge = None
     for name in ("depths", "trials", "keys", "max_new_tokens"):
         if getattr(args, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1")

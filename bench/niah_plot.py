@@ -10,6 +10,7 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 
 TITLES = {
     "full-icl": "ICL, whole document",
@@ -28,7 +29,7 @@ def plot(cells: list[dict], window: int, model: str, path: Path) -> Path:
     methods = list(dict.fromkeys(c["key"][0] for c in cells))
     lengths = sorted({c["key"][1] for c in cells})
     depths = sorted({c["key"][2] for c in cells})
-    wide = max(2.3, 0.62 * len(lengths) + 0.5)
+    wide = max(2.3, (0.62 if len(lengths) <= NUMBERS else 0.36) * len(lengths) + 0.5)
     figure, axes = plt.subplots(
         1, len(methods), figsize=(wide * len(methods) + 1.5, 0.42 * len(depths) + 1.7),
         sharey=True, squeeze=False, layout="constrained",
@@ -46,8 +47,8 @@ def plot(cells: list[dict], window: int, model: str, path: Path) -> Path:
     bar.ax.tick_params(labelsize=7)
     trials = max(c["cases"] for c in cells)
     figure.suptitle(
-        f"{model}, window {window:,} tokens, {trials} needle{'s' * (trials > 1)} a cell; "
-        "hatched: does not fit the window",
+        f"{model}, window {window:,} tokens, {trials} needle{'s' * (trials > 1)} a cell"
+        + "; hatched: does not fit the window" * any(not c["fit"] for c in cells),
         fontsize=8, color="0.35",
     )  # fmt: skip
     figure.savefig(path, dpi=200)
@@ -66,11 +67,15 @@ def grid(found: dict, lengths: list[int], depths: list[float]) -> np.ndarray:
 
 def _panel(axis, found, lengths, depths):
     values = grid(found, lengths, depths)
-    image = axis.imshow(values, aspect="auto", cmap="RdYlGn", vmin=0, vmax=1)
+    image = axis.imshow(values, aspect="auto", cmap="RdYlBu", vmin=0, vmax=1)
     for y, depth in enumerate(depths):
         for x, length in enumerate(lengths):
             if np.isfinite(values[y, x]) and len(lengths) <= NUMBERS:
-                axis.text(x, y, f"{values[y, x]:.2g}", ha="center", va="center", fontsize=7)
+                dark = abs(values[y, x] - 0.5) > 0.4
+                axis.text(
+                    x, y, f"{values[y, x]:.2g}", ha="center", va="center", fontsize=7,
+                    color="white" if dark else "black",
+                )  # fmt: skip
             if (cell := found.get((length, depth))) and not cell["fit"]:
                 axis.add_patch(
                     Rectangle(
@@ -95,7 +100,8 @@ def _window(axis, lengths: list[int], window: int) -> None:
         axis.axvline(inside - 0.5, color="black", linewidth=1.4, linestyle=(0, (4, 2)))
         axis.annotate(
             "window", (inside - 0.5, 0), (2, 2), xycoords=("data", "axes fraction"),
-            textcoords="offset points", fontsize=6, rotation=90, va="bottom",
+            textcoords="offset points", fontsize=6.5, rotation=90, va="bottom",
+            path_effects=[withStroke(linewidth=2, foreground="white")],
         )  # fmt: skip
 
 

@@ -84,9 +84,9 @@ def _findings(folder: Path) -> str:
     """The comparisons of the schedules after equal token-passes."""
     rows = [
         [name, str(f["passes"]), f"{f['difference']:+.2f} ({f['low']:+.2f} to {f['high']:+.2f})",
-         f"{f['better']} of {f['pairs']}", part["verdict"]]
+         f"{f['better']} of {f['pairs']}", f["verdict"]]
         for name, part in _read(folder / "recall.json")["findings"].items()
-        for f in part["at"]
+        for f in part
     ]  # fmt: skip
     head = ["finding", "after passes", "difference in recall (95 % band)", "runs better", "verdict"]
     return _markdown(head, rows)

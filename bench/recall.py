@@ -104,7 +104,7 @@ def report(folder: Path) -> dict:
         "timed_on": timing.get("device", "the sweep itself: CPU time of one thread"),
         "settings": settings,
         "pareto": analysis.front(settings),
-        "findings": analysis.verdict(rows),
+        "findings": analysis.findings(rows),
         "official": analysis.against(settings, "official"),
     }
     (folder / "recall.json").write_text(json.dumps(result, indent=1) + "\n")
@@ -157,7 +157,7 @@ def _settings_table(settings: list[dict], front: list[str]) -> str:
 def _findings_table(findings: dict) -> str:
     lines = [["finding", "passes", "difference in recall", "95 % band", "runs better", "verdict"]]
     for name, part in findings.items():
-        for i, f in enumerate(part["at"]):
+        for i, f in enumerate(part):
             lines.append(
                 [
                     name if not i else "",
@@ -165,7 +165,7 @@ def _findings_table(findings: dict) -> str:
                     f"{f['difference']:+.3f}",
                     f"{f['low']:+.3f} to {f['high']:+.3f}",
                     f"{f['better']} of {f['pairs']}",
-                    part["verdict"] if not i else "",
+                    f["verdict"],
                 ]
             )
     return table(lines) + "\n"

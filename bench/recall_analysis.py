@@ -192,12 +192,12 @@ def against(settings: list[dict], line: str) -> list[dict]:
     return found
 
 
-def verdict(rows: list[dict]) -> dict:
+def findings(rows: list[dict]) -> dict:
     """Whether overlap helps through short left contexts, and whether jitter gives them for less.
 
-    Each part is a comparison after the same number of token-passes; it is confirmed when the
-    whole 95 % band lies on the side that was expected each time, refuted when it lies on the
-    other each time, and open otherwise or with fewer than three documents.
+    Each finding compares two settings after the same number of token-passes, three times. A
+    comparison is confirmed when its whole 95 % band lies on the side that was expected, refuted
+    when it lies on the other, and open otherwise or with fewer than three documents.
     """
     groups = by_setting(rows)
     parts = {}
@@ -210,20 +210,14 @@ def verdict(rows: list[dict]) -> dict:
     }.items():
         if better in groups and worse in groups:
             found = [compare(groups[better], groups[worse], at) for at in AT]
-            parts[name] = {"settings": [better, worse], "at": [f for f in found if f]}
-    for part in parts.values():
-        part["verdict"] = _verdict(part["at"])
+            parts[name] = [{**f, "verdict": _verdict(f)} for f in found if f]
     return parts
 
 
-def _verdict(found: list[dict]) -> str:
-    if min(f["documents"] for f in found) < ENOUGH_DOCUMENTS:
+def _verdict(found: dict) -> str:
+    if found["documents"] < ENOUGH_DOCUMENTS:
         return "open"
-    if all(f["low"] > 0 for f in found):
-        return "confirmed"
-    if all(f["high"] < 0 for f in found):
-        return "refuted"
-    return "open"
+    return "confirmed" if found["low"] > 0 else "refuted" if found["high"] < 0 else "open"
 
 
 def _cpu_rate(rows: list[dict]) -> float:

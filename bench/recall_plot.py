@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib
@@ -16,7 +17,7 @@ from bench import recall_analysis as analysis
 COLOURS = {
     "jitter/all": "#1a73e8", "overlap/all": "#e8710a", "trivial/all": "#188038",
     "overlap/mean": "#8430ce", "overlap/new": "#d93025", "official 3e-4": "#202124",
-    "official 5e-5": "#9aa0a6",
+    "official 1e-3": "#5f6368", "official 5e-5": "#9aa0a6",
 }  # fmt: skip
 LINE_COLOURS = {
     "schedule": "#1a73e8", "rate": "#d93025", "batch": "#188038", "segment": "#e8710a",
@@ -110,15 +111,17 @@ def _soonest(axis, settings):
 def _price(axis, settings):
     front = set(analysis.front(settings))
     ready = [s for s in settings if s["seconds_to_90"] is not None]
-    for s in ready:
+    heights = _apart([s["chat_loss"] for s in ready])
+    for s, height in zip(ready, heights, strict=True):
         on = s["setting"] in front
         axis.plot(
             s["seconds_to_90"], s["chat_loss"], "o",
             color=LINE_COLOURS[s["line"]], fillstyle="full" if on else "none",
         )  # fmt: skip
         axis.annotate(
-            s["setting"], (s["seconds_to_90"], s["chat_loss"]), (5, 4),
-            textcoords="offset points", fontsize=8, weight="bold" if on else "normal",
+            s["setting"], (s["seconds_to_90"], s["chat_loss"]),
+            (1.08 * s["seconds_to_90"], height), va="center",
+            fontsize=8, weight="bold" if on else "normal",
         )  # fmt: skip
     steps = sorted((s for s in ready if s["setting"] in front), key=lambda s: s["seconds_to_90"])
     axis.step(
@@ -133,6 +136,15 @@ def _price(axis, settings):
     )
     _plain_numbers(axis)
     axis.margins(x=0.2)
+
+
+def _apart(values: list[float], share: float = 0.035) -> list[float]:
+    """The values moved up as little as keeps them a share of their range apart."""
+    gap, moved = share * (max(values) - min(values)), list(values)
+    order = sorted(range(len(values)), key=lambda i: values[i])
+    for before, i in pairwise(order):
+        moved[i] = max(moved[i], moved[before] + gap)
+    return moved
 
 
 def _band(axis, x, mean, low, high, colour, label):

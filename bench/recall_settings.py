@@ -81,6 +81,8 @@ FINAL = (
     _line("cosine", "cosine 6 epochs, rank 64", 0, epochs=6, rank=64, **COSINE),
     _line("cosine", "cosine 8 epochs, batch 2", 0, epochs=8, batch_size=2, **COSINE),
     _line("cosine", "cosine 10 epochs, batch 2", 0, epochs=10, batch_size=2, **COSINE),
+    _line("cosine", "cosine 10 epochs, batch 2, rank 64", 0, epochs=10, batch_size=2, rank=64,
+          **COSINE),
 )  # fmt: skip
 PEERS = tuple(
     Setting(f"official {rate}", "official", dict(learning_rate=float(rate)), 40, trainer=True)
@@ -107,15 +109,15 @@ def cases() -> Iterator[Case]:
     early, late = LINES[:6], LINES[6:]
     yield from _cross([0], DOCUMENTS, main)
     yield from _cross([0], two, weighted)
-    yield from _cross([0], two, (*early, *FINAL[:-2]))
+    yield from _cross([0], two, (*early, *FINAL[:-3]))
     yield from _cross([0], two[:1], PEERS[:2])
     yield from _cross([1], DOCUMENTS, main)
     yield from _cross([2], DOCUMENTS, main)
-    yield from _cross([0], DOCUMENTS[:4], FINAL[-2:])
+    yield from _cross([0], DOCUMENTS[:4], FINAL[-3:])
     yield from _cross([0], rest, weighted)
     yield from _cross([0], two[1:], PEERS[:2])
     yield from _cross([1, 2], DOCUMENTS, weighted)
-    yield from _cross([0], rest, (*early, *FINAL[:-2]))
+    yield from _cross([0], rest, (*early, *FINAL[:-3]))
     yield from _cross([0], two, late)
     yield from _cross([0], two[:1], PEERS[2:])
 

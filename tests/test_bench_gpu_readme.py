@@ -59,9 +59,10 @@ def test_the_readme_agrees_with_the_results():
 
 
 def test_a_marked_table_is_replaced_and_the_rest_is_left(tmp_path):
-    part = {"verdict": "confirmed", "at": [
-        {"passes": 8, "difference": 0.21, "low": 0.1, "high": 0.3, "better": 5, "pairs": 6}
-    ]}  # fmt: skip
+    part = [
+        {"passes": 8, "difference": 0.21, "low": 0.1, "high": 0.3, "better": 5, "pairs": 6,
+         "verdict": "confirmed"}
+    ]  # fmt: skip
     (tmp_path / "recall.json").write_text(json.dumps({"findings": {"a beats b": part}}))
     text = "before\n<!-- bench: recall-findings -->\nold 0.99\n<!-- /bench -->\nafter 0.99\n"
     made = readme.rewritten(text, tmp_path)

@@ -177,10 +177,10 @@ def test_groups_are_tasks_and_kinds_of_long_questions():
 def test_cloze_means_are_over_masks():
     one, three = json.dumps({"a": "x"}), json.dumps({"a": "x", "b": "y", "c": "z"})
     rows = [
-        row("shortdep_cloze", "shortdep_cloze", "lift", {"exact_match": 1.0}, [one]),
-        row("shortdep_cloze", "shortdep_cloze", "lift", {"exact_match": 0.0}, [three], case="2"),
+        row("shortdep_cloze", "shortdep_cloze", "lift", {"exact_match": 0.0}, [one]),
+        row("shortdep_cloze", "shortdep_cloze", "lift", {"exact_match": 1.0}, [three], case="2"),
     ]
-    assert loogle.groups_of(rows)[0]["scores"] == {"exact_match": 0.25}
+    assert loogle.groups_of(rows)[0]["scores"] == {"exact_match": 0.75}
 
 
 def test_bert_score_is_added_to_texts(monkeypatch):

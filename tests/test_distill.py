@@ -1,142 +1,23 @@
-"""Distillation: the teacher's targets token by token, what the student sees, and the cache."""
+"""Distillation: the targets token by token, and what the student sees."""
 
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_model
+from distill_checks import TEXT, Letters, assert_taught, lively
 
 import liftcore
 from liftcore import answer, document, sample_batch
 from liftcore.config import LiftConfig
 from liftcore.kernels.reference import linear_soft_cross_entropy
 from liftcore.lora import Adapter
-from liftcore.model import head, prefix_ids
-from liftcore.objectives import teacher as teaching
+from liftcore.model import head
 from liftcore.objectives.distill import DistilledPairs, DistilledSegments
 from liftcore.objectives.pairs import GivenPairs, Pair
 from liftcore.objectives.passages import Passages
 from liftcore.objectives.shared_pairs import SharedPairs
-from liftcore.objectives.teacher import Reading, Teacher
 from liftcore.sample_steps import sample_loss
 
-TEXT = " ".join(
-    f"The keeper of lamp {n} is called {name} and she counts {3 * n + 2} boats."
-    for n, name in enumerate(["Ada", "Berta", "Clara", "Dora", "Elsa", "Frida"])
-)
 PAIR = Pair("Who keeps lamp 2?", "Clara", evidence="lamp 2 is called Clara")
-
-
-class Letters:
-    """A tokenizer with a token a letter."""
-
-    chat_template, eos_token_id, pad_token_id = None, 2, 0
-
-    def __init__(self, bos=True):
-        self.bos_token_id = 1 if bos else None
-
-    def __call__(self, text, add_special_tokens=True, **options):
-        bos = [1] if add_special_tokens and self.bos_token_id else []
-        return {"input_ids": bos + [3 + ord(c) % 200 for c in text]}
-
-    def decode(self, ids, **options):
-        return "".join(chr(i - 3) for i in ids if i > 2)
-
-
-@pytest.fixture(params=["llama", "gemma2", "granite"])
-def family(request):
-    return request.param
-
-
-def lively(family="llama", seed=0, **changes):
-    """A tiny model that is not indifferent to what it reads."""
-    model = tiny_model(family, seed=seed, max_position_embeddings=640, **changes)
-    for p in model.parameters():
-        if p.ndim == 2:
-            p.data.mul_(4)
-    return model
-
-
-def naive(model, ids, k):
-    """The k likeliest tokens behind `ids` by the model's own logits and a full softmax."""
-    logits = model(input_ids=torch.tensor([list(map(int, ids))])).logits[0, -1]
-    return logits.double().softmax(-1).topk(k)
-
-
-def assert_taught(ids, probs, model, context):
-    """One token's targets against the naive computation."""
-    right = naive(model, context, len(ids))
-    assert torch.allclose(torch.tensor(probs).double(), right.values, rtol=2e-3, atol=1e-6)
-    # Equal probabilities may change places.
-    close = torch.tensor(np.abs(probs - np.roll(probs, 1)) + np.abs(probs - np.roll(probs, -1)))
-    sure = close > 4e-3 * torch.tensor(probs)
-    assert (torch.tensor(ids).long() == right.indices)[sure].float().mean() > 0.9
-
-
-def random_readings(rng, lengths):
-    return [
-        Reading(rng.integers(0, 211, n).astype(np.int32), int(rng.integers(1, n))) for n in lengths
-    ]
-
-
-def test_targets_token_by_token(family, rng, monkeypatch):
-    monkeypatch.setattr(teaching, "BATCH_TOKENS", 30)  # several batches, with padding
-    monkeypatch.setattr(teaching, "CHUNK_BYTES", 4 * 211 * 3)  # three rows of logits at once
-    model = lively(family)
-    readings = random_readings(rng, [9, 2, 31, 14, 12])
-    found = Teacher(model, 6).targets(readings)
-    for reading, targets in zip(readings, found, strict=True):
-        n = len(reading.ids) - reading.first
-        assert targets.ids.shape == targets.probs.shape == (n, 6)
-        assert targets.ids.dtype == np.int32 and targets.probs.dtype == np.float16
-        for j in range(n):
-            context = reading.ids[: reading.first + j]
-            assert_taught(targets.ids[j], targets.probs[j], model, context)
-
-
-def test_the_mass_of_k_tokens(rng):
-    model = lively()
-    readings = random_readings(rng, [20, 7])
-    for few, all_of_them in zip(
-        Teacher(model, 5).targets(readings), Teacher(model, 500).targets(readings), strict=True
-    ):
-        assert all_of_them.ids.shape[1] == 211  # no more than the vocabulary
-        assert np.abs(all_of_them.probs.astype(float).sum(1) - 1).max() < 5e-3
-        mass = few.probs.astype(float).sum(1)
-        assert (mass < 1).all() and (mass > 5 / 211).all()  # not renormalised
-        assert (np.diff(few.probs.astype(float), axis=1) <= 0).all()
-
-
-def with_adapter(model):
-    adapter = Adapter(model, rank=4, alpha=64.0)
-    adapter.values.normal_(generator=torch.Generator().manual_seed(0))
-    adapter.install()
-    return adapter
-
-
-def test_the_teacher_never_sees_the_adapter(rng, monkeypatch, tmp_path):
-    model = lively()
-    readings = random_readings(rng, [20, 7])
-    right = Teacher(model, 5, tmp_path).targets(readings)
-    adapter, ids = with_adapter(model), torch.tensor([[5, 6, 7]])
-    before = model(input_ids=ids).logits
-    model.train()
-    teacher = Teacher(model, 5)
-    for ours, wanted in zip(teacher.targets(readings), right, strict=True):
-        assert np.array_equal(ours.ids, wanted.ids) and np.array_equal(ours.probs, wanted.probs)
-    assert model.training and model._liftcore_adapter is adapter
-    assert torch.equal(model.eval()(input_ids=ids).logits, before)
-    # The cache knows the teacher again, whatever is installed.
-    cached = Teacher(model, 5, tmp_path)
-    cached.targets(readings)
-    assert cached.computed == 0
-
-    def fails(*args):
-        raise RuntimeError("out of memory")
-
-    monkeypatch.setattr(teacher, "_read", fails)
-    with pytest.raises(RuntimeError):
-        teacher.targets(readings)
-    assert model._liftcore_adapter is adapter
 
 
 def segments(model, bos=True, text=TEXT, **options):
@@ -281,64 +162,6 @@ def test_two_objectives_share_a_source():
     assert two.poll() == [PAIR] and two.done and two.expected == 3
 
 
-def test_cache_round_trip(rng, tmp_path, monkeypatch):
-    monkeypatch.setattr(teaching, "BATCH_TOKENS", 40)
-    model, readings = lively(), random_readings(rng, [20, 7, 33])
-    first = Teacher(model, 5, tmp_path)
-    right = first.targets(readings[:2])
-    assert first.computed == 2
-    again = Teacher(model, 5, tmp_path)
-    for ours, wanted in zip(again.targets(readings), right, strict=False):
-        assert np.array_equal(ours.ids, wanted.ids) and np.array_equal(ours.probs, wanted.probs)
-        assert ours.ids.dtype == np.int32 and ours.probs.dtype == np.float16
-    assert again.computed == 1
-    other_tokens = [Reading(r.ids, r.first % (len(r.ids) - 1) + 1) for r in readings]
-    for teacher, wanted in (
-        (Teacher(model, 4, tmp_path), readings),
-        (Teacher(lively(seed=1), 5, tmp_path), readings),
-        (Teacher(model, 5, tmp_path), other_tokens),
-    ):
-        teacher.targets(wanted)
-        assert teacher.computed == 3
-
-
-def test_a_damaged_or_full_cache_costs_time_only(rng, tmp_path):
-    model, readings = lively(), random_readings(rng, [20])
-    (right,) = Teacher(model, 5, tmp_path).targets(readings)
-    (file,) = tmp_path.glob("*.safetensors")
-    for damage in (file.read_bytes()[:-30], b"nothing"):
-        opened = Teacher(model, 5, tmp_path)
-        file.write_bytes(damage)
-        for teacher in (opened, Teacher(model, 5, tmp_path)):
-            (found,) = teacher.targets(readings)
-            assert teacher.computed == 1 and np.array_equal(found.ids, right.ids)
-            file.write_bytes(damage)
-    teacher = Teacher(model, 5, tmp_path / "new")
-    (tmp_path / "new").rmdir()
-    (tmp_path / "new").write_text("in the way")
-    (found,) = teacher.targets(readings)
-    assert np.array_equal(found.ids, right.ids) and "cannot write" in teacher.cache.problem
-
-
-def test_what_was_computed_before_a_failure_is_kept(rng, tmp_path, monkeypatch):
-    monkeypatch.setattr(teaching, "BATCH_TOKENS", 20)
-    model, readings = lively(), random_readings(rng, [20, 10])
-    teacher = Teacher(model, 5, tmp_path)
-    read = teacher._read
-
-    def fails(batch):
-        if teacher.computed:
-            raise KeyboardInterrupt
-        return read(batch)
-
-    monkeypatch.setattr(teacher, "_read", fails)
-    with pytest.raises(KeyboardInterrupt):
-        teacher.targets(readings)
-    resumed = Teacher(model, 5, tmp_path)
-    resumed.targets(readings)
-    assert resumed.computed == 1
-
-
 @pytest.mark.parametrize("questions", [False, True])
 def test_absorb(questions, tmp_path):
     """The whole run, with the teacher's folder there until the memory is saved."""
@@ -424,4 +247,3 @@ def test_the_loss_of_samples_is_that_of_their_targets():
             reduction="sum",
         )
     assert torch.allclose(ours, right, rtol=1e-4)
-    assert prefix_ids(Letters()) == [1]

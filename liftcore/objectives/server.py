@@ -189,7 +189,8 @@ class ServerPairs:
         # Where the windows before found nobody, one try tells whether that is still so.
         tries = 1 + (self._retries if self._silent < 2 else 0)
         for attempt in count():
-            self._pause(self._resume_at - time.monotonic())
+            # Not all threads at the very end of a pause that the server asked for.
+            self._pause((self._resume_at - time.monotonic()) * self._random.uniform(1.0, 1.1))
             try:
                 items = self._ask(chat)
                 break
@@ -228,7 +229,7 @@ class ServerPairs:
             raise error
         with self._lock:
             self._resume_at = max(self._resume_at, time.monotonic() + error.after)
-        return error.after + wait
+        return wait
 
     def _pause(self, seconds: float) -> None:
         """Waits; raises ServerError when the run stops or its time is over meanwhile."""
@@ -259,7 +260,7 @@ class ServerPairs:
                 self._lose(window.number, error.reason)
         if silent >= GIVE_UP:
             self._stop(f"the server does not answer ({error})")
-        elif False:
+        elif error.denied and not answered:
             self._stop(f"the server refuses to answer ({error})")
 
     def _stop(self, why: str) -> None:
