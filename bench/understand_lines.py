@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from bench.understand_documents import NAMES
 from liftcore.config import LiftConfig
+from liftcore.objectives.self_study import KINDS
 
 SEEDS = (0, 1)
 # Small steps, of a segment or a question or two, suit a short run.
@@ -54,7 +55,18 @@ MAIN = (
     _line("+ qa (quizzes) + distill", "self:quiz", segments=1.0, qa=GAMMA, distill=GAMMA),
     _line("+ qa (given)", "given", segments=1.0, qa=GAMMA),
 )
-LINES = {line.name: line for line in (BARE, *MAIN)}
+# One thing changed of the second line, and everything that self-study makes.
+EXTRA = (
+    _line("+ qa (quizzes), γ 1", "self:quiz", segments=1.0, qa=1.0),
+    _line("+ qa (quizzes), γ 16", "self:quiz", segments=1.0, qa=16.0),
+    _line(
+        "+ qa (quizzes), rate 1e-3", "self:quiz", {"learning_rate": 1e-3}, segments=1.0, qa=GAMMA
+    ),
+    _line("+ qa (quizzes), rank 64", "self:quiz", {"rank": 64}, segments=1.0, qa=GAMMA),
+    _line("+ qa (quizzes, gaps)", "self:quiz,gap", segments=1.0, qa=GAMMA),
+    _line("+ qa (all kinds)", "self:" + ",".join(KINDS), segments=1.0, qa=GAMMA),
+)
+LINES = {line.name: line for line in (BARE, *MAIN, *EXTRA)}
 
 
 @dataclass(frozen=True)
@@ -74,3 +86,4 @@ def cases() -> Iterator[Case]:
     for seed in SEEDS:
         for name in NAMES:
             yield from (Case(name, seed, line) for line in MAIN)
+    yield from (Case(name, 0, line) for name in NAMES for line in EXTRA)
