@@ -14,6 +14,7 @@ import argparse
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -47,7 +48,12 @@ PARTS = (
         0.3,
         files="kernels-{slug}*",
     ),
-    Part("step", ("-m", "bench", "step", "--device", "cuda"), 0.15, ("peft", "accelerate")),
+    Part(
+        "step",
+        ("-m", "bench", "step", "--device", "cuda", "--minutes", "{minutes}"),
+        0.15,
+        ("peft", "accelerate"),
+    ),
     Part(
         "scaling",
         ("-m", "bench", "scaling", "--device", "cuda", "--minutes", "{minutes}"),
@@ -74,13 +80,17 @@ def run(part: Part, minutes: float, folder: Path, card: str) -> dict:
     started, log = time.perf_counter(), folder / f"{part.name}.log"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     with log.open("w") as out:
+        # A session of its own, so that what the part started ends with it.
+        child = subprocess.Popen(
+            [sys.executable, *filled], cwd=ROOT, env=environment, stdout=out,
+            stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
         try:
-            code = subprocess.run(
-                [sys.executable, *filled], cwd=ROOT, env=environment, stdout=out,
-                stderr=subprocess.STDOUT, timeout=60 * minutes,
-            ).returncode  # fmt: skip
+            code = child.wait(60 * minutes)
         except subprocess.TimeoutExpired:
             code = None
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
     for file in RESULTS.glob(part.files.format(slug=card)) if part.files else ():
         file.replace(folder / file.name)
     last = next((t for t in reversed(log.read_text().splitlines()) if t.strip()), "")

@@ -95,7 +95,7 @@ def _findings(folder: Path) -> str:
 def _scaling(folder: Path) -> str:
     """Fits of seconds and memory against length, and the crossings with in-context learning."""
     found = _read(folder / "scaling.json")
-    crossings = {(c["schedule"], c["questions"]): c["tokens"] for c in found["crossings"]
+    crossings = {(c["schedule"], c["questions"]): _crossing(c) for c in found["crossings"]
                  if c["epochs"] == 1}  # fmt: skip
     rows = []
     for way, line in found["lines"].items():
@@ -114,12 +114,20 @@ def _scaling(folder: Path) -> str:
                 f"{peaks['shortest'] / 2**30:.2f} to {peaks['longest'] / 2**30:.2f} GiB"
                 if peaks
                 else "",
-                *("" if a == "" else "never" if a is None else f"{a:,}" for a in at),
+                *at,
             ]
         )
     head = ["way", "measured to", "seconds for n thousand tokens", "R²", "peak memory",
             "first token", "Q = 1", "Q = 10", "Q = 100"]  # fmt: skip
     return _markdown(head, rows)
+
+
+def _crossing(found: dict) -> str:
+    """The length of a crossing, in italics where it is extrapolated."""
+    if found["tokens"] is None:
+        return "never"
+    text = f"{found['tokens']:,}"
+    return text if found["within_measured_lengths"] else f"*{text}*"
 
 
 def _read(file: Path) -> dict:

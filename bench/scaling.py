@@ -148,6 +148,7 @@ def main(argv: list[str]) -> int:
         rows = Rows(file, args.device, COLUMNS)
         for row in before:
             rows.writer.writerow({k: v for k, v in row.items() if v is not None})
+        rows.file.flush()
         known = {(r["way"], r["tokens"]): r for r in before if r["model"] == args.model}
         climb(args, rows, known, 60 * args.minutes)
         rows.file.close()

@@ -9,10 +9,10 @@ from pathlib import Path
 from bench import scaling_fit
 from bench.common import table
 from bench.scaling_fit import Fit, constant, cost, crossing, fit
-from liftcore.config import SCHEDULES
+from liftcore.config import SCHEDULES, LiftConfig
 
 QUESTIONS = (0, 1, 10, 100)  # 0: the first token of the first answer
-EPOCHS = (1, 12)
+EPOCHS = (1, LiftConfig().epochs)
 
 
 @dataclass
@@ -71,7 +71,8 @@ def crossings(lines: dict[str, Line]) -> list[dict]:
                 ours = cost(line.first, line.question, line.token, questions, epochs)
                 theirs = cost(icl.first, icl.question, icl.token, questions)
                 at = crossing(ours, theirs)
-                measured = at is not None and at <= min(max(line.lengths), max(icl.lengths))
+                lengths = [n for n in line.lengths if n in icl.lengths]
+                measured = at is not None and min(lengths) <= at <= max(lengths)
                 found.append(
                     {
                         "schedule": line.way,

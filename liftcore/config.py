@@ -51,7 +51,7 @@ class LiftConfig:
     stride: int | None = None
     schedule: str = "jitter"
     overlap_loss: str = "all"
-    epochs: int = 10
+    epochs: int = 12
     batch_size: int = 2
     tokens_per_step: int | None = None
     learning_rate: float = 2e-3

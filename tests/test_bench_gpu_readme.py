@@ -1,6 +1,8 @@
 """The one command for a GPU machine, and the README's figures."""
 
 import json
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -41,10 +43,20 @@ def test_results_are_kept_as_they_come_and_failures_are_told(card, monkeypatch, 
     assert "failed: no room" in out and "no_such_module not installed" in out
 
 
-def test_a_part_that_hangs_is_cut_off_with_what_it_said(tmp_path):
-    sleeps = ("-c", "import time; print('so far', flush=True); time.sleep(60)")
-    result = gpu.run(gpu.Part("hangs", sleeps, 1.0), 0.05, tmp_path, "test-card")
+def test_a_part_that_hangs_is_cut_off_with_what_it_started(tmp_path):
+    child = (
+        "import subprocess as s; p = s.Popen(['sleep', '60']); print(p.pid, flush=True); p.wait()"
+    )
+    result = gpu.run(gpu.Part("hangs", ("-c", child), 1.0), 0.05, tmp_path, "test-card")
     assert result["code"] is None and result["seconds"] < 30 and "cut off" in gpu.said(result)
+    state = Path(f"/proc/{(tmp_path / 'hangs.log').read_text().strip()}/stat")
+    # Gone, or dead and not yet collected.
+    for _ in range(100):
+        if not state.exists() or state.read_text().split()[2] == "Z":
+            break
+        time.sleep(0.05)
+    else:
+        raise AssertionError("what a part started lives on")
 
 
 def test_no_part_is_begun_when_the_time_is_over(card, capsys):
