@@ -205,7 +205,7 @@ def findings(rows: list[dict]) -> dict:
         "jitter beats overlap": (BASE, "overlap/all"),
         "jitter beats fixed cuts": (BASE, "trivial/all"),
         "overlap beats fixed cuts": ("overlap/all", "trivial/all"),
-        "overlap needs its short contexts scored": ("overlap/all", "overlap/new"),
+        "all tokens beat new ones": ("overlap/all", "overlap/new"),
         "equal weights change overlap": ("overlap/all", "overlap/mean"),
     }.items():
         if better in groups and worse in groups:

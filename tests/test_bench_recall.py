@@ -239,7 +239,7 @@ def test_plot_only_draws_from_the_file(tmp_path, capsys, rng):
     assert (tmp_path / "recall.png").stat().st_size > 10_000
     found = json.loads((tmp_path / "recall.json").read_text())
     assert found["rows"] == len(rows) and "rate 2e-3" in found["pareto"]
-    assert "overlap needs its short contexts scored" in capsys.readouterr().out
+    assert "all tokens beat new ones" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="no rows"):
         recall.main(["--plot-only", "--device", "cpu", "--out", str(tmp_path / "empty")])
 
