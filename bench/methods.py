@@ -33,14 +33,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from bench.memories import Memories
 from bench.prompts import Prompt
 from bench.retrieval import SentenceIndex
 from liftcore import model as models
-from liftcore.answer import truncate
+from liftcore.answer import generate, truncate
 from liftcore.config import LiftConfig
 from liftcore.document import Document
 from liftcore.errors import LiftError, UsageError
@@ -111,7 +110,7 @@ class Method:
         self._install()
         ids = self._prompt_ids(question, max_new_tokens, prompt or Prompt())
         self.prompt_tokens = len(ids)
-        text = _generate(self.bench.model, self.bench.tokenizer, ids, max_new_tokens)
+        text = generate(self.bench.model, self.bench.tokenizer, ids, max_new_tokens)
         self.answer_seconds = time.perf_counter() - started
         return text.strip()
 
@@ -237,20 +236,3 @@ def _truncated(tokenizer, document: Document, room: int) -> str:
     dots = len(tokenizer("\n...\n", add_special_tokens=False)["input_ids"])
     fits = len(document.tokens) <= room
     return document.text if fits else truncate(tokenizer, document.tokens.tolist(), room - dots)
-
-
-@torch.no_grad()
-def _generate(model: nn.Module, tokenizer, ids: list[int], max_new_tokens: int) -> str:
-    prompt = torch.tensor([ids], device=next(model.parameters()).device)
-    pad = tokenizer.pad_token_id
-    out = model.generate(
-        input_ids=prompt,
-        attention_mask=torch.ones_like(prompt),
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        pad_token_id=tokenizer.eos_token_id if pad is None else pad,
-    )
-    return tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from liftcore import model as models
+from liftcore.answer import chat_ids
 
 ALONE = 'Please answer a question about "{title}".\n\nQuestion: {question}'
 BESIDE = 'Please answer a question about "{title}".\n\n{document}\n\nQuestion: {question}'
@@ -34,19 +35,11 @@ class Prompt:
         question = question.strip() if self.chat else question
         text = template.format(title=title, document=document, question=question)
         if self.chat and tokenizer.chat_template:
-            return [*_chat(tokenizer, text), *_plain(tokenizer, self.opening)]
+            turn = {"role": "user", "content": text}
+            return [*chat_ids(tokenizer, [turn]), *_plain(tokenizer, self.opening)]
         opening = f" {self.opening}" if self.chat and self.opening else self.opening
         text += (self.cue if self.chat else "") + opening
         return models.prefix_ids(tokenizer) + _plain(tokenizer, text)
-
-
-def _chat(tokenizer, text: str) -> list[int]:
-    return tokenizer.apply_chat_template(
-        [{"role": "user", "content": text}],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-    )["input_ids"]
 
 
 def _plain(tokenizer, text: str) -> list[int]:

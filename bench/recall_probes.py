@@ -73,12 +73,7 @@ def forgetting(model, tokenizer) -> dict[str, float]:
 def _chat(tokenizer, question: str) -> list[int]:
     if not tokenizer.chat_template:
         return tokenizer(f"Question: {question}\nAnswer:", add_special_tokens=False)["input_ids"]
-    return tokenizer.apply_chat_template(
-        [{"role": "user", "content": question}],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-    )["input_ids"]
+    return answer.chat_ids(tokenizer, [{"role": "user", "content": question}])
 
 
 def _loss(model, ids: list[int], first: int):

@@ -31,7 +31,7 @@ def greedy(model: nn.Module, prompts: Tensor, new_tokens: int) -> Tensor:
 def complete(model: nn.Module, tokenizer, text: str, max_new_tokens: int) -> str:
     """The text that follows `text` as the document would go on, greedily."""
     ids = models.prefix_ids(tokenizer) + tokenizer(text, add_special_tokens=False)["input_ids"]
-    return _generate(model, tokenizer, ids, max_new_tokens)
+    return generate(model, tokenizer, ids, max_new_tokens)
 
 
 def ask(
@@ -57,7 +57,7 @@ def ask(
             raise UsageError("the question and the answer leave no room for the document")
         text = truncate(tokenizer, document, left)
     ids = question_ids(tokenizer, title, text, question)
-    return _generate(model, tokenizer, ids, max_new_tokens)
+    return generate(model, tokenizer, ids, max_new_tokens)
 
 
 def room(tokenizer, title: str, question: str, window: int) -> int:
@@ -84,14 +84,16 @@ def question_ids(tokenizer, title: str, text: str, question: str) -> list[int]:
 def prompt_ids(tokenizer, prompt: str, cue: str) -> list[int]:
     """A user's turn and the beginning of the model's; without a chat template prompt + cue."""
     if tokenizer.chat_template:
-        return tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-        )["input_ids"]
+        return chat_ids(tokenizer, [{"role": "user", "content": prompt}])
     ids = tokenizer(prompt + cue, add_special_tokens=False)["input_ids"]
     return models.prefix_ids(tokenizer) + ids
+
+
+def chat_ids(tokenizer, messages: list[dict[str, str]]) -> list[int]:
+    """A chat in the tokenizer's template, up to where the model's next turn begins."""
+    return tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=True, return_dict=True
+    )["input_ids"]
 
 
 def reply_ids(tokenizer, reply: str) -> list[int]:
@@ -117,7 +119,8 @@ def end_of_turn(tokenizer) -> list[int]:
 
 
 @torch.no_grad()
-def _generate(model: nn.Module, tokenizer, ids: list[int], max_new_tokens: int) -> str:
+def generate(model: nn.Module, tokenizer, ids: list[int], max_new_tokens: int) -> str:
+    """The text that follows the prompt `ids`, greedily, up to the end of the model's turn."""
     prompt = torch.tensor([ids], device=next(model.parameters()).device)
     out = model.generate(
         input_ids=prompt,

@@ -49,7 +49,7 @@ def prepared(name, bench, log):
 def prompt_of(method, monkeypatch, question=QUESTION, new=4, prompt=None):
     """The text that the model gets to read."""
     seen = []
-    monkeypatch.setattr(methods, "_generate", lambda m, t, ids, n: seen.append(ids) or "")
+    monkeypatch.setattr(methods, "generate", lambda m, t, ids, n: seen.append(ids) or "")
     method.answer(question, new, prompt)
     assert len(seen[0]) == method.prompt_tokens
     return method.bench.tokenizer.decode(seen[0])

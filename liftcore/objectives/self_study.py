@@ -21,6 +21,7 @@ from torch import nn
 
 from liftcore import attention
 from liftcore import model as models
+from liftcore.answer import chat_ids
 from liftcore.errors import UsageError
 from liftcore.groups import evaluating
 from liftcore.objectives import study_kinds as kinds_
@@ -235,9 +236,7 @@ class SelfStudy:
         turns = turns[:-1] if begun else turns
         if self.tokenizer.chat_template:
             messages = [{"role": role, "content": text} for role, text in turns]
-            ids = self.tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=True, return_dict=True
-            )["input_ids"]
+            ids = chat_ids(self.tokenizer, messages)
             return ids + self.tokenizer(begun, add_special_tokens=False)["input_ids"]
         form = {"user": "{}\nAnswer:", "assistant": " {}\n\n"}
         text = "".join(form[role].format(said) for role, said in turns)
