@@ -9,7 +9,6 @@ that stands in the document. Two kinds of samples:
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +19,8 @@ from liftcore import model as models
 from liftcore.config import LiftConfig
 from liftcore.document import Document
 from liftcore.objectives import Objective
-from liftcore.objectives.pairs import Pair
+from liftcore.objectives.paired import Paired
+from liftcore.objectives.pairs import Pair, PairSource
 from liftcore.objectives.passages import Passages
 from liftcore.objectives.sample import Sample, SoftTargets, prompted
 from liftcore.objectives.teacher import K, Reading, Teacher
@@ -85,14 +85,10 @@ class DistilledSegments(Objective):
     def samples(self, epoch: int) -> list[Sample]:
         if self.soft is None:
             self.soft = self._taught()
-        segments, p = cut(len(self.tokens), self.cutting, epoch), len(self.prefix)
-        found = []
+        segments, found = cut(len(self.tokens), self.cutting, epoch), []
         for start, stop, own in zip(segments.start, segments.stop, segments.weights, strict=True):
-            ids = np.concatenate([self.prefix, self.tokens[start:stop]])
-            weights = np.concatenate([np.zeros(p, dtype=np.float32), own])
-            weights[0] = 0
-            soft = _behind(p, self.soft.ids[start:stop], self.soft.probs[start:stop])
-            found.append(Sample(ids, weights, soft, self.name))
+            soft = SoftTargets(self.soft.ids[start:stop], self.soft.probs[start:stop])
+            found.append(prompted(self.prefix, self.tokens[start:stop], self.name, own, soft))
         return found
 
     def _taught(self) -> SoftTargets:
@@ -107,7 +103,7 @@ class DistilledSegments(Objective):
         return SoftTargets(ids, probs)
 
 
-class DistilledPairs(Objective):
+class DistilledPairs(Paired):
     """The answers of pairs as they arrive: the teacher reads the prompt of a question with the text
     that it is about, the student the same prompt without a text.
 
@@ -127,41 +123,30 @@ class DistilledPairs(Objective):
         model,
         tokenizer,
         document: Document,
-        sources: Sequence,
+        sources: Sequence[PairSource],
         *,
         window: int = WINDOW,
         k: int = K,
         cache: str | Path | None = None,
     ):
-        self.tokenizer, self.title, self.sources = tokenizer, document.title, list(sources)
+        super().__init__(sources)
+        self.tokenizer, self.title = tokenizer, document.title
         self.window = min(window, models.window(model))
         self.passages = Passages(document.text)
         self.teacher = Teacher(model, k, cache)
-        self.known: list[Sample] = []
 
-    def samples(self, epoch: int) -> list[Sample]:
-        self.poll()
-        return list(self.known)
-
-    def poll(self) -> list[Sample]:
-        new, readings = [], []
-        for source in self.sources:
-            for pair in source.poll():
-                new.append(self._student(pair))
-                readings.append(self.reading(pair, self._text(source, pair)))
+    def made_of(self, pairs: Sequence[tuple[PairSource, Pair]]) -> list[Sample]:
+        readings = [self.reading(pair, self._text(source, pair)) for source, pair in pairs]
         taught = iter(self.teacher.targets([r for r in readings if r is not None]))
-        for i, reading in enumerate(readings):
-            if reading is not None:
-                soft, n = next(taught), len(new[i])
-                soft = _behind(n - len(soft.ids), soft.ids, soft.probs)
-                new[i] = dataclasses.replace(new[i], soft=soft)
-        self.known += new
-        return new
+        return [
+            self._student(pair, next(taught) if reading is not None else None)
+            for (_, pair), reading in zip(pairs, readings, strict=True)
+        ]
 
-    def _student(self, pair: Pair) -> Sample:
-        """The sample with the answer itself as target."""
+    def _student(self, pair: Pair, soft: SoftTargets | None) -> Sample:
         prompt = answer.question_ids(self.tokenizer, self.title, "", pair.question)
-        return prompted(prompt, answer.reply_ids(self.tokenizer, pair.answer), self.name)
+        reply = answer.reply_ids(self.tokenizer, pair.answer)
+        return prompted(prompt, reply, self.name, soft=soft)
 
     def reading(self, pair: Pair, text: str) -> Reading | None:
         """What the teacher reads; None when no text fits beside the question."""
@@ -184,26 +169,3 @@ class DistilledPairs(Objective):
         if pair.window >= 0 and hasattr(source, "window_text"):
             text = source.window_text(pair.window)
         return text or self.passages.about(f"{pair.question} {pair.answer} {pair.evidence}")
-
-    @property
-    def done(self) -> bool:
-        return all(source.done for source in self.sources)
-
-    @property
-    def expected(self) -> int:
-        return sum(source.expected for source in self.sources)
-
-    @property
-    def seconds(self) -> float:
-        """How long making the pairs took so far."""
-        return max((source.seconds for source in self.sources), default=0.0)
-
-    def close(self) -> None:
-        for source in self.sources:
-            source.close()
-
-
-def _behind(count: int, ids: np.ndarray, probs: np.ndarray) -> SoftTargets:
-    """Targets [n, k] behind `count` tokens that have none."""
-    empty = ((count, 0), (0, 0))
-    return SoftTargets(np.pad(ids, empty), np.pad(probs, empty))

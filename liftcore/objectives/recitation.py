@@ -9,7 +9,7 @@ from liftcore import answer
 from liftcore.config import LiftConfig
 from liftcore.errors import UsageError
 from liftcore.objectives import Objective
-from liftcore.objectives.sample import Sample
+from liftcore.objectives.sample import Sample, prompted
 from liftcore.segments import cut
 
 CUE = "\nPassage:"
@@ -56,9 +56,8 @@ class Recitation(Objective):
     def samples(self, epoch: int) -> list[Sample]:
         segments = cut(len(self.tokens), self.config, epoch)
         found = []
-        for i, own in enumerate(segments.weights):
-            prompt = np.array(self._prompt(self.text, i + 1, len(segments)), dtype=np.int32)
-            passage = self.tokens[segments.start[i] : segments.stop[i]].astype(np.int32)
-            weights = np.concatenate([np.zeros(len(prompt), dtype=np.float32), own])
-            found.append(Sample(np.concatenate([prompt, passage]), weights, source=self.name))
+        for i, weights in enumerate(segments.weights):
+            prompt = self._prompt(self.text, i + 1, len(segments))
+            passage = self.tokens[segments.start[i] : segments.stop[i]]
+            found.append(prompted(prompt, passage, self.name, weights))
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,9 +34,25 @@ class Sample:
         return len(self.ids)
 
 
-def prompted(prompt: list[int], target: list[int], source: str) -> Sample:
-    """The sample that scores each token of `target` behind `prompt`, which must not be empty."""
-    ids = np.array([*prompt, *target], dtype=np.int32)
-    weights = np.zeros(len(ids), dtype=np.float32)
-    weights[len(prompt) :] = 1
-    return Sample(ids, weights, source=source)
+def prompted(
+    prompt: Sequence[int],
+    target: Sequence[int],
+    source: str,
+    weights: np.ndarray | None = None,
+    soft: SoftTargets | None = None,
+) -> Sample:
+    """The sample that scores `target` behind `prompt`; behind an empty one the first token has no
+    context and weighs 0.
+
+    weights   float32 of the target's tokens; without them each weighs 1
+    soft      a teacher's targets of the target's tokens
+    """
+    p = len(prompt)
+    ids = np.concatenate([np.asarray(prompt, np.int32), np.asarray(target, np.int32)])
+    counts = np.zeros(len(ids), dtype=np.float32)
+    counts[p:] = 1 if weights is None else weights
+    counts[0] = 0
+    if soft is not None:
+        empty = ((p, 0), (0, 0))
+        soft = SoftTargets(np.pad(soft.ids, empty), np.pad(soft.probs, empty))
+    return Sample(ids, counts, soft, source)

@@ -8,7 +8,7 @@ import numpy as np
 
 from liftcore.config import LiftConfig
 from liftcore.objectives import Objective
-from liftcore.objectives.sample import Sample
+from liftcore.objectives.sample import Sample, prompted
 from liftcore.segments import cut
 
 
@@ -19,14 +19,13 @@ class Segments(Objective):
 
     def __init__(self, tokens: np.ndarray, config: LiftConfig, prefix: Sequence[int]):
         self.tokens, self.config = tokens, config
-        self.prefix = np.array(prefix, dtype=np.int32)
+        self.prefix = prefix
 
     def samples(self, epoch: int) -> list[Sample]:
-        segments, p = cut(len(self.tokens), self.config, epoch), len(self.prefix)
-        found = []
-        for start, stop, own in zip(segments.start, segments.stop, segments.weights, strict=True):
-            ids = np.concatenate([self.prefix, self.tokens[start:stop].astype(np.int32)])
-            weights = np.concatenate([np.zeros(p, dtype=np.float32), own])
-            weights[0] = 0
-            found.append(Sample(ids, weights, source=self.name))
-        return found
+        segments = cut(len(self.tokens), self.config, epoch)
+        return [
+            prompted(self.prefix, self.tokens[start:stop], self.name, weights)
+            for start, stop, weights in zip(
+                segments.start, segments.stop, segments.weights, strict=True
+            )
+        ]
