@@ -8,7 +8,6 @@ NAME.seconds.jsonl. The first line holds the settings; a file of other settings 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 import time
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
+from bench.json_lines import append, read_lines
 from bench.methods import DoesNotFit, Method
 from bench.prompts import Prompt
 from liftcore.document import Document
@@ -132,12 +132,6 @@ def _one(method: Method, case: Case, score) -> tuple[dict, dict]:
     return row, seconds
 
 
-def limited(cases: Iterable[Case], limit: int | None) -> list[Case]:
-    """The first `limit` cases; all of them for None."""
-    cases = list(cases)
-    return cases if limit is None else cases[:limit]
-
-
 def read_rows(file: Path) -> list[dict]:
     """The rows of an evaluation, each with its seconds."""
     times = {
@@ -182,24 +176,6 @@ def average(values: Iterable[float | None]) -> float | None:
     """The mean of what is known; None when nothing is."""
     known = [v for v in values if v is not None]
     return sum(known) / len(known) if known else None
-
-
-def read_lines(file: Path) -> list[dict]:
-    """The whole lines of a JSON-lines file; a last line that a kill tore is cut off the file."""
-    if not file.exists():
-        return []
-    whole = file.read_bytes()
-    end = whole.rfind(b"\n") + 1
-    if end < len(whole):
-        os.truncate(file, end)
-    return [json.loads(line) for line in whole[:end].splitlines()]
-
-
-def append(file: Path, row: dict) -> None:
-    """Adds a line in one write, and waits until the disk has it."""
-    with file.open("ab", buffering=0) as out:
-        out.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-        os.fsync(out.fileno())
 
 
 def _differences(first: dict, settings: dict) -> str:

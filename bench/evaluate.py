@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from bench import cases, methods
 from bench.cases import Case, Results
@@ -19,10 +21,11 @@ from bench.common import RESULTS, device_name, results_name, versions
 from liftcore import document as documents
 from liftcore import model as models
 from liftcore.config import LR_SCHEDULES, OVERLAP_LOSSES, SCHEDULES, LiftConfig
+from liftcore.document import Document
 from liftcore.errors import LiftError
+from liftcore.options import dtype
 
 METHODS = ("truncated-icl", "rag", "lift", "lift-icl")
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 CHOICES = {"schedule": SCHEDULES, "overlap_loss": OVERLAP_LOSSES, "lr_schedule": LR_SCHEDULES}
 
 
@@ -56,7 +59,7 @@ def options(out: argparse.ArgumentParser, default_methods: Sequence[str]) -> Non
     out.add_argument("--limit", type=int, metavar="N", help="at most N questions of each group")
     out.add_argument("--model", default="smollm2-135m", help="a name or a folder")
     out.add_argument("--device")
-    out.add_argument("--dtype", choices=sorted(DTYPES))
+    out.add_argument("--dtype", choices=("bf16", "fp16", "fp32"))
     out.add_argument("--window", type=int, help="make the model's window smaller than it is")
     out.add_argument("--out", type=Path, help="folder of the results (bench/results/DEVICE)")
     out.add_argument("--memories", type=Path, help="keep the trained memories in this folder")
@@ -102,31 +105,61 @@ def run(
     """
     if not todo:
         raise LiftError("no questions: nothing in DATA belongs to the tasks that were asked for")
-    file, config = results_file(args, name), config_of(args)
-    kinds = [methods.find(m) for m in args.method]
     for case in {case.about["task"]: case for case in todo}.values():
         score(case, "")  # a package that is missing is missed before the model is loaded
-    model, tokenizer = models.load(args.model, device=args.device, dtype=DTYPES.get(args.dtype))
-    if args.window:
-        methods.set_window(model, args.window)
-    settings = {
-        "benchmark": name,
-        "model": args.model,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "window": models.window(model),
-        "max_new_tokens": args.max_new_tokens,
-        "config": dataclasses.asdict(config),
-    }
-    results = Results(file, settings)
-    memories = args.memories or file.with_suffix(".memories")
-    bench = methods.Bench.of(model, tokenizer, config, cache=memories)
+    model, tokenizer = load(args)
 
-    def read(key: str):
+    def read(key: str) -> Document:
         return documents.from_text(texts[key].text, tokenizer, texts[key].title)
 
+    settings = {"max_new_tokens": args.max_new_tokens}
+    return answer(args, name, todo, model, tokenizer, settings, read=read, score=score)
+
+
+def load(args) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    """The model with the window that was asked for, and its tokenizer."""
+    # Wrong names and settings are said before the model is loaded.
+    config_of(args)
+    for name in args.method:
+        methods.find(name)
+    model, tokenizer = models.load(args.model, device=args.device, dtype=dtype(args.dtype))
+    if args.window:
+        methods.set_window(model, args.window)
+    return model, tokenizer
+
+
+def answer(
+    args,
+    name: str,
+    todo: Sequence[Case],
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: dict,
+    *,
+    read: Callable[[str], Document],
+    score: Callable[[Case, str], dict],
+) -> Path:
+    """Runs the cases with the methods asked for (bench.cases.run); returns the file of the rows.
+
+    settings   what else the rows depend on, beside model and training
+    """
+    file, config = results_file(args, name), config_of(args)
+    results = Results(
+        file,
+        {
+            "benchmark": name,
+            "model": args.model,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "window": models.window(model),
+            "config": dataclasses.asdict(config),
+            **settings,
+        },
+    )
+    memories = args.memories or file.with_suffix(".memories")
+    bench = methods.Bench.of(model, tokenizer, config, cache=memories)
     cases.run(
         todo,
-        [kind(bench) for kind in kinds],
+        [methods.find(m)(bench) for m in args.method],
         results,
         read=read,
         score=score,

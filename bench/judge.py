@@ -10,7 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bench.cases import append, read_lines
+from bench.json_lines import append, read_lines
 from liftcore.errors import LiftError
 from liftcore.objectives.chat import ChatServer, ServerError
 

@@ -14,19 +14,17 @@ the answer contains the needle's number.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from bench import cases, evaluate, methods, metrics
+from bench import cases, evaluate, metrics
 from bench import niah_documents as stacks
-from bench.cases import Case, Results
+from bench.cases import Case
 from bench.common import table
 from bench.prompts import Prompt
-from liftcore import model as models
 from liftcore.document import Document
 from liftcore.errors import UsageError
 
@@ -100,35 +98,13 @@ def score(case: Case, answer: str) -> dict:
     return {"contains": metrics.contains(answer, case.answers)}
 
 
-def run(args, file: Path) -> None:
-    config = evaluate.config_of(args)
-    kinds = [methods.find(name) for name in args.method]
-    model, tokenizer = models.load(
-        args.model, device=args.device, dtype=evaluate.DTYPES.get(args.dtype)
+def run(args) -> None:
+    model, tokenizer = evaluate.load(args)
+    made = Stacks(args, tokenizer, evaluate.config_of(args).seed)
+    todo = list(made.cases())[: args.limit]
+    evaluate.answer(
+        args, "niah", todo, model, tokenizer, made.settings(), read=made.read, score=score
     )
-    if args.window:
-        methods.set_window(model, args.window)
-    made = Stacks(args, tokenizer, config.seed)
-    settings = {
-        "benchmark": "niah",
-        "model": args.model,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "window": models.window(model),
-        "config": dataclasses.asdict(config),
-        **made.settings(),
-    }
-    folder = args.memories or file.with_suffix(".memories")
-    bench = methods.Bench.of(model, tokenizer, config, cache=folder)
-    cases.run(
-        cases.limited(made.cases(), args.limit),
-        [kind(bench) for kind in kinds],
-        Results(file, settings),
-        read=made.read,
-        score=score,
-        keep=args.memories is not None,
-    )
-    if args.memories is None and folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
 
 
 def report(args, file: Path) -> None:
@@ -188,7 +164,7 @@ def run_one(argv: list[str]) -> None:
     args = parsed(argv)
     file = evaluate.results_file(args, "niah")
     if not args.report_only:
-        run(args, file)
+        run(args)
     report(args, file)
 
 

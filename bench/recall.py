@@ -13,39 +13,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-import time
 from pathlib import Path
 
 import torch
 
 from bench import recall_analysis as analysis
 from bench import recall_documents, recall_run, recall_timing
+from bench import sweep as sweeps
 from bench.common import RESULTS, results_name, table
+from bench.json_lines import read_lines
 from bench.recall_settings import DOCUMENTS, SETTINGS, Case, cases
 from liftcore import info
 from liftcore import model as models
 
 LENGTH, PROBES = 1024, 16
-
-
-def read_rows(file: Path) -> list[dict]:
-    """The finished cases; a line that a kill tore is cut off the file."""
-    if not file.exists():
-        return []
-    whole = file.read_text()
-    end = whole.rfind("\n") + 1
-    if end < len(whole):
-        file.write_text(whole[:end])
-    return [json.loads(line) for line in whole[:end].splitlines()]
-
-
-def _append(file: Path, row: dict) -> None:
-    with file.open("a") as out:
-        out.write(json.dumps(row) + "\n")
-        out.flush()
-        os.fsync(out.fileno())
 
 
 def sweep(
@@ -58,37 +40,27 @@ def sweep(
     probes: int,
     minutes: float = float("inf"),
 ) -> None:
-    """Runs what is not in the file yet; each row is written when its case is finished, and no
-    case is begun after `minutes`."""
-    end = time.monotonic() + 60 * minutes
-    file.parent.mkdir(parents=True, exist_ok=True)
-    done = {row["key"] for row in read_rows(file)}
+    """Runs the cases that are not in the file yet."""
     device = next(model.parameters()).device
     machine = {"device": info.device_name(device), "versions": info.versions()}
     samples, known = {}, {}
-    todo = [case for case in todo if case.key not in done]
-    for i, case in enumerate(todo):
-        if time.monotonic() > end:
-            break
+
+    def one(case: Case) -> tuple[dict, str]:
         name = case.document
         if name not in samples:
             samples[name] = recall_documents.read(name, tokenizer, length)
             known[name] = recall_run.before(model, tokenizer, samples[name], probes)
-        started = time.perf_counter()
         row = recall_run.run(case, model, tokenizer, samples[name], probes)
-        _append(file, {**row, "before": known[name], **machine})
         last = row["curve"][-1]
-        print(
-            f"{i + 1}/{len(todo)} {case.key}: recall {last['recall']:.1%} after "
-            f"{last['passes']:,} token-passes, {time.perf_counter() - started:.0f} s",
-            file=sys.stderr,
-            flush=True,
-        )
+        text = f"recall {last['recall']:.1%} after {last['passes']:,} token-passes"
+        return {**row, "before": known[name], **machine}, text
+
+    sweeps.run(file, todo, one, minutes)
 
 
 def report(folder: Path) -> dict:
     """Tables on the terminal, recall.json and recall.png, from the rows in the folder."""
-    rows = read_rows(folder / "recall.jsonl")
+    rows = read_lines(folder / "recall.jsonl")
     if not rows:
         raise SystemExit(f"no rows in {folder / 'recall.jsonl'}: run python -m bench recall first")
     timing = _timing(folder)
@@ -177,20 +149,10 @@ def main(argv: list[str]) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--device")
-    parser.add_argument("--model", default="smollm2-135m")
+    sweeps.options(parser, DOCUMENTS, "lines or settings to run")
     parser.add_argument("--length", type=int, default=LENGTH, help="tokens of a document, about")
     parser.add_argument("--probes", type=int, default=PROBES)
-    parser.add_argument("--only", nargs="*", help="lines or settings to run")
-    parser.add_argument("--documents", nargs="+", default=DOCUMENTS)
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no case later")
-    parser.add_argument(
-        "--share", type=int, nargs=2, default=(1, 1), metavar=("I", "N"),
-        help="the I-th of N processes that share the sweep and its file",
-    )  # fmt: skip
-    parser.add_argument("--out", type=Path, help="folder of the results")
     parser.add_argument("--timing", action="store_true", help="time the settings of the file alone")
-    parser.add_argument("--plot-only", action="store_true", help="tables and picture from the file")
     args = parser.parse_args(argv)
     device = torch.device(args.device or models.default_device())
     folder = args.out or RESULTS / results_name(device)
@@ -200,20 +162,16 @@ def main(argv: list[str]) -> int:
     elif not args.plot_only:
         model, tokenizer = models.load(args.model, device=device)
         wanted = {*args.only} if args.only else {c.setting.line for c in cases()}
-        todo = [
-            c
-            for c in cases()
-            if wanted & {c.setting.name, c.setting.line} and c.document in args.documents
-        ][args.share[0] - 1 :: args.share[1]]
+        todo = [c for c in cases() if wanted & {c.setting.name, c.setting.line}]
         sizes = dict(length=args.length, probes=args.probes, minutes=args.minutes)
-        sweep(file, todo, model, tokenizer, **sizes)
+        sweep(file, sweeps.share_of(todo, args), model, tokenizer, **sizes)
     report(folder)
     return 0
 
 
 def _time(folder: Path, model, tokenizer, length: int) -> None:
     sample = recall_documents.read(DOCUMENTS[0], tokenizer, length)
-    known = {row["setting"] for row in read_rows(folder / "recall.jsonl")}
+    known = {row["setting"] for row in read_lines(folder / "recall.jsonl")}
     found = recall_timing.measure(
         [s for s in SETTINGS.values() if s.name in known], model, tokenizer, sample
     )

@@ -14,15 +14,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from pathlib import Path
 
 import torch
 
+from bench import sweep as sweeps
 from bench import understand_analysis as analysis
 from bench import understand_documents, understand_run
-from bench.cases import append, read_lines
 from bench.common import RESULTS, results_name, table
+from bench.json_lines import read_lines
 from bench.understand_lines import LINES, Case, cases
 from liftcore import info
 from liftcore import model as models
@@ -40,13 +40,8 @@ def sweep(
     seconds: float,
     minutes: float = float("inf"),
 ) -> None:
-    """Runs what is not in the file yet; each row is written when its case is finished, and no
-    case is begun after `minutes`."""
-    end = time.monotonic() + 60 * minutes
-    file.parent.mkdir(parents=True, exist_ok=True)
-    rows = read_lines(file)
-    done = {row["key"] for row in rows}
-    if other := {r["allowed"] for r in rows} - {seconds}:
+    """Runs the cases that are not in the file yet, which must be of as many seconds."""
+    if other := {r["allowed"] for r in read_lines(file)} - {seconds}:
         raise SystemExit(
             f"{file} holds runs of {other.pop():g} seconds, not {seconds:g}: give another --out"
         )
@@ -55,21 +50,14 @@ def sweep(
         "device": info.device_name(next(model.parameters()).device),
         "versions": info.versions(),
     }
-    todo = [case for case in todo if case.key not in done]
-    for i, case in enumerate(todo):
-        if time.monotonic() > end:
-            break
-        started = time.perf_counter()
+
+    def one(case: Case) -> tuple[dict, str]:
         told = understand_documents.read(case.document, tokenizer)
         row = understand_run.run(case, model, tokenizer, told, seconds)
-        append(file, {**row, **machine})
         right = analysis.share(row, "none", analysis.ANSWERABLE)
-        print(
-            f"{i + 1}/{len(todo)} {case.key}: {right:.1%} right, "
-            f"{time.perf_counter() - started:.0f} s",
-            file=sys.stderr,
-            flush=True,
-        )
+        return {**row, **machine}, f"{right:.1%} right"
+
+    sweeps.run(file, todo, one, minutes)
 
 
 def report(folder: Path) -> dict:
@@ -156,18 +144,8 @@ def main(argv: list[str]) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--device")
-    parser.add_argument("--model", default="smollm2-135m")
+    sweeps.options(parser, understand_documents.NAMES, f"lines to run: {', '.join(LINES)}")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="training time of a case")
-    parser.add_argument("--only", nargs="*", help=f"lines to run: {', '.join(LINES)}")
-    parser.add_argument("--documents", nargs="+", default=understand_documents.NAMES)
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no case later")
-    parser.add_argument(
-        "--share", type=int, nargs=2, default=(1, 1), metavar=("I", "N"),
-        help="the I-th of N processes that share the sweep and its file",
-    )  # fmt: skip
-    parser.add_argument("--out", type=Path, help="folder of the results")
-    parser.add_argument("--plot-only", action="store_true", help="table and picture from the file")
     args = parser.parse_args(argv)
     if unknown := {*(args.only or ())} - {*LINES}:
         parser.error(f"unknown line {min(unknown)!r}: choose from {', '.join(LINES)}")
@@ -176,8 +154,7 @@ def main(argv: list[str]) -> int:
     if not args.plot_only:
         model, tokenizer = models.load(args.model, device=device)
         wanted = args.only or LINES
-        todo = [c for c in cases() if c.line.name in wanted and c.document in args.documents]
-        todo = todo[args.share[0] - 1 :: args.share[1]]
+        todo = sweeps.share_of((c for c in cases() if c.line.name in wanted), args)
         options = dict(seconds=args.seconds, minutes=args.minutes)
         sweep(folder / f"{NAME}.jsonl", todo, model, tokenizer, **options)
     report(folder)

@@ -27,6 +27,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from liftcore.batch import IGNORE
 from liftcore.config import LiftConfig
 from liftcore.errors import UsageError
+from liftcore.objectives.sample import prompted
 from liftcore.segments import cut
 
 
@@ -97,15 +98,12 @@ class _Segments:
     def _item(self, epoch: int, i: int) -> dict[str, Tensor]:
         segments = self.cuts[epoch]
         text = self.tokens[segments.start[i] : segments.stop[i]]
-        ids = np.concatenate([np.asarray(self.prefix, dtype=np.int64), text])
-        weights = np.zeros(len(ids), dtype=np.float32)
-        weights[len(self.prefix) :] = segments.weights[i]
-        # Without a prefix the first token has nothing before it to be predicted from.
-        weights[0] = 0.0
-        labels = np.where(weights > 0, ids, IGNORE)
+        sample = prompted(self.prefix, text, "segments", segments.weights[i])
+        ids = sample.ids.astype(np.int64)
+        labels = np.where(sample.weights > 0, ids, IGNORE)
         item = {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels)}
         if self.weights:
-            item["weights"] = torch.from_numpy(weights)
+            item["weights"] = torch.from_numpy(sample.weights)
         return item
 
 

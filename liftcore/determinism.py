@@ -32,6 +32,18 @@ def deterministic(device: torch.device | str):
         torch.utils.deterministic.fill_uninitialized_memory = fill
 
 
+@contextmanager
+def any_algorithm():
+    """Within it torch takes any algorithm, for what has no deterministic one: generating, say."""
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+
+
 def lacks(error: BaseException) -> bool:
     """Whether an op raised this because it has no deterministic algorithm."""
     text = str(error)

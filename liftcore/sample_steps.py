@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from liftcore import sample_batch
 from liftcore.attention import own_attention
 from liftcore.config import LiftConfig
+from liftcore.determinism import any_algorithm
 from liftcore.kernels.head_loss import linear_cross_entropy
 from liftcore.last_layer import WORTH, LastLayer
 from liftcore.lora import Adapter
@@ -190,11 +191,5 @@ class SampleSteps(EagerSteps):
 def waiting_room(model: nn.Module):
     """Within it the model is as its owner left it, so that samples may be made with it between
     two steps: with the attention that knows caches, and with any algorithm."""
-    strict = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(False)
-    try:
-        with own_attention(model):
-            yield
-    finally:
-        torch.use_deterministic_algorithms(strict, warn_only=warn_only)
+    with any_algorithm(), own_attention(model):
+        yield

@@ -65,7 +65,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(qa_cache.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     cache.put(REQUEST, [])
     assert "No space left" in cache.problem
     assert cache.get(REQUEST) == ANSWER

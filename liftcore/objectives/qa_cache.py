@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import threading
 from pathlib import Path
 
+from liftcore.checkpoint import write_atomically
 from liftcore.errors import LiftError
 
 VERSION = 1
@@ -49,11 +48,10 @@ class QaCache:
         file = self._file(key)
         content = json.dumps({"key": key, "sum": _sum(answer), "answer": answer}).encode()
         try:
-            file.parent.mkdir(exist_ok=True)
-            write_atomically(file, content)
-        except OSError as error:
+            write_atomically(file, lambda to: to.write_bytes(content))
+        except LiftError as error:
             with self._lock:
-                self.problem = f"cannot write to {self.folder}: {error.strerror}"
+                self.problem = f"cannot write to {self.folder}: {error.__cause__.strerror}"
 
     def _file(self, key: str) -> Path:
         # Thousands of files in one folder make some file systems slow.
@@ -63,18 +61,6 @@ class QaCache:
 def key_of(request: dict) -> str:
     """SHA-256 of the request, whatever the order of its keys."""
     return hashlib.sha256(_canonical({"version": VERSION, **request})).hexdigest()
-
-
-def write_atomically(file: Path, content: bytes) -> None:
-    """Writes the file whole or not at all; whoever reads it meanwhile sees the old one."""
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name[:16]}-")
-    try:
-        with os.fdopen(handle, "wb") as out:
-            out.write(content)
-        os.replace(temporary, file)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _sum(answer: list) -> str:

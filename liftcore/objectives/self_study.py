@@ -19,9 +19,10 @@ from itertools import zip_longest
 import torch
 from torch import nn
 
-from liftcore import attention
 from liftcore import model as models
 from liftcore.answer import chat_ids
+from liftcore.attention import own_attention
+from liftcore.determinism import any_algorithm
 from liftcore.errors import UsageError
 from liftcore.groups import evaluating
 from liftcore.objectives import study_kinds as kinds_
@@ -247,29 +248,19 @@ class SelfStudy:
     @contextmanager
     def _ready(self, number: int):
         """Within it the model is the base model and can generate, whatever it is used for."""
-        config = self.model.config.get_text_config()
-        before = config._attn_implementation
-        exact = torch.are_deterministic_algorithms_enabled()
-        warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
         device = next(self.model.parameters()).device
         devices = [device] if device.type == "cuda" else []
         with (
+            # Sampling and positions use ops that have no deterministic form on a GPU.
+            any_algorithm(),
+            own_attention(self.model),
             torch.no_grad(),
             torch.random.fork_rng(devices),
             evaluating(self.model),
             self._without_adapter(),
         ):
             torch.manual_seed(self._seed * 1_000_003 + self._batches)
-            if before == attention.NAME:
-                # The attention of training takes neither padding nor a cache.
-                config._attn_implementation = "sdpa"
-            # Sampling and positions use ops that have no deterministic form on a GPU.
-            torch.use_deterministic_algorithms(False)
-            try:
-                yield
-            finally:
-                config._attn_implementation = before
-                torch.use_deterministic_algorithms(exact, warn_only=warn_only)
+            yield
 
 
 def _plan(text: str, kinds: tuple[str, ...], before: int, number: int) -> list[_Job]:

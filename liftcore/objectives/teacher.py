@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from liftcore import model as models
+from liftcore.groups import evaluating
 from liftcore.objectives.sample import SoftTargets
 from liftcore.objectives.teacher_cache import TeacherCache, fingerprint
 
@@ -101,13 +102,12 @@ class Teacher:
 @contextmanager
 def without_adapter(model: nn.Module):
     """Within it the model has its own layers, in evaluation mode."""
-    adapter, training = getattr(model, "_liftcore_adapter", None), model.training
+    adapter = getattr(model, "_liftcore_adapter", None)
     if adapter is not None:
         adapter.remove()
-    model.eval()
     try:
-        yield
+        with evaluating(model):
+            yield
     finally:
-        model.train(training)
         if adapter is not None:
             adapter.install()
