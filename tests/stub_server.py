@@ -9,6 +9,11 @@ import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from liftcore.objectives.server import ServerPairs
+
+TEXT = " ".join(f"Sentence {n} tells of ship {n} in the harbour." for n in range(12))
+QUICK = {"backoff": 0.01, "timeout": 5.0}
+
 
 def sentence_of(request):
     prompt = request["messages"][-1]["content"]
@@ -113,3 +118,25 @@ class Stub:
 
     def __exit__(self, *_):
         self.close()
+
+
+def start(stub, text=TEXT, **settings):
+    return ServerPairs(text, "The Book", stub.url, "m", **{**QUICK, **settings})
+
+
+def collect(source, seconds=30):
+    """All pairs, polled as training would."""
+    pairs, until = [], time.monotonic() + seconds
+    while not source.done:
+        assert time.monotonic() < until, source.summary()
+        pairs += source.poll()
+        time.sleep(0.005)
+    found = source.summary()
+    assert found["answered"] + found["failed"] == found["windows"] and not found["open"]
+    assert sum(source.failures.values()) == source.failed
+    assert source.expected == len(pairs) == found["pairs"]
+    return pairs
+
+
+def number(request):
+    return int(sentence_of(request).split()[1])

@@ -131,13 +131,17 @@ class Mix:
             mean = self._epoch_tokens[i] / known if known else GUESS
             if not objective.done:
                 missing = mean * max(0, objective.expected - known)
-            later = sum(self._takes_part(i, e) for e in range(self.epoch + 1, self.config.epochs))
+            begin = max(self.epoch + 1, self._first_epoch(i))
+            later = max(0, self.config.epochs - begin)
             left += later * (self._epoch_tokens[i] + missing)
             left += missing if self._takes_part(i, self.epoch) else 0.0
         return left
 
     def _takes_part(self, i: int, epoch: int) -> bool:
-        return epoch >= self.config.segment_epochs or self.objectives[i].name == "segments"
+        return epoch >= self._first_epoch(i)
+
+    def _first_epoch(self, i: int) -> int:
+        return 0 if self.objectives[i].name == "segments" else self.config.segment_epochs
 
     def _begin(self, epoch: int, known: Sequence[int] | None = None) -> None:
         """Plans an epoch of all samples there are, or of the first `known` of each objective."""
