@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from bench.understand_documents import NAMES
-from liftcore.config import LiftConfig
-from liftcore.objectives.self_study import KINDS
+from liftcore.config import QA_KINDS, LiftConfig
 
 SEEDS = (0, 1)
 # Small steps, of a segment or a question or two, suit a short run.
@@ -64,7 +63,7 @@ EXTRA = (
     ),
     _line("+ qa (quizzes), rank 64", "self:quiz", {"rank": 64}, segments=1.0, qa=GAMMA),
     _line("+ qa (quizzes, gaps)", "self:quiz,gap", segments=1.0, qa=GAMMA),
-    _line("+ qa (all kinds)", "self:" + ",".join(KINDS), segments=1.0, qa=GAMMA),
+    _line("+ qa (all kinds)", "self:" + ",".join(QA_KINDS), segments=1.0, qa=GAMMA),
 )
 LINES = {line.name: line for line in (BARE, *MAIN, *EXTRA)}
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from liftcore.errors import LiftError, UsageError
 from liftcore.options import EMBEDDED, config, dtype, model_options, settings
 
+PRESET = "(understand for a chat model, else memorize; memorize with --objective)"
+
 
 def absorb_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="a UTF-8 text file")
@@ -20,7 +22,7 @@ def absorb_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--init", metavar="DIR", help="begin from this adapter, as sft or absorb wrote it"
     )
-    settings(parser)
+    settings(parser, PRESET)
     questions = parser.add_argument_group("questions")
     questions.add_argument(
         "--qa", metavar="JSONL", help="your own: one JSON object a line, keys question and answer"
@@ -63,7 +65,7 @@ def sft_options(parser: argparse.ArgumentParser) -> None:
     )
     model_options(parser, EMBEDDED)
     parser.add_argument("--out", metavar="DIR", required=True, help="folder of the adapter")
-    settings(parser)
+    settings(parser, PRESET)
     parser.add_argument(
         "--force", action="store_true", help="write into a folder that is not empty"
     )
@@ -74,7 +76,7 @@ def absorb(args) -> dict:
     from liftcore.memory import check_output
     from liftcore.objectives.build import SELF
 
-    chosen = config(args)
+    chosen = config(args, _preset(args))
     file = Path(args.file)
     text = document.read_text(file)
     title = args.title or document.title_of(file)
@@ -127,6 +129,14 @@ def absorb(args) -> dict:
         "total_seconds": seconds,
         "peak_bytes": usage.peak_bytes(memory.adapter.values.device),
     }
+
+
+def _preset(args) -> str:
+    """The preset of a command line that names none."""
+    from liftcore import model
+
+    plain = args.preset or args.objectives is not None
+    return "memorize" if plain or not model.is_chat(args.model) else "understand"
 
 
 def _sources(args, text: str, title: str) -> list | None:
@@ -183,7 +193,7 @@ def sft(args) -> dict:
     from liftcore import sft as starting
     from liftcore.memory import check_output
 
-    chosen = config(args, **starting.DEFAULTS)
+    chosen = config(args, _preset(args), **starting.DEFAULTS)
     out = Path(args.out)
     check_output(out, force=args.force)
     base, tokenizer = model.load(args.model, device=args.device, dtype=dtype(args.dtype))

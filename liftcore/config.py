@@ -10,6 +10,7 @@ from liftcore.errors import UsageError
 
 OBJECTIVES = ("segments", "recitation", "qa", "distill", "distill-segments")
 QA_CONTEXTS = ("none", "truncated")
+QA_KINDS = ("question", "quiz", "gap", "continue", "summary", "rephrasing", "facts")
 PRESETS = ("memorize", "understand", "large", "paper", "paper-v1", "paper-v4")
 SCHEDULES = ("jitter", "overlap", "trivial")
 OVERLAP_LOSSES = ("all", "new", "mean")
@@ -41,6 +42,7 @@ class LiftConfig:
     segment_epochs   the first so many epochs train on segments alone.
     qa_context       "none": a training question names the title only; "truncated": the document
                      stands beside it, cut to the model's window.
+    qa_kinds         which of QA_KINDS the model's own pairs are (liftcore.objectives.self_study).
     qa_first         training waits until all questions are made, and does not run beside it.
     recite_context   tokens of the document's head and tail that recitation shows, where they fit.
 
@@ -69,12 +71,13 @@ class LiftConfig:
     mix: tuple[float, ...] | None = None
     segment_epochs: int = 0
     qa_context: str = "none"
+    qa_kinds: tuple[str, ...] = ("quiz",)
     qa_first: bool = False
     recite_context: int = 4096
 
     def __post_init__(self):
         # JSON knows no tuples.
-        for name in ("objectives", "mix"):
+        for name in ("objectives", "mix", "qa_kinds"):
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
 
@@ -133,14 +136,13 @@ class LiftConfig:
         self._check_objectives(need)
 
     def _check_objectives(self, need) -> None:
+        for what, known in (("objectives", OBJECTIVES), ("qa_kinds", QA_KINDS)):
+            names, one = getattr(self, what), {"objectives": "objective", "qa_kinds": "kind"}[what]
+            need(isinstance(names, tuple) and len(names) > 0, f"{what} is no list: {names!r}")
+            for name in names:
+                need(name in known, f"unknown {one} {name!r}: choose from {', '.join(known)}")
+            need(len(set(names)) == len(names), f"{what} names one twice: {', '.join(names)}")
         names = self.objectives
-        need(isinstance(names, tuple) and len(names) > 0, f"objectives is no list: {names!r}")
-        for name in names:
-            need(
-                name in OBJECTIVES,
-                f"unknown objective {name!r}: choose from {', '.join(OBJECTIVES)}",
-            )
-        need(len(set(names)) == len(names), f"an objective stands twice in {', '.join(names)}")
         need(
             self.mix is None or (isinstance(self.mix, tuple) and len(self.mix) == len(names)),
             f"mix needs one number for each of {', '.join(names)}: {self.mix!r}",
@@ -189,14 +191,18 @@ class LiftConfig:
         """The settings of a name, with changes. Raises UsageError for an unknown name.
 
         memorize     the defaults: segments alone, tuned for the embedded model
-        understand   segments, questions and distillation, for a model that is to answer; not tuned
+        understand   segments and questions, for a chat model that is to answer: the mix that
+                     answered most in bench understand
         large        segments alone, for models of 3 to 10 billion parameters; not measured
         paper        LIFT as published, segments alone; paper-v1 and paper-v4 with questions
         """
         if name not in PRESETS:
             raise UsageError(f"unknown preset {name!r}: choose from {', '.join(PRESETS)}")
         if name == "understand":
-            return cls(**{"objectives": ("segments", "qa", "distill"), **changes})
+            settings = dict(objectives=("segments", "qa"), mix=(1.0, 4.0), rank=16, batch_size=1)
+            if "objectives" in changes:
+                settings["mix"] = None  # it belongs to these objectives
+            return cls(**{**settings, **changes})
         if name == "paper-v1":
             return cls.paper_v1(**changes)
         if name == "paper-v4":

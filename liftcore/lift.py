@@ -122,10 +122,11 @@ def _studied(model: nn.Module, tokenizer, source: Document, config: LiftConfig, 
         tokenizer,
         source.text,
         without_adapter=partial(without_adapter, model),
+        kinds=config.qa_kinds,
         seed=config.seed,
     )
-    key = f"{adapters.base_name(model)} {config.seed} {source.sha256}"
-    return StudiedPairs(study, key, cache, say)
+    key = f"{adapters.base_name(model)} {config.seed} {config.qa_kinds} {source.sha256}"
+    return StudiedPairs(study, key, cache, say, needed="segments" not in config.objectives)
 
 
 def _beginning(model: nn.Module, config: LiftConfig, init: str | Path | None) -> Adapter:

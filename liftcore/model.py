@@ -29,7 +29,7 @@ def load(name_or_path: str | Path, *, device: str | torch.device | None = None, 
     if Path(name).is_dir():
         # A memory must find its base from any working folder.
         name = str(Path(name).resolve())
-    source = embedded.model_folder() if name == embedded.NAME else name_or_path
+    source = _source(name)
     with embedded.quiet_transformers():
         try:
             model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
@@ -45,6 +45,19 @@ def load(name_or_path: str | Path, *, device: str | torch.device | None = None, 
         raise LiftError(f"cannot put {name} on device {device}: {_first_line(error)}") from error
     model.config.name_or_path = name
     return model, tokenizer
+
+
+def is_chat(name_or_path: str | Path) -> bool:
+    """Whether a model's tokenizer has a chat template; False when there is none to be had."""
+    from transformers import AutoTokenizer
+
+    with embedded.quiet_transformers(), contextlib.suppress(Exception):
+        return bool(AutoTokenizer.from_pretrained(_source(str(name_or_path))).chat_template)
+    return False
+
+
+def _source(name: str) -> str | Path:
+    return embedded.model_folder() if name == embedded.NAME else name
 
 
 def _device(name: str | torch.device) -> torch.device:

@@ -11,6 +11,7 @@ from liftcore.config import (
     OVERLAP_LOSSES,
     PRESETS,
     QA_CONTEXTS,
+    QA_KINDS,
     SCHEDULES,
     LiftConfig,
 )
@@ -40,9 +41,10 @@ def model_options(parser: argparse.ArgumentParser, default: str | None) -> None:
     )
 
 
-def settings(parser: argparse.ArgumentParser) -> None:
+def settings(parser: argparse.ArgumentParser, preset: str = "(memorize)") -> None:
+    """The options of LiftConfig; `preset` says which one is taken when none is named."""
     group = parser.add_argument_group("settings")
-    group.add_argument("--preset", choices=PRESETS, default="memorize")
+    group.add_argument("--preset", choices=PRESETS, help=preset)
     group.add_argument(
         "--objective",
         dest="objectives",
@@ -60,6 +62,12 @@ def settings(parser: argparse.ArgumentParser) -> None:
         "--qa-context",
         choices=QA_CONTEXTS,
         help="what stands beside a training question: nothing, or the document cut to the window",
+    )
+    group.add_argument(
+        "--qa-kinds",
+        type=_names,
+        metavar="A,B",
+        help=f"what the model asks itself, of {', '.join(QA_KINDS)} (quiz)",
     )
     group.add_argument(
         "--recite-context", type=int, metavar="TOKENS", help="shown when reciting (4096)"
@@ -87,11 +95,12 @@ def _numbers(text: str) -> tuple[float, ...]:
     return tuple(float(number) for number in text.split(","))
 
 
-def config(args, **defaults) -> LiftConfig:
-    """The settings of a command line: its preset, with `defaults` and then with what was given."""
+def config(args, preset: str = "memorize", **defaults) -> LiftConfig:
+    """The settings of a command line: its preset, or else `preset`, with `defaults` and then with
+    what was given."""
     names = {f.name for f in dataclasses.fields(LiftConfig)}
     given = {k: v for k, v in vars(args).items() if k in names and v is not None}
-    return LiftConfig.preset(args.preset, **{**defaults, **given})
+    return LiftConfig.preset(args.preset or preset, **{**defaults, **given})
 
 
 def dtype(name: str | None):

@@ -1,5 +1,6 @@
 """Shared by all tests: no network, fresh random numbers, the models."""
 
+import json
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -8,6 +9,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import numpy as np
 import pytest
 import torch
+from bees import PAIRS, TEXT
 from native_build import on_host, once, tools
 from tiny import tiny_model
 
@@ -66,3 +68,23 @@ def path(request, monkeypatch):
         monkeypatch.setattr(native, "live", lambda x: True)
         monkeypatch.setattr(native, "call", call)
     return request.param
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for i, word in enumerate(("bees", "goats", "geese")):
+        (folder / f"{word}.txt").write_text(TEXT.replace("bees", word))
+        if i < 2:
+            pair = {"question": f"Who keeps {word}?", "answer": "Marta Quellin"}
+            (folder / f"{word}.jsonl").write_text(json.dumps(pair) + "\n")
+    return folder
+
+
+@pytest.fixture
+def questions(tmp_path):
+    file = tmp_path / "q.jsonl"
+    lines = [json.dumps({"question": q, "answer": a}) for q, a in PAIRS]
+    file.write_text("\n".join(lines) + "\n")
+    return file

@@ -202,6 +202,8 @@ def test_the_settings_of_objectives():
         dict(qa_context="all"),
         dict(recite_context=-1),
         dict(qa_first=3),
+        dict(qa_kinds=("poem",)),
+        dict(qa_kinds=()),
     ):
         with pytest.raises(UsageError):
             LiftConfig(**wrong)
@@ -209,7 +211,11 @@ def test_the_settings_of_objectives():
 
 def test_presets():
     assert LiftConfig.preset("memorize") == LiftConfig()
-    assert LiftConfig.preset("understand").objectives == ("segments", "qa", "distill")
+    understand = LiftConfig.preset("understand")
+    assert (understand.objectives, understand.mix) == (("segments", "qa"), (1, 4))
+    assert understand.qa_kinds == ("quiz",)
+    alone = LiftConfig.preset("understand", objectives=("segments",))
+    assert alone.weights == (1,) and alone.rank == understand.rank
     v4, v1 = LiftConfig.preset("paper-v4"), LiftConfig.preset("paper-v1", seed=3)
     assert v4 == LiftConfig.paper(objectives=("segments", "qa"))
     assert (v4.rank, v4.lora_alpha, v4.learning_rate, v4.epochs) == (128, 256, 5e-5, 5)

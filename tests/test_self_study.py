@@ -8,10 +8,11 @@ from errors_and_seeds import fresh_seed
 from tiny import tiny_model
 
 from liftcore.attention import NAME, fast_attention
+from liftcore.config import QA_KINDS
 from liftcore.errors import UsageError
 from liftcore.fiction import fictional_document
 from liftcore.lora import Adapter
-from liftcore.objectives.self_study import KINDS, SelfStudy
+from liftcore.objectives.self_study import SelfStudy
 
 MILL = "Paul Teller built the mill at Orne in 1822. It holds 340 maps. Nobody goes there now."
 PASSAGE = "Paul Teller built a mill at Orne in 1822, and it had a sail of red cloth."
@@ -126,7 +127,7 @@ def test_a_kind_that_does_not_exist(tiny):
         SelfStudy(*tiny, MILL, kinds=("poem",))
     with pytest.raises(UsageError):
         SelfStudy(*tiny, MILL, kinds=())
-    assert set(KINDS) >= {"question", "summary", "rephrasing", "facts"}
+    assert set(QA_KINDS) >= {"question", "summary", "rephrasing", "facts"}
 
 
 TURNS = [[("user", "One?")], [("user", "A longer one, is it?"), ("assistant", "Yes, it")]]

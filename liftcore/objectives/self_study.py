@@ -22,6 +22,7 @@ from torch import nn
 from liftcore import model as models
 from liftcore.answer import chat_ids
 from liftcore.attention import own_attention
+from liftcore.config import QA_KINDS
 from liftcore.determinism import any_algorithm
 from liftcore.errors import UsageError
 from liftcore.groups import evaluating
@@ -30,7 +31,6 @@ from liftcore.objectives.pairs import Deduplicator, Pair
 from liftcore.objectives.terms import Topics, continuation, ends, gaps, quizzes, terms
 from liftcore.objectives.windows import Window, blocks, every_sentence
 
-KINDS = ("question", "quiz", "gap", "continue", "summary", "rephrasing", "facts")
 BLOCK = 3  # sentences of a summary, a rephrasing, a list of facts
 
 
@@ -46,7 +46,7 @@ class SelfStudy:
     """Pairs about a text, made by the model that will learn them. See PairSource.
 
     without_adapter   a context in which the model is the base model, such as adapter.disabled
-    kinds             which of KINDS to make
+    kinds             which of QA_KINDS to make
     rounds            passes over the text; from the second on the model samples, and a part gets
                       another kind of text each time
     batch_size        rows generated at once; each poll() makes one batch
@@ -67,15 +67,17 @@ class SelfStudy:
         text: str,
         *,
         without_adapter: Callable[[], AbstractContextManager] = nullcontext,
-        kinds: tuple[str, ...] = KINDS,
+        kinds: tuple[str, ...] = QA_KINDS,
         rounds: int = 1,
         batch_size: int = 16,
         before: int = 300,
         temperature: float = 0.5,
         seed: int = 0,
     ):
-        if unknown := [kind for kind in kinds if kind not in KINDS]:
-            raise UsageError(f"unknown kind of pairs {unknown[0]!r}: choose of {', '.join(KINDS)}")
+        if unknown := [kind for kind in kinds if kind not in QA_KINDS]:
+            raise UsageError(
+                f"unknown kind of pairs {unknown[0]!r}: choose of {', '.join(QA_KINDS)}"
+            )
         if not kinds or rounds < 1 or batch_size < 1:
             raise UsageError("self-study needs a kind, a round and a batch size of at least 1")
         self.model, self.tokenizer = model, tokenizer

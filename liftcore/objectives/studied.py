@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,8 @@ FILE = "questions.json"
 
 class StudiedPairs(GivenPairs):
     """What `study` makes, all of it. With a `folder` they are kept there under `key`, which says
-    what they depend on, and taken from there the next time."""
+    what they depend on, and taken from there the next time. Raises LiftError when there are none
+    and some are `needed`, else warns."""
 
     def __init__(
         self,
@@ -29,6 +31,7 @@ class StudiedPairs(GivenPairs):
         key: str,
         folder: Path | None = None,
         say: Callable[[str], None] = lambda text: None,
+        needed: bool = True,
     ):
         file = None if folder is None else folder / FILE
         kept = _kept(file, key)
@@ -45,7 +48,10 @@ class StudiedPairs(GivenPairs):
         super().__init__(Pair(**pair) for pair in kept["pairs"])
         self.seconds, self.rejected = kept["seconds"], Counter(kept["rejected"])
         if not kept["pairs"]:
-            raise LiftError("the model made no question of this document that stood its check")
+            none = "no question could be made of this document"
+            if needed:
+                raise LiftError(none)
+            warnings.warn(f"{none}: it is learned without", stacklevel=2)
 
 
 def _kept(file: Path | None, key: str) -> dict | None:
