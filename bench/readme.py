@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import readme_measured
+from bench import readme_answers, readme_measured
 from bench.common import RESULTS
 
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -139,6 +139,9 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "recall-settings": _settings,
     "recall-findings": _findings,
     "scaling": _scaling,
+    "understand": lambda folder: _markdown(*readme_answers.understand(folder)),
+    "niah": lambda folder: _markdown(*readme_answers.niah(folder)),
+    "loogle": lambda folder: _markdown(*readme_answers.loogle(folder)),
 }
 
 
