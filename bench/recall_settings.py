@@ -117,9 +117,10 @@ def cases() -> Iterator[Case]:
     yield from _cross([0], rest, weighted)
     yield from _cross([0], two[1:], PEERS[:2])
     yield from _cross([1, 2], DOCUMENTS, weighted)
+    yield from _cross([0], rest[:2], PEERS[:2])
+    yield from _cross([0], two[:1], PEERS[2:])
     yield from _cross([0], rest, (*early, *FINAL[:-3]))
     yield from _cross([0], two, late)
-    yield from _cross([0], two[:1], PEERS[2:])
 
 
 def _cross(seeds, documents, settings) -> Iterator[Case]:
