@@ -204,3 +204,10 @@ def test_plot_only_draws_from_the_file(tmp_path, capsys, rng):
     assert "all tokens beat new ones" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="no rows"):
         recall.main(["--plot-only", "--device", "cpu", "--out", str(tmp_path / "empty")])
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_names_are_moved_apart_and_stay_within_the_axes(value):
+    recall_plot = pytest.importorskip("bench.recall_plot")
+    moved = recall_plot._apart([value] * 20, gap=0.04)
+    assert min(np.diff(sorted(moved))) > 0.0399 and 0 < min(moved) < max(moved) < 1
