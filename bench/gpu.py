@@ -23,21 +23,21 @@ from pathlib import Path
 
 import torch
 
-from bench.common import PACKAGES, RESULTS, results_name, slug, table, versions
+from bench.common import PACKAGES, RESULTS, results_name, table, versions
 
 ROOT = Path(__file__).resolve().parent.parent
+EMBEDDED = "the embedded model"
 
 
 @dataclass(frozen=True)
 class Part:
-    """One process: arguments of Python with {minutes} and {folder} filled in, a share of the time,
-    the modules that it needs, and the files under bench/results that are its own."""
+    """One process: arguments of Python with {minutes} filled in, a share of the time, and the
+    modules that it needs, or EMBEDDED."""
 
     name: str
     command: tuple[str, ...]
     share: float
     needs: tuple[str, ...] = ()
-    files: str = ""
 
 
 PARTS = (
@@ -46,7 +46,6 @@ PARTS = (
         "kernels",
         ("-m", "bench", "kernels", "--device", "cuda", "--minutes", "{minutes}"),
         0.3,
-        files="kernels-{slug}*",
     ),
     Part(
         "step",
@@ -65,14 +64,24 @@ PARTS = (
         ("-m", "bench", "recall", "--device", "cuda", "--minutes", "{minutes}", "--documents",
          "fiction-0", "fiction-1", "fiction-2", "--only", "schedule"),
         0.1,
-        ("transformers",),
+        ("transformers", EMBEDDED),
     ),
 )  # fmt: skip
 
 
-def run(part: Part, minutes: float, folder: Path, card: str) -> dict:
+def is_there(need: str) -> bool:
+    if need != EMBEDDED:
+        return importlib.util.find_spec(need) is not None
+    try:
+        from liftcore import embedded
+    except ImportError:  # something that liftcore needs itself
+        return False
+    return embedded.is_available()
+
+
+def run(part: Part, minutes: float, folder: Path) -> dict:
     """Runs one part for at most `minutes` and returns how it ended; its output goes into a log."""
-    missing = [name for name in part.needs if importlib.util.find_spec(name) is None]
+    missing = [need for need in part.needs if not is_there(need)]
     if missing:
         return {"part": part.name, "ran": False, "reason": f"{', '.join(missing)} not installed"}
     # A part that counts its own minutes needs some of them to start and to draw.
@@ -91,8 +100,6 @@ def run(part: Part, minutes: float, folder: Path, card: str) -> dict:
             code = None
             os.killpg(child.pid, signal.SIGKILL)
             child.wait()
-    for file in RESULTS.glob(part.files.format(slug=card)) if part.files else ():
-        file.replace(folder / file.name)
     last = next((t for t in reversed(log.read_text().splitlines()) if t.strip()), "")
     return {
         "part": part.name,
@@ -136,7 +143,7 @@ def main(argv: list[str]) -> int:
         if left < 0.3:
             result = {"part": part.name, "ran": False, "reason": "the time is over"}
         else:
-            result = run(part, left * part.share / shares, folder, slug(device))
+            result = run(part, left * part.share / shares, folder)
         results.append(result)
         print(f"{part.name}: {said(result)}", file=sys.stderr, flush=True)
         about = {"command": " ".join(["python -m bench gpu", *argv]), "versions": here}

@@ -7,8 +7,9 @@
 Each variant is first checked at each T against fp32 truth: its error may be twice that of plain
 PyTorch in the same dtype; the loss of a peer that returns it in 16 bits may differ by 3 %. One
 that fails is timed but never compared, and neither is one without a bound, where plain PyTorch
-could not run. "base products" are the frozen products alone, the floor. Rows go to bench/results/
-as they are measured, options other than the defaults into the name of the file.
+could not run. "base products" are the frozen products alone, the floor. Rows go to
+bench/results/DEVICE/ as they are measured, options that change what is measured into the name of
+the file.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ import dataclasses
 import re
 import sys
 import time
+from pathlib import Path
 
 import torch
 
 from bench import head_variants, lora_variants
-from bench.common import RESULTS, Rows, Timer, device_name, peak_mib, slug, table
+from bench.common import RESULTS, Rows, Timer, device_name, peak_mib, results_name, table
 from bench.kernel_check import DeadDevice, check, reason_of
 
 
@@ -204,6 +206,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seconds", type=float, default=0.15, help="for each variant and shape")
     parser.add_argument("--minutes", type=float, default=9.0, help="no new shape after this long")
+    parser.add_argument("--out", type=Path, help="folder of the rows (bench/results/DEVICE)")
     parser.add_argument("--compile-only", action="store_true")
     args = parser.parse_args(argv)
     if args.compile_only:
@@ -219,7 +222,7 @@ def main(argv: list[str]) -> int:
     print(f"{name}, {args.dtype}, rank {args.rank}")
     if not gpu:
         print("no GPU: small shapes on the CPU; these are CPU figures and say nothing of a GPU")
-    stem = RESULTS / "-".join(["kernels", slug(device), *names])
+    stem = (args.out or RESULTS / results_name(device)) / "-".join(["kernels", *names])
     rows = Rows(stem.with_name(stem.name + ".csv"), device, COLUMNS)
     results, late, dead = [], [], None
     deadline = time.monotonic() + 60 * args.minutes
@@ -265,7 +268,8 @@ def main(argv: list[str]) -> int:
 
 
 def changed(args, parser) -> list[str]:
-    """The options that are not the defaults, for the name of the results."""
-    usual = vars(parser.parse_args([]))
-    given = {k: v for k, v in vars(args).items() if k != "device" and v != usual[k]}
+    """The options that are not the defaults, for the name of the results: but where, and when to
+    stop."""
+    usual, silent = vars(parser.parse_args([])), ("device", "out", "minutes")
+    given = {k: v for k, v in vars(args).items() if k not in silent and v != usual[k]}
     return [re.sub(r"[^a-z0-9.]+", "-", f"{k}-{v}".lower()).strip("-") for k, v in given.items()]

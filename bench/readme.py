@@ -59,7 +59,7 @@ def _measured(folder: Path) -> str:
 
 
 def _settings(folder: Path) -> str:
-    """Time to 90 % recall by setting."""
+    """Time to 90 % recall by setting, and what was learnt and forgotten at the end of the runs."""
     found = _read(folder / "recall.json")
     rows = []
     for s in found["settings"]:
@@ -72,18 +72,22 @@ def _settings(folder: Path) -> str:
                 f"{s['tokens_per_second']:.0f}",
                 f"{s['seconds_to_90']:.0f} s" if reached else "-",
                 f"{s['reached']} of {s['runs']}",
+                f"{s['recall_last']:.2f}",
+                "-" if s["facts"] is None else f"{s['facts']:.0%}".replace("%", " %"),
+                f"{s['text_loss']:+.2f}",
                 f"{s['chat_loss']:+.2f}",
             ]
         )
-    head = ["setting", "runs", "passes to 90 % recall", "tokens/s", "training", "reached",
-            "chat loss"]  # fmt: skip
+    head = ["setting", "n", "passes to 90 % recall", "tokens/s", "training", "reached",
+            "recall at the end", "facts after", "text loss", "chat loss"]  # fmt: skip
     return _markdown(head, rows)
 
 
 def _findings(folder: Path) -> str:
     """The comparisons of the schedules after equal token-passes."""
     rows = [
-        [name, str(f["passes"]), f"{f['difference']:+.2f} ({f['low']:+.2f} to {f['high']:+.2f})",
+        [name, f"{f['passes']} scored" if f.get("scored") else str(f["passes"]),
+         f"{f['difference']:+.2f} ({f['low']:+.2f} to {f['high']:+.2f})",
          f"{f['better']} of {f['pairs']}", f["verdict"]]
         for name, part in _read(folder / "recall.json")["findings"].items()
         for f in part

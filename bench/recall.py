@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from bench import recall_analysis as analysis
-from bench import recall_documents, recall_run, recall_timing
+from bench import recall_compare, recall_documents, recall_run, recall_timing
 from bench import sweep as sweeps
 from bench.common import RESULTS, results_name, table
 from bench.json_lines import read_lines
@@ -66,6 +66,10 @@ def report(folder: Path) -> dict:
     timing = _timing(folder)
     rates = {n: t["tokens_per_second"] for n, t in timing.get("settings", {}).items()}
     settings = analysis.summary(rows, rates)
+    groups = analysis.by_setting(rows)
+    for s in settings:
+        shares = [recall_compare.scored_share(r) for r in groups[s["setting"]]]
+        s["scored_a_pass"] = round(sum(shares) / len(shares), 4)
     result = {
         "command": "python -m bench recall",
         "rows": len(rows),
@@ -76,8 +80,8 @@ def report(folder: Path) -> dict:
         "timed_on": timing.get("device", "the sweep itself: CPU time of one thread"),
         "settings": settings,
         "pareto": analysis.front(settings),
-        "findings": analysis.findings(rows),
-        "official": analysis.against(settings, "official"),
+        "findings": recall_compare.findings(rows),
+        "official": recall_compare.against(rows, settings, "official"),
     }
     (folder / "recall.json").write_text(json.dumps(result, indent=1) + "\n")
     print(_settings_table(settings, result["pareto"]))
@@ -100,7 +104,7 @@ def _timing(folder: Path) -> dict:
 
 def _settings_table(settings: list[dict], front: list[str]) -> str:
     head = ["setting", "runs", "90 % after", "95 % band", "tokens/s", "seconds", "reached",
-            "facts", "chat loss", "text loss"]  # fmt: skip
+            "recall at end", "facts", "text loss", "chat loss"]  # fmt: skip
     lines = [head]
     for s in settings:
         found = s["passes_to_90"] is not None
@@ -111,13 +115,14 @@ def _settings_table(settings: list[dict], front: list[str]) -> str:
                 ("* " if s["setting"] in front else "  ") + s["setting"],
                 str(s["runs"]),
                 f"{s['passes_to_90']:.1f}" if found else "never",
-                f"{low} to {high}",
+                f"{low} to {high}" if s["runs"] >= analysis.FEW_RUNS else "-",
                 f"{s['tokens_per_second']:.0f}",
                 f"{s['seconds_to_90']:.1f}" if found else "-",
                 f"{s['reached']}/{s['runs']}",
+                f"{s['recall_last']:.2f}",
                 "-" if s["facts"] is None else f"{s['facts']:.0%}",
-                f"{s['chat_loss']:+.2f}",
                 f"{s['text_loss']:+.2f}",
+                f"{s['chat_loss']:+.2f}",
             ]
         )
     return (
@@ -133,7 +138,7 @@ def _findings_table(findings: dict) -> str:
             lines.append(
                 [
                     name if not i else "",
-                    str(f["passes"]),
+                    f"{f['passes']} scored" if f["scored"] else str(f["passes"]),
                     f"{f['difference']:+.3f}",
                     f"{f['low']:+.3f} to {f['high']:+.3f}",
                     f"{f['better']} of {f['pairs']}",

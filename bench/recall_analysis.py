@@ -1,4 +1,4 @@
-"""From the rows of the recall benchmark to curves, times to 90 % recall, and what they say."""
+"""From the rows of the recall benchmark to curves, times to 90 % recall, and their price."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ TARGET = 0.9
 RESAMPLES = 2000
 GRID = np.arange(0.0, 12.01, 0.25)  # passes over the document
 BASE = "jitter/all"
-AT = (5, 7, 9)
-ENOUGH_DOCUMENTS = 3
+FEW_RUNS = 3  # with fewer runs a bootstrap band would be mere pretence
 
 
 def by_setting(rows: list[dict]) -> dict[str, list[dict]]:
@@ -87,27 +86,6 @@ def paired(rows: list[dict], others: list[dict]) -> tuple[list[dict], list[dict]
     return both, [there[r["document"], r["seed"]] for r in both]
 
 
-def compare(rows: list[dict], others: list[dict], at: float) -> dict | None:
-    """How much more `rows` recall than `others` after `at` passes, run by run."""
-    a, b = paired(rows, others)
-    if not a:
-        return None
-    grid = np.array([float(at)])
-    pairs = zip(a, b, strict=True)
-    difference = np.array([recall_at(x, grid)[0] - recall_at(y, grid)[0] for x, y in pairs])
-    mean, low, high = bootstrap(a, difference)
-    return {
-        "passes": at,
-        "pairs": len(a),
-        "documents": len({r["document"] for r in a}),
-        "difference": round(float(mean), 4),
-        "low": round(float(low), 4),
-        "high": round(float(high), 4),
-        "better": int((difference > 0).sum()),
-        "worse": int((difference < 0).sum()),
-    }
-
-
 def summary(rows: list[dict], rates: dict[str, float]) -> list[dict]:
     """One line a setting, the soonest first; `rates` are tokens/s measured alone.
 
@@ -164,60 +142,6 @@ def front(settings: list[dict]) -> list[str]:
             for o in ready
         )
     ]
-
-
-def against(settings: list[dict], line: str) -> list[dict]:
-    """Seconds to 90 % recall of the settings of a line over those of liftcore: of its base
-    setting, and of the soonest one that most runs reach 90 % with."""
-    ours = [s for s in settings if s["line"] != line and s["seconds_to_90"] is not None]
-    ours = [s for s in ours if s["setting"] == BASE] + ours[:1]
-    found = []
-    for s in [s for s in settings if s["line"] == line]:
-        reached = s["seconds_to_90"] is not None
-        # What was never reached took longer than the run was.
-        seconds = s["seconds_to_90"] or s["passes_last"] * s["seconds_a_pass"]
-        for base in {o["setting"]: o for o in ours}.values():
-            ratio = seconds / base["seconds_to_90"]
-            found.append(
-                {
-                    "setting": s["setting"],
-                    "base": base["setting"],
-                    "ratio": round(ratio, 2),
-                    "reached": reached,
-                    "text": f"{s['setting']}: {'' if reached else 'more than '}{ratio:.1f} times "
-                    f"the seconds of {base['setting']} to {TARGET:.0%} recall "
-                    f"({s['runs']} and {base['runs']} runs)",
-                }
-            )
-    return found
-
-
-def findings(rows: list[dict]) -> dict:
-    """Whether overlap helps through short left contexts, and whether jitter gives them for less.
-
-    Each finding compares two settings after the same number of token-passes, three times. A
-    comparison is confirmed when its whole 95 % band lies on the side that was expected, refuted
-    when it lies on the other, and open otherwise or with fewer than three documents.
-    """
-    groups = by_setting(rows)
-    parts = {}
-    for name, (better, worse) in {
-        "jitter beats overlap": (BASE, "overlap/all"),
-        "jitter beats fixed cuts": (BASE, "trivial/all"),
-        "overlap beats fixed cuts": ("overlap/all", "trivial/all"),
-        "all tokens beat new ones": ("overlap/all", "overlap/new"),
-        "equal weights change overlap": ("overlap/all", "overlap/mean"),
-    }.items():
-        if better in groups and worse in groups:
-            found = [compare(groups[better], groups[worse], at) for at in AT]
-            parts[name] = [{**f, "verdict": _verdict(f)} for f in found if f]
-    return parts
-
-
-def _verdict(found: dict) -> str:
-    if found["documents"] < ENOUGH_DOCUMENTS:
-        return "open"
-    return "confirmed" if found["low"] > 0 else "refuted" if found["high"] < 0 else "open"
 
 
 def _cpu_rate(rows: list[dict]) -> float:

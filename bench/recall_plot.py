@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 
 import matplotlib
@@ -10,6 +9,7 @@ import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from bench import recall_analysis as analysis
@@ -23,11 +23,23 @@ LINE_COLOURS = {
     "schedule": "#1a73e8", "rate": "#d93025", "batch": "#188038", "segment": "#e8710a",
     "rank": "#8430ce", "cosine": "#00838f", "official": "#202124",
 }  # fmt: skip
+GREY = "#5f6368"
 
 
 def plot(rows: list[dict], settings: list[dict], path: Path) -> Path:
+    figure = draw(rows, settings)
+    figure.savefig(path, dpi=140)
+    plt.close(figure)
+    return path
+
+
+def draw(rows: list[dict], settings: list[dict]) -> Figure:
+    """Recall against passes and against seconds, time to 90 % recall, and what was forgotten."""
     groups = analysis.by_setting(rows)
-    figure, axes = plt.subplots(2, 2, figsize=(12.5, 9), layout="constrained")
+    lower = max(4.5, 0.26 * len(settings))
+    figure, axes = plt.subplots(
+        2, 2, figsize=(13.5, 6.2 + lower), layout="constrained", height_ratios=(5, lower)
+    )
     _against_passes(axes[0, 0], groups, settings)
     _against_seconds(axes[0, 1], groups, settings)
     _soonest(axes[1, 0], settings)
@@ -40,13 +52,12 @@ def plot(rows: list[dict], settings: list[dict], path: Path) -> Path:
     figure.suptitle(
         f"Recall of {len(documents)} documents of {min(r['tokens'] for r in rows)} to "
         f"{max(r['tokens'] for r in rows)} tokens, SmolLM2-135M, {first['device']}\n"
-        f"bands: 95 %, bootstrap over documents and seeds; recall: {first['probes']} greedy "
-        "completions of 32 tokens a point",
+        "bands: 95 %, bootstrap over documents and seeds, none with fewer than "
+        f"{analysis.FEW_RUNS} runs; recall: {first['probes']} greedy completions of 32 tokens "
+        "a point",
         fontsize=11,
     )
-    figure.savefig(path, dpi=140)
-    plt.close(figure)
-    return path
+    return figure
 
 
 def _of_line(settings, *lines):
@@ -58,8 +69,7 @@ def _against_passes(axis, groups, settings):
         _of_line(settings, "schedule"), key=lambda s: list(COLOURS).index(s["setting"])
     ):
         x, mean, low, high = analysis.curve(groups[s["setting"]])
-        label = f"{s['setting']} ({s['runs']} runs)"
-        _band(axis, x, mean, low, high, COLOURS[s["setting"]], label)
+        _band(axis, x, mean, low, high, s)
     axis.set(xlabel="token-passes / tokens of the document", title="Schedule and overlap loss")
     _recall_axis(axis)
 
@@ -75,8 +85,7 @@ def _against_seconds(axis, groups, settings):
             x = grid
         else:
             x, mean, low, high = analysis.curve(rows)
-        label = f"{s['setting']} ({s['runs']} runs)"
-        _band(axis, x * seconds, mean, low, high, COLOURS.get(s["setting"]), label)
+        _band(axis, x * seconds, mean, low, high, s)
     axis.set(xscale="log", xlim=(2, None), xlabel="seconds of training")
     axis.set_title("The same, and the official recipe, in seconds")
     _plain_numbers(axis)
@@ -84,49 +93,66 @@ def _against_seconds(axis, groups, settings):
 
 
 def _soonest(axis, settings):
-    ready = [s for s in settings if s["seconds_to_90"] is not None][::-1]
-    for y, s in enumerate(ready):
-        per_pass = s["seconds_to_90"] / s["passes_to_90"]
-        middle, low = s["seconds_to_90"], s["passes_low"] * per_pass
-        # A band without an end: some runs never got there.
-        open_end = s["passes_high"] is None
-        high = 1.5 * middle if open_end else s["passes_high"] * per_pass
-        colour = LINE_COLOURS[s["line"]]
-        axis.plot([low, high], [y, y], color=colour, linewidth=2, alpha=0.5)
-        axis.plot(middle, y, "o", color=colour)
-        if open_end:
-            axis.plot(high, y, ">", color=colour, alpha=0.5)
-        share = "" if s["reached"] == s["runs"] else f"  ({s['reached']} of {s['runs']} runs)"
+    never = [s for s in settings if s["seconds_to_90"] is None]
+    ready = [s for s in settings if s["seconds_to_90"] is not None]
+    shown = [*ready, *never][::-1]
+    for y, s in enumerate(shown):
+        if s["seconds_to_90"] is None:
+            some = f"{s['reached']} of {s['runs']} runs" if s["reached"] else "never"
+            few = "" if s["reached"] else _counted(s)
+            text = f"{some} in {s['passes_last']:.0f} passes{few}"
+            # At the right edge, past every time that was measured.
+            axis.text(0.99, y, text, transform=axis.get_yaxis_transform(), fontsize=8,
+                      color=GREY, ha="right", va="center")  # fmt: skip
+            continue
+        end = _bar(axis, y, s)
         axis.annotate(
-            f"{middle:.0f} s{share}", (high, y), (6, 0), textcoords="offset points", fontsize=8,
-            va="center",
+            f"{s['seconds_to_90']:.0f} s{_counted(s)}", (end, y), (6, 0),
+            textcoords="offset points", fontsize=8, va="center",
         )  # fmt: skip
-    axis.set_yticks(range(len(ready)), [s["setting"] for s in ready], fontsize=8)
-    axis.set(xscale="log", xlabel="seconds of training to 90 % recall (median, 95 % band)")
+    axis.set_yticks(range(len(shown)), [s["setting"] for s in shown], fontsize=8)
+    axis.set(xscale="log", ylim=(-0.7, len(shown) - 0.3))
+    axis.set(xlabel="seconds of training to 90 % recall (median, 95 % band)")
     _plain_numbers(axis)
     axis.set_title("Time to 90 % recall: one thing changed at a time")
-    axis.margins(x=0.2)
+    _widen(axis, 0.05, 0.3)
+
+
+def _bar(axis, y, s) -> float:
+    """The dot of a setting and, with enough runs, its band; where the band ends."""
+    middle, per_pass = s["seconds_to_90"], s["seconds_to_90"] / s["passes_to_90"]
+    colour = LINE_COLOURS[s["line"]]
+    axis.plot(middle, y, "o", color=colour)
+    if s["runs"] < analysis.FEW_RUNS:
+        return middle
+    # A band without an end: some runs never got there.
+    open_end = s["passes_high"] is None
+    high = 1.5 * middle if open_end else s["passes_high"] * per_pass
+    axis.plot([s["passes_low"] * per_pass, high], [y, y], color=colour, linewidth=2, alpha=0.5)
+    if open_end:
+        axis.plot(high, y, ">", color=colour, alpha=0.5)
+    return high
+
+
+def _counted(s) -> str:
+    """How many runs are behind a dot, where they are few or did not all arrive."""
+    if 0 < s["reached"] < s["runs"]:
+        return f"  ({s['reached']} of {s['runs']} runs)"
+    return f", n = {s['runs']}" if s["runs"] < analysis.FEW_RUNS else ""
 
 
 def _price(axis, settings):
     front = set(analysis.front(settings))
     ready = [s for s in settings if s["seconds_to_90"] is not None]
-    heights = _apart([s["chat_loss"] for s in ready])
-    for s, height in zip(ready, heights, strict=True):
-        on = s["setting"] in front
+    for s in ready:
         axis.plot(
-            s["seconds_to_90"], s["chat_loss"], "o",
-            color=LINE_COLOURS[s["line"]], fillstyle="full" if on else "none",
-        )  # fmt: skip
-        axis.annotate(
-            s["setting"], (s["seconds_to_90"], s["chat_loss"]),
-            (1.08 * s["seconds_to_90"], height), va="center",
-            fontsize=8, weight="bold" if on else "normal",
+            s["seconds_to_90"], s["chat_loss"], "o", color=LINE_COLOURS[s["line"]],
+            fillstyle="full" if s["setting"] in front else "none", zorder=3,
         )  # fmt: skip
     steps = sorted((s for s in ready if s["setting"] in front), key=lambda s: s["seconds_to_90"])
     axis.step(
         [s["seconds_to_90"] for s in steps], [s["chat_loss"] for s in steps],
-        where="post", color="#5f6368", linewidth=1, linestyle="--",
+        where="post", color=GREY, linewidth=1, linestyle="--",
     )  # fmt: skip
     axis.set(
         xscale="log",
@@ -135,27 +161,62 @@ def _price(axis, settings):
         title="What was forgotten (filled: on the Pareto front)",
     )
     _plain_numbers(axis)
-    axis.margins(x=0.2)
+    _widen(axis, 0.05, 1.0)
+    _name(axis, ready, front)
 
 
-def _apart(values: list[float], share: float = 0.035) -> list[float]:
-    """The values moved up as little as keeps them a share of their range apart."""
-    gap, moved = share * (max(values) - min(values)), list(values)
-    order = sorted(range(len(values)), key=lambda i: values[i])
-    for before, i in pairwise(order):
-        moved[i] = max(moved[i], moved[before] + gap)
+def _name(axis, ready, front):
+    """The settings' names in a column beside the dots, each with a thin line to its own."""
+    low, high = axis.get_ylim()
+    heights = _apart([(s["chat_loss"] - low) / (high - low) for s in ready])
+    for s, height in zip(ready, heights, strict=True):
+        few = f" (n = {s['runs']})" if s["runs"] < analysis.FEW_RUNS else ""
+        axis.annotate(
+            s["setting"] + few, (s["seconds_to_90"], s["chat_loss"]), (0.58, height),
+            textcoords="axes fraction", va="center", fontsize=8,
+            weight="bold" if s["setting"] in front else "normal",
+            arrowprops=dict(arrowstyle="-", color=LINE_COLOURS[s["line"]], alpha=0.35, lw=0.8,
+                            relpos=(0, 0.5), shrinkA=1, shrinkB=4),
+        )  # fmt: skip
+
+
+def _apart(values: list[float], gap: float = 0.042) -> list[float]:
+    """The values, shares of an axis, moved apart by at least the gap and kept within 0 and 1."""
+    order, moved = sorted(range(len(values)), key=lambda i: values[i]), list(values)
+    gap = min(gap, 1 / max(1, len(values)))
+    for place, i in enumerate(order):
+        least = moved[order[place - 1]] + gap if place else gap / 2
+        moved[i] = max(moved[i], least)
+    most = 1 - gap / 2
+    for i in reversed(order):
+        moved[i] = min(moved[i], most)
+        most = moved[i] - gap
     return moved
 
 
-def _band(axis, x, mean, low, high, colour, label):
-    axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-    axis.plot(x, mean, color=colour, label=label)
+def _widen(axis, left: float, right: float) -> None:
+    """Room beside the data of a logarithmic axis, as shares of its width."""
+    shown = axis.dataLim.intervalx
+    if not np.isfinite(shown).all():
+        return
+    width = max(0.1, np.log(shown[1] / shown[0]))
+    axis.set_xlim(shown[0] * np.exp(-left * width), shown[1] * np.exp(right * width))
+
+
+def _band(axis, x, mean, low, high, setting):
+    name, runs = setting["setting"], setting["runs"]
+    colour = COLOURS.get(name)
+    if runs >= analysis.FEW_RUNS:
+        axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    axis.plot(x, mean, color=colour, label=f"{name} (n = {runs})")
 
 
 def _recall_axis(axis):
     axis.axhline(analysis.TARGET, color="black", linewidth=0.8, linestyle=":")
     axis.set(ylabel="greedy recall", ylim=(0, 1.02))
-    axis.legend(fontsize=8, loc="lower right")
+    # Below the axes, where no data can lie.
+    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3,
+                frameon=False)  # fmt: skip
 
 
 def _plain_numbers(axis):

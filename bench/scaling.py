@@ -132,6 +132,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--plot-only", action="store_true", help="redraw from the CSV")
     parser.add_argument("--point", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
+    asked = args.model
     args.model = args.model or MODEL[args.device.type]
     args.lengths = sorted(args.lengths or LENGTHS[args.device.type])
     if args.point:
@@ -152,7 +153,7 @@ def main(argv: list[str]) -> int:
         known = {(r["way"], r["tokens"]): r for r in before if r["model"] == args.model}
         climb(args, rows, known, 60 * args.minutes)
         rows.file.close()
-    scaling_report.report(read_rows(file), folder)
+    scaling_report.report(read_rows(file), folder, asked if args.plot_only else args.model)
     return 0
 
 

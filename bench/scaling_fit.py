@@ -16,6 +16,10 @@ class Fit:
     coefficients: tuple[float, ...]
     r2: float
 
+    @property
+    def degree(self) -> int:
+        return len(self.coefficients) - 1
+
     def __call__(self, n):
         return sum(c * np.asarray(n, dtype=float) ** i for i, c in enumerate(self.coefficients))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from liftcore.config import SCHEDULES, LiftConfig
 
 QUESTIONS = (0, 1, 10, 100)  # 0: the first token of the first answer
 EPOCHS = (1, LiftConfig().epochs)
+FORMS = ("constant: the median", "straight line", "parabola")
 
 
 @dataclass
@@ -45,12 +47,15 @@ def lines_of(rows: list[dict]) -> dict[str, Line]:
         if len(ran) <= degree:
             continue
         line.first = fit(line.lengths, [r["first_seconds"] for r in ran], degree)
-        line.memory = fit(line.lengths, [r["peak_bytes"] for r in ran], 1)
         if line.is_lift:
+            # A step's memory does not know the document's length: what differs is noise.
+            line.memory = constant(_median(ran, "peak_bytes"))
             # Nothing of the document is in the prompt: the length cannot matter.
             line.question = constant(_median(ran, "question_seconds"))
             line.token = constant(_median(ran, "token_seconds"))
-        elif way == "icl":
+        else:
+            line.memory = fit(line.lengths, [r["peak_bytes"] for r in ran], 1)
+        if way == "icl":
             line.question = fit(line.lengths, [r["question_seconds"] for r in ran], 1)
             line.token = fit(line.lengths, [r["token_seconds"] for r in ran], 1)
     return found
@@ -85,10 +90,15 @@ def crossings(lines: dict[str, Line]) -> list[dict]:
     return found
 
 
-def report(rows: list[dict], folder: Path) -> dict:
-    """Prints the table, writes scaling.json and scaling.png. Raises SystemExit without rows."""
+def report(rows: list[dict], folder: Path, model: str | None = None) -> dict:
+    """Prints the table, writes scaling.json and scaling.png, of one model: that of the last row
+    where none is named. Raises SystemExit without rows."""
+    model = model or (rows[-1]["model"] if rows else None)
+    rows = [r for r in rows if r["model"] == model]
     if not rows:
-        raise SystemExit(f"no rows in {folder / 'scaling.csv'}: run python -m bench scaling first")
+        of = f" of {model}" if model else ""
+        file = folder / "scaling.csv"
+        raise SystemExit(f"no rows{of} in {file}: run python -m bench scaling first")
     lines = lines_of(rows)
     found = crossings(lines)
     result = {
@@ -118,7 +128,9 @@ def _described(line: Line) -> dict:
     for name in ("first", "question", "token", "memory"):
         fitted = getattr(line, name)
         if fitted is not None:
-            about[name] = {"coefficients": fitted.coefficients, "r2": round(fitted.r2, 6)}
+            about[name] = {"form": FORMS[fitted.degree], "coefficients": fitted.coefficients}
+            if fitted.degree:
+                about[name]["r2"] = round(fitted.r2, 6)
     if line.rows:
         peaks = [r["peak_bytes"] for r in line.rows]
         about["peak_bytes"] = {"shortest": peaks[0], "longest": peaks[-1], "most": max(peaks)}
@@ -150,16 +162,17 @@ def _table(lines: dict[str, Line], found: list[dict]) -> str:
         )
     return (
         table(out)
-        + "\nright: the tokens beyond which one epoch of LIFT is cheaper than ICL (icl: flash "
-        "attention,\nlast-token logits, KV cache); Q questions with answers of 32 tokens each"
+        + f"\nright: the tokens beyond which {' / '.join(map(str, EPOCHS))} epochs of LIFT are "
+        "cheaper than ICL (icl: flash\nattention, last-token logits, KV cache); Q questions with "
+        "answers of 32 tokens each"
     )
 
 
 def _crossing_text(way: str, questions: int, found: list[dict]) -> str:
-    for c in found:
-        if (c["schedule"], c["epochs"], c["questions"]) == (way, 1, questions):
-            return "never" if c["tokens"] is None else f"{c['tokens']:,}"
-    return "-"
+    """The crossings at one epoch and at the default number of them."""
+    at = {c["epochs"]: c["tokens"] for c in found
+          if (c["schedule"], c["questions"]) == (way, questions)}  # fmt: skip
+    return " / ".join("never" if n is None else f"{n:,}" for n in at.values()) or "-"
 
 
 def _tokens(row: dict) -> int:
@@ -167,5 +180,4 @@ def _tokens(row: dict) -> int:
 
 
 def _median(rows: list[dict], name: str) -> float:
-    values = sorted(r[name] for r in rows)
-    return values[len(values) // 2]
+    return statistics.median(r[name] for r in rows)

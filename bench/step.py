@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from bench import floor, shapes, stages
-from bench.common import RESULTS, Rows, device_name, slug, table, versions
+from bench.common import RESULTS, Rows, device_name, results_name, table, versions
 from bench.step_measure import Case, disagreement, loss_difference, measure, reason
 from bench.step_variants import VARIANTS, label
 from liftcore import model as models
@@ -164,7 +164,7 @@ def run(benchmark: str, text: str, argv: list[str], names: list[str], own: str) 
         print(json.dumps({"peak_bytes": usage.peak_bytes(device)}))
         return 0
     names = [n for n in names if args.fast or not n.endswith("-fast")]
-    folder = args.out or RESULTS / slug(device)
+    folder = args.out or RESULTS / results_name(device)
     rows = Rows(folder / f"{benchmark}.csv", device, COLUMNS, args.append)
     print(f"python -m bench {benchmark} {' '.join(argv)}".rstrip() + f"\n{device_name(device)}")
     print(" ".join(f"{k}={v}" for k, v in versions().items()))

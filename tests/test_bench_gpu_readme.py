@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bench import gpu, readme, readme_measured
+from liftcore import embedded
 
 
 def test_without_a_gpu_every_part_is_named_as_skipped(capsys, monkeypatch):
@@ -31,10 +32,10 @@ def test_results_are_kept_as_they_come_and_failures_are_told(card, monkeypatch, 
         gpu.Part("good", ("-c", "print('fine')"), 0.4),
         gpu.Part("bad", ("-c", "raise SystemExit('no room')"), 0.4),
         gpu.Part("absent", ("-c", ""), 0.1, ("no_such_module",)),
-        gpu.Part("writes", ("-c", "import os; open(os.environ['MADE'], 'w')"), 0.1, (), "made-*"),
+        gpu.Part("writes", ("-c", "import os; open(os.environ['MADE'], 'w')"), 0.1),
     )
     monkeypatch.setattr(gpu, "PARTS", parts)
-    monkeypatch.setenv("MADE", str(card.parent / "made-1.csv"))
+    monkeypatch.setenv("MADE", str(card / "made-1.csv"))
     assert gpu.main(["--minutes", "5"]) == 1
     found = json.loads((card / "gpu.json").read_text())["parts"]
     assert [p["ran"] for p in found] == [True, True, False, True]
@@ -43,11 +44,22 @@ def test_results_are_kept_as_they_come_and_failures_are_told(card, monkeypatch, 
     assert "failed: no room" in out and "no_such_module not installed" in out
 
 
+def test_recall_needs_the_embedded_model(tmp_path, monkeypatch):
+    (recall,) = [p for p in gpu.PARTS if p.name == "recall"]
+    monkeypatch.setenv("LIFTCORE_CACHE", str(tmp_path))
+    monkeypatch.setattr(embedded, "GGUF", "no such file")
+    result = gpu.run(recall, 0.01, tmp_path)
+    assert not result["ran"] and gpu.EMBEDDED in result["reason"]
+    (tmp_path / embedded.NAME).mkdir()
+    (tmp_path / embedded.NAME / "config.json").touch()
+    assert gpu.is_there(gpu.EMBEDDED) and gpu.is_there("json") and not gpu.is_there("no_such_one")
+
+
 def test_a_part_that_hangs_is_cut_off_with_what_it_started(tmp_path):
     child = (
         "import subprocess as s; p = s.Popen(['sleep', '60']); print(p.pid, flush=True); p.wait()"
     )
-    result = gpu.run(gpu.Part("hangs", ("-c", child), 1.0), 0.05, tmp_path, "test-card")
+    result = gpu.run(gpu.Part("hangs", ("-c", child), 1.0), 0.05, tmp_path)
     assert result["code"] is None and result["seconds"] < 30 and "cut off" in gpu.said(result)
     state = Path(f"/proc/{(tmp_path / 'hangs.log').read_text().strip()}/stat")
     # Gone, or dead and not yet collected.

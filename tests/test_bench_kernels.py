@@ -12,12 +12,12 @@ from bench import common, head_variants, kernel_check, kernels, lora_variants
 def toy(monkeypatch, tmp_path):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(kernels, "MODELS", {"smollm2-135m": kernels.Model(48, 16, 80, 97)})
-    monkeypatch.setattr(kernels, "RESULTS", tmp_path)
     return tmp_path
 
 
 def run(folder, *options):
-    code = kernels.main(["--device", "cpu", "--tokens", "16", "--seconds", "0", *options])
+    where = ["--out", str(folder)]
+    code = kernels.main(["--device", "cpu", "--tokens", "16", "--seconds", "0", *where, *options])
     with next(folder.glob("*.csv")).open() as file:
         return code, list(csv.DictReader(file))
 
@@ -168,8 +168,17 @@ def test_a_partial_run_has_a_file_of_its_own(toy):
     run(toy, "--op", "linear", "--rank", "4")
     run(toy, "--op", "linear", "--rank", "8", "--dtype", "float32")
     names = {p.name for p in toy.glob("*.csv")}
-    assert len(names) == 2 and "kernels-cpu.csv" not in names
+    assert len(names) == 2 and "kernels.csv" not in names
     assert any("rank-8" in n and "dtype-float32" in n and "tokens-16" in n for n in names)
+
+
+def test_the_whole_run_lies_with_the_other_results_of_its_device(toy, monkeypatch):
+    """Whatever its time limit: its name says what was measured."""
+    monkeypatch.setattr(kernels, "RESULTS", toy)
+    monkeypatch.setattr(kernels, "cases", lambda *args: [])
+    kernels.main(["--device", "cpu", "--minutes", "1"])
+    folder = common.results_name(torch.device("cpu"))
+    assert [p.relative_to(toy).as_posix() for p in toy.rglob("*.csv")] == [f"{folder}/kernels.csv"]
 
 
 @pytest.mark.parametrize("op, widths", [("qkv", [24, 8, 8]), ("gate_up", [40, 40])])

@@ -104,6 +104,21 @@ def test_memory_that_ends_is_a_result_and_any_other_error_is_not(tiny, monkeypat
         scaling_run.measure("naive", tiny, 64, LiftConfig())
 
 
+@pytest.mark.parametrize("code, said", [(-9, None), (0, True)])
+def test_a_point_is_told_its_memory_and_one_that_is_killed_had_too_little(code, said, monkeypatch):
+    asked = []
+
+    def run(command, **options):
+        asked.extend(command)
+        text = "a warning\n" + json.dumps({"oom": True}) if said else ""
+        return SimpleNamespace(returncode=code, stdout=text, stderr="")
+
+    monkeypatch.setattr(scaling.subprocess, "run", run)
+    args = SimpleNamespace(device="cpu", model="test", memory_gib=2.5)
+    assert scaling.point("naive", 64, args, 1.0) == {"oom": True}
+    assert asked[asked.index("--memory-gib") + 1] == "2.5"
+
+
 def test_points_are_measured_once_and_in_processes_of_their_own(tiny_folder, tmp_path, monkeypatch):
     options = ["--device", "cpu", "--model", str(tiny_folder), "--out", str(tmp_path)]
     options += ["--lengths", "64", "--only", "naive"]
@@ -191,6 +206,67 @@ def test_plot_only_redraws_from_the_csv(tmp_path, capsys, monkeypatch):
     assert found["lines"]["naive"]["out_of_memory_at"] == 16384
     out = capsys.readouterr().out
     assert "no memory at 16,384" in out and len(out.split("right:")[0].strip().splitlines()) == 5
+    crossings = [c["tokens"] for c in found["crossings"]
+                 if c["schedule"] == "jitter" and c["questions"] == 1]  # fmt: skip
+    assert len(crossings) == 2 and " / ".join(f"{n:,}" for n in crossings) in out
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_length_without_memory_is_a_red_cross_on_a_dashed_line(fits):
+    """Also where too few points ran for a fit to place it."""
+    scaling_plot = pytest.importorskip("bench.scaling_plot")
+    rows = [r for r in made_rows() if fits or r["way"] != "naive" or r["tokens"] > 4096]
+    lines = scaling_report.lines_of(rows)
+    assert (lines["naive"].first is not None) == fits
+    figure = scaling_plot.draw(rows, lines, scaling_report.crossings(lines))
+    expected = [1 + 2e-3 * 16384 + 1e-7 * 16384**2, (1e9 + 3e5 * 16384) / 2**30]
+    for axis, value in zip(figure.axes, expected, strict=False):
+        (cross,) = [line for line in axis.lines if line.get_marker() == "x"]
+        assert list(cross.get_xdata()) == [16384] and cross.get_color() == scaling_plot.RED
+        assert list(cross.get_ydata()) == pytest.approx([value if fits else 1.0])
+        dashed = [line for line in axis.lines if line.get_linestyle() == "--"]
+        naive = [d for d in dashed if d.get_color() == scaling_plot.COLOURS["naive"]]
+        assert [min(d.get_xdata()) for d in naive] == ([8192] if fits else [])
+        named = [text.get_text() for text in axis.get_legend().get_texts()]
+        assert named.count("extrapolated") == named.count("out of memory") == 1
+    scaling_plot.plt.close(figure)
+
+
+def test_answers_beyond_the_measured_lengths_are_dashed_too():
+    scaling_plot = pytest.importorskip("bench.scaling_plot")
+    rows = [r for r in made_rows() if r["way"] != "icl" or r["tokens"] < 16384]
+    lines = scaling_report.lines_of(rows)
+    figure = scaling_plot.draw(rows, lines, scaling_report.crossings(lines))
+    drawn = [line for line in figure.axes[2].lines if len(line.get_xdata()) > 10]
+    for way, longest in (("icl", 8192), ("jitter", 16384)):
+        own = [d for d in drawn if d.get_color() == scaling_plot.COLOURS[way]]
+        assert {max(d.get_xdata()) for d in own if d.get_linestyle() == "-"} == {longest}
+        assert [min(d.get_xdata()) for d in own if d.get_linestyle() == "--"] == [longest] * 3
+    scaling_plot.plt.close(figure)
+
+
+def test_memory_of_training_is_a_constant_and_that_of_a_prompt_a_line(rng):
+    rows = made_rows()
+    peaks = 2e9 + rng.normal(0, 1e6, size=len(LENGTHS))
+    for row, peak in zip((r for r in rows if r["way"] == "jitter"), peaks, strict=True):
+        row["peak_bytes"] = peak
+    lines = scaling_report.lines_of(rows)
+    assert lines["jitter"].memory.coefficients == (np.median(peaks),)
+    assert lines["icl"].memory.coefficients == pytest.approx((1e9, 1e5))
+    described = {way: scaling_report._described(lines[way])["memory"] for way in ("jitter", "icl")}
+    assert described["jitter"]["form"].startswith("constant") and "r2" not in described["jitter"]
+    assert described["icl"]["form"] == "straight line" and described["icl"]["r2"] > 0.999
+
+
+def test_rows_of_another_model_stay_out(tmp_path):
+    other = [{**r, "model": "other", "first_seconds": 9.0} for r in made_rows() if not r["oom"]]
+    found = scaling_report.report([*other, *made_rows()], tmp_path)
+    assert found["model"] == "test"
+    assert found["lines"]["jitter"]["first"]["coefficients"] == pytest.approx((1, 2e-3))
+    found = scaling_report.report([*other, *made_rows()], tmp_path, "other")
+    assert found["lines"]["jitter"]["first"]["coefficients"] == pytest.approx((9, 0), abs=1e-6)
+    with pytest.raises(SystemExit, match="no rows of third"):
+        scaling_report.report(other, tmp_path, "third")
 
 
 def test_a_torn_row_is_left_out(tmp_path):

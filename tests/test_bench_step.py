@@ -269,3 +269,11 @@ def test_rows_are_not_added_to_a_file_of_other_columns(tmp_path):
     common.Rows(tmp_path / "a.csv", device, ["y"], append=True).add(y=2)
     with (tmp_path / "a.csv").open() as file:
         assert [r["y"] for r in csv.DictReader(file)] == ["2"]
+
+
+@pytest.mark.parametrize("main, name", [(step.main, "step"), (dropin.main, "dropin")])
+def test_rows_lie_with_the_other_results_of_their_device(main, name, tmp_path, monkeypatch):
+    monkeypatch.setattr(step, "RESULTS", tmp_path)
+    assert main(["--device", "cpu", "--minutes", "1e-9"]) == 0
+    folder = tmp_path / common.results_name(torch.device("cpu"))
+    assert [p.name for p in folder.glob("*")] == [f"{name}.csv"]
