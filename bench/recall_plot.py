@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from bench import recall_analysis as analysis
+from bench.plot_names import Dot, names_beside
 
 COLOURS = {
     "jitter/all": "#1a73e8", "overlap/all": "#e8710a", "trivial/all": "#188038",
@@ -162,36 +163,19 @@ def _price(axis, settings):
     )
     _plain_numbers(axis)
     _widen(axis, 0.05, 1.0)
-    _name(axis, ready, front)
-
-
-def _name(axis, ready, front):
-    """The settings' names in a column beside the dots, each with a thin line to its own."""
-    low, high = axis.get_ylim()
-    heights = _apart([(s["chat_loss"] - low) / (high - low) for s in ready])
-    for s, height in zip(ready, heights, strict=True):
-        few = f" (n = {s['runs']})" if s["runs"] < analysis.FEW_RUNS else ""
-        axis.annotate(
-            s["setting"] + few, (s["seconds_to_90"], s["chat_loss"]), (0.58, height),
-            textcoords="axes fraction", va="center", fontsize=8,
-            weight="bold" if s["setting"] in front else "normal",
-            arrowprops=dict(arrowstyle="-", color=LINE_COLOURS[s["line"]], alpha=0.35, lw=0.8,
-                            relpos=(0, 0.5), shrinkA=1, shrinkB=4),
-        )  # fmt: skip
-
-
-def _apart(values: list[float], gap: float = 0.042) -> list[float]:
-    """The values, shares of an axis, moved apart by at least the gap and kept within 0 and 1."""
-    order, moved = sorted(range(len(values)), key=lambda i: values[i]), list(values)
-    gap = min(gap, 1 / max(1, len(values)))
-    for place, i in enumerate(order):
-        least = moved[order[place - 1]] + gap if place else gap / 2
-        moved[i] = max(moved[i], least)
-    most = 1 - gap / 2
-    for i in reversed(order):
-        moved[i] = min(moved[i], most)
-        most = moved[i] - gap
-    return moved
+    names_beside(
+        axis,
+        [
+            Dot(
+                s["setting"] + (f" (n = {s['runs']})" if s["runs"] < analysis.FEW_RUNS else ""),
+                s["seconds_to_90"],
+                s["chat_loss"],
+                LINE_COLOURS[s["line"]],
+                bold=s["setting"] in front,
+            )
+            for s in ready
+        ],
+    )
 
 
 def _widen(axis, left: float, right: float) -> None:

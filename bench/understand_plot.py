@@ -9,6 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from bench.plot_names import Dot, names_beside
 from bench.understand_answers import KINDS
 
 COLOURS = {"single": "#1a73e8", "two": "#188038", "timeline": "#e8710a", "unanswerable": "#9aa0a6"}
@@ -91,16 +92,23 @@ def _gains(axis, lines) -> None:
 
 
 def _price(axis, lines) -> None:
-    for line in lines:
-        axis.plot(line["chat"], line["none"]["right"]["mean"], "o", color=NONE)
-        axis.annotate(
+    dots = [
+        Dot(
             f"{line['line']} (recall {line['recall']:.0%}, {line['general']:.0f}/20)",
-            (line["chat"], line["none"]["right"]["mean"]), (5, 4), textcoords="offset points",
-            fontsize=8,
-        )  # fmt: skip
+            line["chat"],
+            line["none"]["right"]["mean"],
+            NONE,
+        )
+        for line in lines
+    ]
+    for dot in dots:
+        axis.plot(dot.x, dot.y, "o", color=dot.colour, zorder=3)
+    left, right = axis.get_xlim()
     axis.set(
         xlabel="loss on chat answers (nats); general questions right in brackets",
         ylabel="right answers, no text in the prompt",
         title="What is forgotten and what is recalled",
+        xlim=(left, left + 2.2 * (right - left)),
     )
-    axis.margins(x=0.3, y=0.12)
+    axis.margins(y=0.12)
+    names_beside(axis, dots)

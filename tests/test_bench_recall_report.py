@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from bench import common, recall, recall_analysis, recall_compare, recall_settings
+from bench import common, plot_names, recall, recall_analysis, recall_compare, recall_settings
 from liftcore import segments
 from liftcore.config import LiftConfig
 
@@ -208,6 +208,5 @@ def test_plot_only_draws_from_the_file(tmp_path, capsys, rng):
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
 def test_names_are_moved_apart_and_stay_within_the_axes(value):
-    recall_plot = pytest.importorskip("bench.recall_plot")
-    moved = recall_plot._apart([value] * 20, gap=0.04)
+    moved = plot_names.apart([value] * 20, gap=0.04)
     assert min(np.diff(sorted(moved))) > 0.0399 and 0 < min(moved) < max(moved) < 1
