@@ -10,8 +10,9 @@ Table = tuple[list[str], list[list[str]]]
 
 def understand(folder: Path) -> Table:
     """Right answers of each mix of objectives after equal seconds of training."""
-    head = ["mix", "runs", "no text", "gain over segments", "half of the text", "single, two, time",
-            "recall", "general", "text loss", "making"]  # fmt: skip
+    head = ["mix", "runs", "no text", "exchanged", "F1", "gain over segments", "half of the text",
+            "single, two, time", "not told", "recall", "general", "text loss",
+            "making"]  # fmt: skip
     found, rows = json.loads((folder / "understand.json").read_text()), []
     for line in found["lines"]:
         none, half = line["none"], _percent(line["half"]["right"]["mean"])
@@ -23,9 +24,12 @@ def understand(folder: Path) -> Table:
                 line["line"],
                 str(line["runs"]),
                 _with_band(none["right"], "{:.0f}"),
+                _percent(none["exchanged"]["mean"]),
+                f"{none['f1']['mean']:.2f}",
                 _with_band(gain, "{:+.0f}") if gain else "",
                 half,
                 ", ".join(_percent(none[kind]["mean"]) for kind in ("single", "two", "timeline")),
+                _percent(none["unanswerable"]["mean"]),
                 _percent(line["recall"]),
                 f"{line['general']:.1f} of 20",
                 f"{line['text']:.2f}",

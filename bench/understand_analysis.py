@@ -6,8 +6,9 @@ from collections import defaultdict
 
 import numpy as np
 
+from bench import understand_documents
 from bench.recall_analysis import bootstrap, paired
-from bench.understand_answers import ANSWERABLE, KINDS
+from bench.understand_answers import ANSWERABLE, KINDS, score
 from bench.understand_lines import BARE, LINES, SEGMENTS
 
 CONTEXTS = ("none", "half", "whole")
@@ -18,6 +19,17 @@ def share(row: dict, context: str, kinds: tuple[str, ...], what: str = "right") 
     values = [v for k, v in zip(row["kinds"], row["answers"][context][what], strict=True)
               if k in kinds]  # fmt: skip
     return float(np.mean(values)) if values else float("nan")
+
+
+def exchanged(row: dict) -> float:
+    """The share right with no text, were the replies exchanged among the questions that the text
+    answers: what it is worth to know the names and numbers of the document, but not which is asked
+    for."""
+    asked = understand_documents.asked(row["document"])
+    known = [(q, r) for q, r in zip(asked, row["answers"]["none"]["replies"], strict=True)
+             if q.kind in ANSWERABLE]  # fmt: skip
+    pairs = [(q, r) for i, (q, _) in enumerate(known) for j, (_, r) in enumerate(known) if i != j]
+    return float(np.mean([score(q, r)[0] for q, r in pairs]))
 
 
 def by_line(rows: list[dict]) -> dict[str, list[dict]]:
@@ -47,6 +59,7 @@ def _line(name: str, rows: list[dict], groups: dict[str, list[dict]]) -> dict:
     for context in CONTEXTS:
         if context in rows[0]["answers"]:
             entry[context] = _answers(rows, context)
+    entry["none"]["exchanged"] = banded(rows, [exchanged(r) for r in rows])
     if name not in (BARE.name, SEGMENTS.name) and SEGMENTS.name in groups:
         both, others = paired(rows, groups[SEGMENTS.name])
         if both:

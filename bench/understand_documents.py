@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,9 +56,19 @@ class Told:
 
 def read(name: str, tokenizer) -> Told:
     """The document called "fiction-SEED"."""
-    fiction = fictional_document(int(name.partition("-")[2]), WORDS)
+    fiction = _fiction(name)
     source = document.from_text(fiction.text, tokenizer, fiction.title)
-    return Told(name, source, questions(fiction), given(name))
+    return Told(name, source, asked(name), given(name))
+
+
+@functools.cache
+def asked(name: str) -> tuple[Question, ...]:
+    """The questions on a document."""
+    return questions(_fiction(name))
+
+
+def _fiction(name: str):
+    return fictional_document(int(name.partition("-")[2]), WORDS)
 
 
 def given(name: str) -> tuple[Pair, ...]:

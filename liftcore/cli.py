@@ -220,7 +220,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("memory", metavar="DIR")
     report.add_argument("--png", metavar="FILE", help="draw the strip")
 
-    estimate = verb(verbs, "estimate", _estimate, "seconds, memory and FLOPs of training on segments")
+    estimate = verb(verbs, "estimate", _estimate, "seconds, memory and FLOPs of segments alone")
     estimate.add_argument("what", metavar="FILE|TOKENS", help="a text file or a number of tokens")
     model_options(estimate, EMBEDDED)
     settings(estimate)

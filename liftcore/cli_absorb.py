@@ -35,6 +35,9 @@ def absorb_options(parser: argparse.ArgumentParser) -> None:
     )
     questions.add_argument("--qa-model", metavar="NAME", help="what to ask there")
     questions.add_argument(
+        "--qa-concurrency", type=int, default=64, metavar="N", help="requests at once (64)"
+    )
+    questions.add_argument(
         "--qa-self",
         action="store_true",
         help="the model makes them itself (what the objective qa does when no other is given)",
@@ -76,7 +79,7 @@ def absorb(args) -> dict:
     from liftcore.memory import check_output
     from liftcore.objectives.build import SELF
 
-    chosen = config(args, _preset(args))
+    chosen = config(args, _preset(args), **_of_start(args.init))
     file = Path(args.file)
     text = document.read_text(file)
     title = args.title or document.title_of(file)
@@ -139,6 +142,16 @@ def _preset(args) -> str:
     return "memorize" if plain or not model.is_chat(args.model) else "understand"
 
 
+def _of_start(folder: str | None) -> dict:
+    """The settings that an adapter to begin from brings with it."""
+    from liftcore import adapter
+
+    if folder is None:
+        return {}
+    found = adapter.read_json(Path(folder) / adapter.CONFIG)
+    return {"rank": found.get("r"), "alpha": found.get("lora_alpha")}
+
+
 def _sources(args, text: str, title: str) -> list | None:
     """The sources of question-answer pairs that a command line names; None for none."""
     from liftcore.embedded import cache_folder
@@ -150,7 +163,8 @@ def _sources(args, text: str, title: str) -> list | None:
         raise UsageError("--qa-server URL and --qa-model NAME go together")
     if args.qa_server:
         cache = cache_folder() / "qa"
-        found.append(ServerPairs(text, title, args.qa_server, args.qa_model, cache=cache))
+        options = dict(cache=cache, concurrency=args.qa_concurrency)
+        found.append(ServerPairs(text, title, args.qa_server, args.qa_model, **options))
     if args.qa_self:
         found.append(SELF)
     return found or None
@@ -193,7 +207,7 @@ def sft(args) -> dict:
     from liftcore import sft as starting
     from liftcore.memory import check_output
 
-    chosen = config(args, _preset(args), **starting.DEFAULTS)
+    chosen = config(args, _preset(args), **({} if args.preset else starting.DEFAULTS))
     out = Path(args.out)
     check_output(out, force=args.force)
     base, tokenizer = model.load(args.model, device=args.device, dtype=dtype(args.dtype))

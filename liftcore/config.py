@@ -191,17 +191,17 @@ class LiftConfig:
         """The settings of a name, with changes. Raises UsageError for an unknown name.
 
         memorize     the defaults: segments alone, tuned for the embedded model
-        understand   segments and questions, for a chat model that is to answer: the mix that
-                     answered most in bench understand
+        understand   segments and questions, for a chat model that is to answer: of the mixes that
+                     cost nothing to make, one of the two best of bench understand
         large        segments alone, for models of 3 to 10 billion parameters; not measured
         paper        LIFT as published, segments alone; paper-v1 and paper-v4 with questions
         """
         if name not in PRESETS:
             raise UsageError(f"unknown preset {name!r}: choose from {', '.join(PRESETS)}")
         if name == "understand":
-            settings = dict(objectives=("segments", "qa"), mix=(1.0, 4.0), rank=16, batch_size=1)
-            if "objectives" in changes:
-                settings["mix"] = None  # it belongs to these objectives
+            names = changes.get("objectives", ("segments", "qa"))
+            mix = tuple(4.0 if name == "qa" else 1.0 for name in names)
+            settings = dict(objectives=tuple(names), mix=mix, rank=16, batch_size=1)
             return cls(**{**settings, **changes})
         if name == "paper-v1":
             return cls.paper_v1(**changes)

@@ -7,5 +7,9 @@ class LiftError(RuntimeError):
     """Something failed that the message explains; the command line exits with 1."""
 
 
+class NothingToLearnError(LiftError):
+    """A run had no sample to train on."""
+
+
 class UsageError(LiftError, ValueError):
     """A setting or an argument is not valid; the command line exits with 2."""

@@ -16,10 +16,11 @@ from liftcore import document as documents
 from liftcore import model as models
 from liftcore.config import LiftConfig
 from liftcore.document import Document
-from liftcore.errors import LiftError, UsageError
+from liftcore.errors import LiftError, NothingToLearnError, UsageError
 from liftcore.lora import Adapter
 from liftcore.memory import Memory
-from liftcore.objectives.build import SELF, mix_of, pair_sources, summary
+from liftcore.objectives.build import SELF, digest_of, mix_of, pair_sources, summary
+from liftcore.objectives.pairs import PairSource
 from liftcore.objectives.self_study import SelfStudy
 from liftcore.objectives.studied import StudiedPairs
 from liftcore.objectives.teacher import without_adapter
@@ -59,6 +60,8 @@ def absorb(
     document cannot be read, the model cannot be trained, or the loss is no longer a number.
     """
     config = config or LiftConfig()
+    if qa is not None and not isinstance(qa, (str, Path)) and not hasattr(qa, "poll"):
+        qa = list(qa)
     if qa is not None:
         config = _with_questions(config)
     elif "qa" in config.objectives:
@@ -78,7 +81,12 @@ def absorb(
     line = ProgressLine(config.epochs, adapter.values.device, enabled=progress)
     options = dict(
         state_file=state_file,
-        run=checkpoint.identity(config, source.sha256, model),
+        run={
+            **checkpoint.identity(config, source.sha256, model),
+            "title": source.title,
+            "questions": digest_of(qa),
+            "start": "" if init is None else adapters.file_sha256(Path(init) / adapters.WEIGHTS),
+        },
         on_step=line.update,
         say=line.say,
     )
@@ -91,7 +99,8 @@ def absorb(
             sources = [] if qa is None else pair_sources(qa, study)
             with closing(mix_of(model, tokenizer, source, config, sources, cache)) as mix:
                 steps = partial(SampleSteps, model, adapter, mix, config)
-                result = follow(steps, adapter, mix.window, **options)
+                with _why_nothing(sources):
+                    result = follow(steps, adapter, mix.window, **options)
             result = replace(result, questions=[summary(each) for each in sources])
         line.say("measuring recall")
         found = report.measure(model, source.tokens, prefix=prefix)
@@ -107,6 +116,16 @@ def absorb(
         report=found,
         training=result,
     )
+
+
+@contextmanager
+def _why_nothing(sources: Sequence[PairSource]):
+    """A run without a sample says what its sources of questions met with."""
+    try:
+        yield
+    except NothingToLearnError as error:
+        met = [getattr(s, "stopped", "") or ", ".join(s.failures) for s in sources]
+        raise LiftError("; ".join([str(error), *filter(None, met)])) from error
 
 
 def _with_questions(config: LiftConfig) -> LiftConfig:

@@ -50,10 +50,13 @@ def settings(parser: argparse.ArgumentParser, preset: str = "(memorize)") -> Non
         dest="objectives",
         type=_names,
         metavar="A,B",
-        help=f"what to train on, one or more of {', '.join(OBJECTIVES)} (segments)",
+        help=f"what to train on, one or more of {', '.join(OBJECTIVES)} (the preset's)",
     )
     group.add_argument(
-        "--mix", type=_numbers, metavar="X,Y", help="weight of each objective's tokens (1 each)"
+        "--mix",
+        type=_numbers,
+        metavar="X,Y",
+        help="weight of each objective (the preset's)",
     )
     group.add_argument(
         "--segment-epochs", type=int, metavar="N", help="first epochs, on segments alone (0)"
@@ -92,7 +95,10 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(number) for number in text.split(","))
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"not numbers with commas between: {text!r}") from None
 
 
 def config(args, preset: str = "memorize", **defaults) -> LiftConfig:

@@ -19,7 +19,7 @@ from liftcore.attention import fast_attention, own_attention
 from liftcore.checkpoint import Position
 from liftcore.config import LiftConfig
 from liftcore.determinism import deterministic
-from liftcore.errors import LiftError
+from liftcore.errors import LiftError, NothingToLearnError
 from liftcore.graph import DeviceSteps
 from liftcore.interrupt import Interrupt
 from liftcore.lora import Adapter, only_adapter_trains
@@ -155,7 +155,7 @@ def follow(
             save()
             interrupt.raise_if_asked()
         if not at.step:
-            raise LiftError(
+            raise NothingToLearnError(
                 "nothing to learn from: the document is too short, or no sample was made of it"
             )
         losses, epoch = steps.losses[: at.step].cpu().numpy(), np.asarray(order.epoch)

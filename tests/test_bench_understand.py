@@ -215,10 +215,10 @@ def test_a_killed_sweep_goes_on(model, tokenizer, tmp_path, monkeypatch):
     assert (tmp_path / "understand.png").stat().st_size > 10_000
 
 
-def row(document, seed, line, right):
+def row(document, seed, line, right, replies=("", "", "")):
     """A row with two single questions and one that the text leaves open."""
     kinds = ["single", "single", "unanswerable"]
-    found = {"right": [*right, 1.0], "f1": [*right, 1.0], "replies": [""] * 3}
+    found = {"right": [*right, 1.0], "f1": [*right, 1.0], "replies": list(replies)}
     return {
         "document": document, "seed": seed, "line": line, "kinds": kinds,
         "answers": {"none": found, "half": found},
@@ -226,7 +226,28 @@ def row(document, seed, line, right):
     }  # fmt: skip
 
 
-def test_gains_are_paired_and_leave_out_what_the_text_does_not_say():
+@pytest.fixture
+def asked(monkeypatch):
+    """The questions on the documents of row()."""
+    found = (
+        Question("Who?", "Paul Teller", "single"),
+        Question("When?", "1822", "single"),
+        Question("How deep?", "not stated", "unanswerable"),
+    )
+    monkeypatch.setattr(documents, "asked", lambda name: found)
+
+
+def test_exchanged_replies_are_right_where_everything_is_said_at_once(asked):
+    for replies, share in (
+        (("Paul Teller", "1822", "1822"), 0.0),
+        (("1822", "Paul Teller", "1822"), 1.0),
+        (("Paul Teller in 1822", "1822", ""), 0.5),
+    ):
+        one = row("a", 0, "x", [1, 1], replies)
+        assert understand_analysis.exchanged(one) == share
+
+
+def test_gains_are_paired_and_leave_out_what_the_text_does_not_say(asked):
     rows = [
         row("a", 0, "segments", [0, 0]), row("b", 0, "segments", [1, 1]),
         row("a", 0, "x", [1, 0]), row("b", 0, "x", [1, 1]), row("b", 1, "x", [0, 0]),

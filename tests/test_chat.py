@@ -1,5 +1,6 @@
 """What a server's failures cost: each is asked again where that helps, and given up where not."""
 
+import threading
 import time
 
 import pytest
@@ -55,6 +56,33 @@ def test_what_fails_for_good_costs_its_window_alone(kind):
         assert [p.window for p in pairs] == [n for n in range(12) if n != 5]
         assert source.failures == {REASON.get(kind, kind): 1} and source.failed == 1
         assert sum(number(r) == 5 for r in stub.requests) == 3
+
+
+def test_a_server_that_answers_one_after_the_other_gets_as_many_as_it_can_answer():
+    one = threading.Lock()
+
+    def behave(n, request, count):
+        if not one.acquire(timeout=0.4):  # the client has gone
+            return "drop"
+        time.sleep(0.04)
+        one.release()
+        return good(sentence_of(request))
+
+    text = " ".join(f"Sentence {n} tells of ship {n} in the harbour." for n in range(60))
+    with Stub(behave) as stub:
+        source = start(stub, text, timeout=0.4)
+        assert len(collect(source, 60)) == 60 and source.failed == 0 and not source.stopped
+        assert source._slots.allowed < 16
+
+
+def test_an_answer_begins_the_count_of_silent_windows_anew():
+    def behave(n, request, count):
+        return good(sentence_of(request)) if number(request) % 6 == 5 else "drop"
+
+    text = " ".join(f"Sentence {n} tells of ship {n} in the harbour." for n in range(30))
+    with Stub(behave) as stub:
+        source = start(stub, text, retries=0, concurrency=1)
+        assert len(collect(source)) == 5 and source.failed == 25 and not source.stopped
 
 
 def test_a_server_that_drips_is_cut_off_in_time():

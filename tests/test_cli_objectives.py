@@ -51,6 +51,53 @@ def test_the_command_line_from_sft_to_absorb(tiny_folder, corpus, questions, tmp
     assert info["config"]["mix"] == [1.0, 0.5]
 
 
+def test_absorb_takes_rank_and_alpha_from_the_adapter_that_it_begins_from(
+    tiny_folder, corpus, tmp_path, capsys
+):
+    start, out = tmp_path / "start", tmp_path / "memory"
+    base = ["--model", tiny_folder, "--segment-length", "16", "--device", "cpu"]
+    words = ["--preset", "paper-v1", "--rank", "3", "--alpha", "5", "--json"]
+    code, _, err = run(capsys, "sft", corpus, "--out", start, *base, *words)
+    assert code == 0, err
+    assert json.loads((start / "sft.json").read_text())["config"]["epochs"] == 5, "the preset's"
+    document = corpus / "bees.txt"
+    code, _, err = run(capsys, "absorb", document, "--out", out, *base, "--init", start)
+    assert code == 0, err
+    config = json.loads((out / "liftcore.json").read_text())["config"]
+    assert (config["rank"], config["alpha"], config["mix"]) == (3, 5, [1.0, 4.0])
+
+
+def test_a_server_that_is_gone_is_named_when_nothing_else_was_to_be_learned(
+    tiny_folder, corpus, tmp_path, monkeypatch, capsys
+):
+    from liftcore.objectives.server import ServerPairs
+
+    monkeypatch.setitem(ServerPairs.__init__.__kwdefaults__, "backoff", 0.01)
+    monkeypatch.setenv("LIFTCORE_CACHE", str(tmp_path / "cache"))
+    server = ["--qa-server", "http://127.0.0.1:1/v1", "--qa-model", "m", "--objective", "qa"]
+    words = ["--model", tiny_folder, *FAST, *server, "--out", tmp_path / "m"]
+    code, _, err = run(capsys, "absorb", corpus / "bees.txt", *words)
+    assert code == 1 and "nothing to learn" in err and "connection refused" in err
+
+
+def test_a_run_goes_on_with_the_same_questions_and_title_only(loaded, tmp_path):
+    from test_training import stop_after
+
+    from liftcore import lift
+
+    kept, real = tmp_path / "m", lift.follow
+    given = dict(config=CONFIG.replace(epochs=4), resume=kept, progress=False)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(lift, "follow", lambda *a, **o: real(*a, **{**o, "on_step": stop_after(2)}))
+        with pytest.raises(KeyboardInterrupt):
+            liftcore.absorb(*loaded, TEXT, title="Bees", qa=PAIRS, **given)
+    with pytest.raises(LiftError, match="another questions"):
+        liftcore.absorb(*loaded, TEXT, title="Bees", qa=PAIRS[:1], **given)
+    with pytest.raises(LiftError, match="another title"):
+        liftcore.absorb(*loaded, TEXT, title="Wasps", qa=PAIRS, **given)
+    assert liftcore.absorb(*loaded, TEXT, title="Bees", qa=PAIRS, **given).training.steps > 2
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

@@ -151,6 +151,14 @@ def test_the_passage_of_a_question():
     assert Passages("word", 6).about("zebra") == "word"
 
 
+def test_a_passage_with_the_evidence_comes_before_one_with_more_words():
+    text = "The red mill of Orne had a wheel. " * 4 + "Nobody knew it. " * 8 + "Paul left in May."
+    passages = Passages(text, 4)
+    question = "Who left the red mill of Orne with a wheel?"
+    assert "Paul" not in passages.about(question)
+    assert "Paul left" in passages.about(question, "Paul left in May.")
+
+
 def test_two_objectives_share_a_source():
     source = Arriving()
     shared = SharedPairs(source)

@@ -108,20 +108,31 @@ def test_arrivals_wait_until_they_fill_a_step():
     assert sizes == [4, 4, 1], "the rest comes at the end of the epoch"
 
 
-def test_the_loop_does_not_wait_for_a_slow_stream_before_the_last_epoch():
+def test_a_slow_stream_holds_the_middle_epoch_so_that_its_samples_get_half_of_the_passes():
     stream = Stream([None] * 40 + [numbered(2)], expected=2)
-    mix = mix_of([Fixed(numbered(4, 20, 20, "segments")), stream])
+    mix = mix_of([Fixed(numbered(4, 20, 20, "segments")), stream], config=CONFIG.replace(epochs=6))
     steps = drain(mix)
     assert [s.epoch for s in steps] == [0, 0, 1, 1, 2, 2] and not mix.finished
     while not stream.done:
-        assert mix.draw() is None or stream.done
-    found = [s for s in (steps[-1], *drain(mix)) if s.samples[0].source == "qa"]
-    assert mix.finished and (found or stream.known)
+        if (step := mix.draw()) is not None:
+            steps.append(step)
+    steps += drain(mix)
+    passes = Counter(i for s in steps for sample, i in zip(s.samples, ids(s), strict=True)
+                     if sample.source == "qa")  # fmt: skip
+    assert mix.finished and list(passes.values()) == [4, 4], "in epochs 2 to 5"
+
+
+def test_what_arrives_is_weighed_as_its_objective():
+    stream = Stream([None, numbered(2)], expected=2)
+    mix = mix_of([Fixed(numbered(4, 20, 20, "segments")), stream], weights=(1.0, 3.0))
+    found = [s for step in drain(mix) for s in step.samples if s.source == "qa"]
+    assert len(found) == 6 and all(s.weights.max() == 3 for s in found)
 
 
 def test_what_arrives_at_the_very_end_is_still_trained():
     stream = Stream([None] * 9 + [numbered(2)], expected=2)
-    mix, seen = mix_of([Fixed(numbered(4, 20, 20, "segments")), stream]), []
+    segments, seen = Fixed(numbered(4, 20, 20, "segments")), []
+    mix = mix_of([segments, stream], config=CONFIG.replace(epochs=1))
     for _ in range(60):
         if (step := mix.draw()) is not None:
             seen += [s.source for s in step.samples]

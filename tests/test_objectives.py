@@ -167,6 +167,11 @@ def test_pairs_may_be_given_in_several_ways(tmp_path):
     source = GivenPairs([])
     assert pair_sources(str(file))[0].poll() == [Pair("Who?", "Marta")]
     assert pair_sources([("Who?", "Marta")])[0].poll() == [Pair("Who?", "Marta")]
+    said = {"question": "Who?", "answer": "Marta"}
+    assert pair_sources([said])[0].poll() == [Pair("Who?", "Marta")]
+    for wrong in ([("Who?",)], ["pairs.jsonl"], [("Who?", "")], [{"question": "Who?"}]):
+        with pytest.raises(UsageError, match="pair 1"):
+            pair_sources(wrong)
     assert pair_sources(PAIRS)[0].poll() == PAIRS
     assert pair_sources(source) == [source] and pair_sources([source, source]) == [source] * 2
     file.write_text('{"question": "Who?", "answer": "Marta"}\n{"question": 3}\n')
@@ -216,6 +221,8 @@ def test_presets():
     assert understand.qa_kinds == ("quiz",)
     alone = LiftConfig.preset("understand", objectives=("segments",))
     assert alone.weights == (1,) and alone.rank == understand.rank
+    recited = LiftConfig.preset("understand", objectives=("recitation", "qa"))
+    assert recited.weights == (1, 4), "questions keep their weight"
     v4, v1 = LiftConfig.preset("paper-v4"), LiftConfig.preset("paper-v1", seed=3)
     assert v4 == LiftConfig.paper(objectives=("segments", "qa"))
     assert (v4.rank, v4.lora_alpha, v4.learning_rate, v4.epochs) == (128, 256, 5e-5, 5)

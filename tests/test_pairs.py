@@ -65,6 +65,7 @@ def test_evidence_but_for_case_spaces_and_quotes():
     assert stands_in("'The Ladder' - a stair", text)
     assert stands_in('"... of 210 paces..."', text)
     assert not stands_in("a stair of 220 paces", text)
+    assert stands_in("art", "The art of it.") and not stands_in("art", "The party went on.")
     assert not stands_in(" ", text) and not stands_in('"."', text)
 
 

@@ -183,6 +183,9 @@ def test_the_other_key_is_used_where_ours_is_missing(monkeypatch):
     with Stub() as stub:
         collect(start(stub))
         assert stub.headers[0][1]["Authorization"] == "Bearer sk-other-key"
+        monkeypatch.setenv("LIFTCORE_QA_KEY", "")
+        collect(start(stub))
+        assert "Authorization" not in stub.headers[-1][1], "an empty key of ours is none"
 
 
 @pytest.mark.parametrize("how", ["wrong key", "key in address", "no server", "no model", "none"])

@@ -14,7 +14,7 @@ from liftcore.objectives.study_kinds import (
     opening,
     question_problem,
 )
-from liftcore.objectives.terms import GAP, Topics, continuation, gaps, terms
+from liftcore.objectives.terms import GAP, Topics, continuation, gaps, is_english, terms
 from liftcore.objectives.windows import every_sentence
 
 MILL = "Paul Teller built the mill at Orne in 1822. It holds 340 maps. Nobody goes there now."
@@ -58,6 +58,13 @@ def test_continuations_hold_the_text():
     assert pair.answer == "It holds 340 maps." and windows[0].sentence in pair.question
     assert continuation(windows[0], "") is None
     assert continuation(every_sentence("Short one.")[0], "More.") is None
+
+
+def test_quizzes_are_made_of_english_texts_alone():
+    german = (
+        "Die Kinder spielen jeden Tag am Ufer der Ruhr in Essen. Im Jahre 1854 kam Paul Teller."
+    )
+    assert is_english(MILL) and is_english(PASSAGE) and not is_english(german)
 
 
 def test_a_topic_tells_a_passage_from_the_others():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from liftcore.errors import UsageError
 from liftcore.objectives import Objective
 from liftcore.objectives.distill import DistilledPairs, DistilledSegments
 from liftcore.objectives.mix import Mix
-from liftcore.objectives.pairs import GivenPairs, Pair, PairSource, read_pairs
+from liftcore.objectives.pairs import GivenPairs, PairSource, as_pair, read_pairs
 from liftcore.objectives.qa import QuestionAnswering
 from liftcore.objectives.recitation import Recitation
 from liftcore.objectives.segments import Segments
@@ -75,10 +76,10 @@ def objectives_of(
 
 
 def pair_sources(qa, make_self: Callable[[], PairSource] | None = None) -> list[PairSource]:
-    """The sources of what a caller gives as `qa`: a JSONL file, pairs (Pair or (question, answer)),
-    "self" for what make_self() gives, a source, or a list of sources and "self".
+    """The sources of what a caller gives as `qa`: a JSONL file, pairs (Pair, (question, answer) or
+    a dict of these), "self" for what make_self() gives, a source, or a list of sources and "self".
 
-    Raises UsageError for a file with a bad line."""
+    Raises UsageError for what is no pair, and for a file with a bad line."""
     if isinstance(qa, str) and qa == SELF:
         return [make_self()]
     if isinstance(qa, (str, Path)):
@@ -88,7 +89,19 @@ def pair_sources(qa, make_self: Callable[[], PairSource] | None = None) -> list[
     found = list(qa)
     if any(each == SELF or hasattr(each, "poll") for each in found):
         return [make_self() if each == SELF else each for each in found]
-    return [GivenPairs(p if isinstance(p, Pair) else Pair(*p) for p in found)]
+    return [GivenPairs(as_pair(each, f"pair {n}") for n, each in enumerate(found, 1))]
+
+
+def digest_of(qa) -> str:
+    """What tells the questions that a caller gives as `qa` from others; streams count as alike."""
+    if qa is None or (isinstance(qa, str) and qa == SELF):
+        known = str(qa)
+    elif isinstance(qa, (str, Path)):
+        known = repr(read_pairs(qa))
+    else:
+        each = [qa] if hasattr(qa, "poll") else qa
+        known = repr([getattr(e, "digest", "") if hasattr(e, "poll") else e for e in each])
+    return hashlib.sha256(known.encode()).hexdigest()
 
 
 def summary(source: PairSource) -> dict:

@@ -46,7 +46,8 @@ class _Key:
     """A key that no repr shows."""
 
     def __init__(self):
-        found = next((os.environ[name] for name in KEYS if os.environ.get(name, "").strip()), "")
+        # An empty first one says that there is none, whatever the other holds for other servers.
+        found = next((os.environ[name] for name in KEYS if name in os.environ), "")
         self.value = found.strip()
         if any(not "!" <= c <= "~" for c in self.value):
             raise UsageError("the server's key in the environment holds spaces or odd characters")

@@ -168,4 +168,6 @@ class DistilledPairs(Paired):
         text = ""
         if pair.window >= 0 and hasattr(source, "window_text"):
             text = source.window_text(pair.window)
-        return text or self.passages.about(f"{pair.question} {pair.answer} {pair.evidence}")
+        return text or self.passages.about(
+            f"{pair.question} {pair.answer} {pair.evidence}", pair.evidence
+        )

@@ -2,10 +2,10 @@
 
 An epoch takes every sample that is known when it begins, shuffled, those of like length together.
 What arrives while it runs is trained in the order of arrival, in turns with what was planned. The
-last epoch ends when nothing more arrives; the others do not wait, unless there is nothing else to
-go on with. All randomness derives from (seed, epoch), so that an epoch can be gone through again up
-to any step: that is how a run goes on, exactly without streams, and with them as far as they give
-the same samples in the same order again.
+epoch in the middle ends when nothing more arrives, so that every sample gets half of the passes;
+those before it do not wait, unless there is nothing else to go on with. All randomness derives from
+(seed, epoch), so that an epoch can be gone through again up to any step: that is how a run goes on,
+exactly without streams, and with them as far as they give the same samples in the same order again.
 """
 
 from __future__ import annotations
@@ -223,9 +223,9 @@ class Mix:
 
     def _waits(self) -> bool:
         """Whether the running epoch goes on until nothing more arrives."""
-        last = self.epoch >= self.config.epochs - 1
+        middle = self.epoch >= (self.config.epochs - 1) // 2
         others = any(o.done and self.known[i] for i, o in enumerate(self.objectives))
-        return not self.done and (last or not others)
+        return not self.done and (middle or not others)
 
     def state(self) -> dict[str, np.ndarray]:
         """What restore() needs to go on behind the steps drawn so far."""

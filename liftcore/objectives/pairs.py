@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import unicodedata
@@ -68,6 +69,7 @@ class GivenPairs:
 
     def __init__(self, pairs: Iterable[Pair]):
         self._pairs = list(pairs)
+        self.digest = hashlib.sha256(repr(self._pairs).encode()).hexdigest()
         self.expected, self.done = len(self._pairs), not self._pairs
         self.failures: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
@@ -108,9 +110,12 @@ def normalised(text: str) -> str:
 
 
 def stands_in(evidence: str, text: str) -> bool:
-    """Whether the words of `evidence` stand in the text, but for case, spacing and quotes."""
+    """Whether the words of `evidence` stand in the text, but for case, spacing and quotes. The last
+    of several may be cut off."""
     words = normalised(evidence).strip("\"' .…")
-    return bool(words) and words in normalised(text)
+    end = "" if " " in words else r"(?!\w)"
+    found = re.search(rf"(?<!\w){re.escape(words)}{end}", normalised(text))
+    return bool(words) and found is not None
 
 
 def read_pairs(path: str | Path) -> list[Pair]:
@@ -137,6 +142,18 @@ def _pair(line: str, where: str) -> Pair:
         raise UsageError(f"{where}: not JSON ({error})") from error
     if not isinstance(found, dict):
         raise UsageError(f"{where}: not a JSON object with question and answer")
+    return as_pair(found, where)
+
+
+def as_pair(found, where: str) -> Pair:
+    """A Pair of a Pair, a dict or (question, answer). Raises UsageError that begins with `where`
+    for anything else, and for a pair without words."""
+    if isinstance(found, Pair):
+        return found
+    if isinstance(found, (tuple, list)) and len(found) == 2:
+        found = {"question": found[0], "answer": found[1]}
+    if not isinstance(found, dict):
+        raise UsageError(f"{where}: not a question and an answer: {found!r}")
     for key in ("question", "answer"):
         if not isinstance(found.get(key), str) or not found[key].strip():
             raise UsageError(f"{where}: {key} is missing, empty or not a string")

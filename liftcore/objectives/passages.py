@@ -21,9 +21,15 @@ class Passages:
             for word in set(_words(passage)):
                 self.holding[word].append(number)
 
-    def about(self, text: str) -> str:
-        """The passage with most of the words of `text`, where a rare word counts for more."""
+    def about(self, text: str, evidence: str = "") -> str:
+        """The passage with most of the words of `text`, where a rare word counts for more; one
+        that holds the evidence, where there is such a passage."""
         shared: Counter[int] = Counter({0: 0.0})
+        words = _words(evidence)
+        for number, passage in enumerate(self.texts if words else ()):
+            # More than all shared words together.
+            held = " ".join(words) in " ".join(_words(passage))
+            shared[number] += held * (len(text) + 1)
         for word in sorted(set(_words(text))):
             holders = self.holding.get(word, ())
             for number in holders:

@@ -28,7 +28,7 @@ from liftcore.errors import UsageError
 from liftcore.groups import evaluating
 from liftcore.objectives import study_kinds as kinds_
 from liftcore.objectives.pairs import Deduplicator, Pair
-from liftcore.objectives.terms import Topics, continuation, ends, gaps, quizzes, terms
+from liftcore.objectives.terms import Topics, continuation, ends, gaps, is_english, quizzes, terms
 from liftcore.objectives.windows import Window, blocks, every_sentence
 
 BLOCK = 3  # sentences of a summary, a rephrasing, a list of facts
@@ -46,7 +46,7 @@ class SelfStudy:
     """Pairs about a text, made by the model that will learn them. See PairSource.
 
     without_adapter   a context in which the model is the base model, such as adapter.disabled
-    kinds             which of QA_KINDS to make
+    kinds             which of QA_KINDS to make; quizzes are made of English texts only
     rounds            passes over the text; from the second on the model samples, and a part gets
                       another kind of text each time
     batch_size        rows generated at once; each poll() makes one batch
@@ -268,6 +268,8 @@ class SelfStudy:
 def _plan(text: str, kinds: tuple[str, ...], before: int, number: int) -> list[_Job]:
     """The jobs of one round, in the order of the document."""
     windows = every_sentence(text, before)
+    if not is_english(text):
+        kinds = tuple(kind for kind in kinds if kind != "quiz")
     jobs: list[tuple[int, _Job]] = []
     for window, following in zip_longest(windows, windows[1:]):
         for kind, cut in (("quiz", quizzes), ("gap", gaps)):

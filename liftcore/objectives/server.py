@@ -19,6 +19,7 @@ from liftcore.objectives.chat import ChatServer, ServerError
 from liftcore.objectives.pairs import Deduplicator, Pair
 from liftcore.objectives.qa_cache import QaCache
 from liftcore.objectives.qa_prompt import BadAnswerError, accept, messages, read_answer
+from liftcore.objectives.slots import Slots
 from liftcore.objectives.windows import BEFORE, Window, every_sentence
 
 LONGEST_WAIT = 300.0  # seconds; a server that asks for more loses the window
@@ -31,7 +32,7 @@ class ServerPairs:
 
     url, model    such as "http://127.0.0.1:8000/v1" and what it is called there; the key comes
                   from the environment (see chat.py)
-    concurrency   requests under way at once
+    concurrency   requests under way at once; fewer when they time out (liftcore.objectives.slots)
     timeout       seconds for one request; limit: seconds for all, None for no limit
     retries       further tries of a request; the waits between them grow from `backoff` seconds,
                   twofold each time, and are at least what the server asks for
@@ -80,6 +81,8 @@ class ServerPairs:
         self._taken = self._settled = self._polled = self._failed = self._cached = 0
         self._made = self._delivered = 0  # pairs
         self._silent = 0  # windows in a row that nobody answered for
+        self._heard = 0.0  # when the server last answered
+        self._slots = Slots(concurrency)
         self._resume_at = 0.0  # no request before this time: the server asked for a pause
         self._seen = Deduplicator()
         self._random = random.Random()  # the global one is the user's
@@ -204,21 +207,24 @@ class ServerPairs:
         return items
 
     def _ask(self, chat: list[dict[str, str]]) -> list:
-        left = self._until - time.monotonic()
-        if left <= 0:
-            raise self._out_of_time()
-        silent = False
-        try:
-            return read_answer(self._server.ask(chat, min(self._timeout, left)))
-        except BadAnswerError as error:
-            raise ServerError(str(error)) from None
-        except ServerError as error:
-            silent = error.silent
-            raise
-        finally:
-            if not silent:
-                with self._lock:
-                    self._silent = 0
+        with self._slots.one() as begun:
+            left = self._until - begun
+            if left <= 0:
+                raise self._out_of_time()
+            answered = True
+            try:
+                return read_answer(self._server.ask(chat, min(self._timeout, left)))
+            except BadAnswerError as error:
+                raise ServerError(str(error)) from None
+            except ServerError as error:
+                answered = not error.silent
+                # A server that answered others meanwhile is not gone.
+                error.silent &= begun > self._heard
+                raise
+            finally:
+                if answered:
+                    with self._lock:
+                        self._silent, self._heard = 0, time.monotonic()
 
     def _wait(self, attempt: int, error: ServerError) -> float:
         """Seconds before the next try; a pause that the server asks for holds for all threads."""

@@ -30,6 +30,8 @@ through to too under up use used very was we well were what when where which whi
 whose why will with would year years you your
 """
 COMMON = frozenset(_COMMON.split())
+# An English text has about 14 of these among 100 words, one in another language next to none.
+_ENGLISH, _ENGLISH_SHARE = frozenset(["the", "of", "and", "to"]), 0.05
 
 
 def terms(text: str) -> list[str]:
@@ -59,6 +61,12 @@ def terms(text: str) -> list[str]:
             found.append(text[start:stop])
             last = stop
     return found
+
+
+def is_english(text: str) -> bool:
+    """Whether a text seems to be in the language of the quizzes."""
+    words = [word.casefold() for word in _WORD.findall(text)]
+    return sum(word in _ENGLISH for word in words) >= _ENGLISH_SHARE * len(words)
 
 
 def ends(sentence: str) -> bool:
