@@ -20,7 +20,7 @@ from bench.cases import Case, Results
 from bench.common import RESULTS, device_name, results_name, versions
 from liftcore import document as documents
 from liftcore import model as models
-from liftcore.config import LR_SCHEDULES, OVERLAP_LOSSES, SCHEDULES, LiftConfig
+from liftcore.config import LR_SCHEDULES, OVERLAP_LOSSES, PRESETS, SCHEDULES, LiftConfig
 from liftcore.document import Document
 from liftcore.errors import LiftError
 from liftcore.options import dtype
@@ -56,7 +56,12 @@ def options(out: argparse.ArgumentParser, default_methods: Sequence[str]) -> Non
         metavar="M",
         help=f"{', '.join(methods.METHODS)}, or FILE.py:CLASS",
     )
-    out.add_argument("--limit", type=int, metavar="N", help="at most N questions of each group")
+    out.add_argument(
+        "--limit",
+        type=_count,
+        metavar="N",
+        help="at most N questions of each document and task (niah: of all)",
+    )
     out.add_argument("--model", default="smollm2-135m", help="a name or a folder")
     out.add_argument("--device")
     out.add_argument("--dtype", choices=("bf16", "fp16", "fp32"))
@@ -67,6 +72,7 @@ def options(out: argparse.ArgumentParser, default_methods: Sequence[str]) -> Non
         "--report-only", "--plot-only", action="store_true", help="summary and plot from the file"
     )
     training = out.add_argument_group("settings of the training (LiftConfig)")
+    training.add_argument("--preset", choices=PRESETS, default="memorize", help="(memorize)")
     for field in dataclasses.fields(LiftConfig):
         flag = f"--{field.name.replace('_', '-')}"
         several, kind = re.match(r"(tuple\[)?(\w+)", field.type).groups()
@@ -82,9 +88,16 @@ def options(out: argparse.ArgumentParser, default_methods: Sequence[str]) -> Non
 
 
 def config_of(args) -> LiftConfig:
-    """The settings of training: LiftConfig's, with what the options change."""
+    """The settings of training: the preset's, with what the options change."""
     names = [field.name for field in dataclasses.fields(LiftConfig)]
-    return LiftConfig(**{n: getattr(args, n) for n in names if getattr(args, n) is not None})
+    given = {n: getattr(args, n) for n in names if getattr(args, n) is not None}
+    return LiftConfig.preset(args.preset, **given)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or text == "0":
+        raise argparse.ArgumentTypeError(f"not a number above 0: {text!r}")
+    return int(text)
 
 
 def results_file(args, name: str) -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,17 +56,26 @@ class Item:
 
 def find_files(paths: Sequence[Path], tasks: Sequence[str]) -> list[Path]:
     """The files NAME.jsonl of tasks NAME, of folders or given by themselves, in TASKS' order."""
+    if not paths:
+        raise LiftError("DATA is missing: the benchmark's JSONL files, or their folder")
     found = []
     for path in paths:
         if not path.exists():
             raise LiftError(f"no such file or folder: {path}")
         found += sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
-    return sorted((f for f in found if f.stem in tasks), key=lambda f: tasks.index(f.stem))
+    # A file that stands in a folder may be given by itself, too.
+    found = {file.resolve(): file for file in found if file.stem in tasks}
+    return sorted(found.values(), key=lambda file: tasks.index(file.stem))
 
 
 def read(file: Path) -> list[Item]:
-    """The documents of a file named after its task. Raises LiftError with file and line."""
-    return [_item(row, file.stem, where) for where, row in json_lines(file)]
+    """The documents of a file named after its task. Raises LiftError with file and line, and for
+    a document that stands there twice."""
+    items = [_item(row, file.stem, where) for where, row in json_lines(file)]
+    for key, count in Counter(item.key for item in items).items():
+        if count > 1:
+            raise LiftError(f"{file}: {count} lines hold the same document, {key!r}")
+    return items
 
 
 def json_lines(file: Path):

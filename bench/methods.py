@@ -78,6 +78,7 @@ class Bench:
 class Method:
     """One way to answer. `prepare` is called once a document, then `answer` for each question.
 
+    reads             whether a part of the document stands beside the question
     prepare_seconds   what preparing the document cost (of a memory: its training, even when
                       another method or an earlier run did it)
     answer_seconds    what the latest answer cost
@@ -85,6 +86,7 @@ class Method:
     """
 
     name = ""
+    reads = True
 
     def __init__(self, bench: Bench):
         self.bench = bench
@@ -108,11 +110,12 @@ class Method:
         """The model's greedy answer. Raises DoesNotFit."""
         started = time.perf_counter()
         self._install()
-        ids = self._prompt_ids(question, max_new_tokens, prompt or Prompt())
+        prompt = prompt or Prompt()
+        ids = self._prompt_ids(question, max_new_tokens, prompt)
         self.prompt_tokens = len(ids)
         text = generate(self.bench.model, self.bench.tokenizer, ids, max_new_tokens)
         self.answer_seconds = time.perf_counter() - started
-        return text.strip()
+        return text.strip() if prompt.chat else text
 
     def _install(self) -> None:
         """The memory's adapter, or none, in the model that all methods share."""
@@ -125,6 +128,11 @@ class Method:
         """The prompt with as much context as leaves room for the answer."""
         tokenizer, title = self.bench.tokenizer, self.document.title
         window = models.window(self.bench.model) - max_new_tokens
+        if not self.reads:
+            ids = prompt.ids(tokenizer, title, "", question)
+            if len(ids) <= window:
+                return ids
+            raise DoesNotFit(f"{len(ids)} tokens of a question, room for {window}")
         # Text can have other tokens within a prompt than alone: begin a little too large.
         room = window - len(prompt.ids(tokenizer, title, "...", question)) + 4
         while room > 4:
@@ -169,6 +177,7 @@ class RAG(Method):
 
 class Lift(Method):
     name = "lift"
+    reads = False
 
     def prepare(self, document):
         super().prepare(document)
@@ -179,12 +188,10 @@ class Lift(Method):
         """The settings of training."""
         return self.bench.config
 
-    def context(self, question, room):
-        return ""
-
 
 class LiftICL(Lift):
     name = "lift-icl"
+    reads = True
 
     def context(self, question, room):
         return _truncated(self.bench.tokenizer, self.document, room)

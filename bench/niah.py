@@ -53,7 +53,8 @@ class Stacks:
 
     def _case(self, name: str, length: int, trial: int, depth: float, which: int) -> Case:
         needle = self._needles(name)[which]
-        about = {"length": length, "depth": round(depth, 4), "trial": trial, "needle": needle.text}
+        about = {"length": length, "depth": round(depth, 4), "trial": trial, "needle": needle.text,
+                 "true_depth": round(self.haystack(name).positions[which], 4)}  # fmt: skip
         opening = "" if self.args.no_opening else needle.opening
         return Case(
             id=f"{length} {depth:.0%} {trial}",
@@ -124,8 +125,8 @@ def report(args, file: Path) -> None:
     except ImportError:
         print("no picture: matplotlib is not installed")
     else:
-        window = cases.read_settings(file)["window"]
-        print(niah_plot.plot(by_cell, window, args.model, file.with_suffix(".png")))
+        made = cases.read_settings(file)
+        print(niah_plot.plot(by_cell, made["window"], made["model"], file.with_suffix(".png")))
 
 
 def _cell(group: dict | None) -> str:

@@ -18,8 +18,8 @@ class Prompt:
     beside    the user's turn with the document's text in it
     alone     the same for a method that puts no text beside the question
     opening   how the answer begins; it stands after the prompt, and the model goes on with it
-    chat      through the tokenizer's chat template, where it has one; without, the question
-              keeps its white space (code)
+    chat      through the tokenizer's chat template, where it has one; without, question and
+              answer keep their white space (code)
     cue       what follows the prompt when `chat` is wanted and the tokenizer has no template
     """
 

@@ -96,6 +96,16 @@ def _findings(folder: Path) -> str:
     return _markdown(head, rows)
 
 
+def _official(folder: Path) -> str:
+    """Seconds of the official recipe over ours, run by run."""
+    rows = [
+        [r["setting"], r["base"], f"{'' if r['reached'] else 'more than '}{r['ratio']:.1f}",
+         str(r["pairs"])]
+        for r in _read(folder / "recall.json")["official"]
+    ]  # fmt: skip
+    return _markdown(["recipe", "against", "times the seconds to 90 % recall", "pairs"], rows)
+
+
 def _scaling(folder: Path) -> str:
     """Fits of seconds and memory against length, and the crossings with in-context learning."""
     found = _read(folder / "scaling.json")
@@ -142,6 +152,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "measured": _measured,
     "recall-settings": _settings,
     "recall-findings": _findings,
+    "recall-official": _official,
     "scaling": _scaling,
     "understand": lambda folder: _markdown(*readme_answers.understand(folder)),
     "niah": lambda folder: _markdown(*readme_answers.niah(folder)),

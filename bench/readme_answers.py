@@ -64,7 +64,6 @@ def loogle(folder: Path) -> Table:
             *(_score(group["scores"].get(name)) for name in names),
         ]
         for group in groups
-        if ":" not in group["group"]
     ]
     return ["task", "method", "questions", *names.values()], rows
 

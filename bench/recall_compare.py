@@ -14,6 +14,7 @@ AT = (5, 7, 9)
 SCORED_AT = (4,)  # overlap/new ends a little later
 ENOUGH_DOCUMENTS = 3
 ENOUGH_RUNS = 4
+DEFAULT = "cosine 12 epochs, batch 2, rank 64"  # LiftConfig()
 EXPECTED = {
     "jitter beats overlap": (BASE, "overlap/all"),
     "jitter beats fixed cuts": (BASE, "trivial/all"),
@@ -93,7 +94,7 @@ def _verdict(found: dict) -> str:
 
 def against(rows: list[dict], settings: list[dict], line: str) -> list[dict]:
     """Seconds to 90 % recall of the settings of a line over those of liftcore: of its base
-    setting, and of the soonest one that has enough runs.
+    setting, of the library's defaults, and of the soonest one that has enough runs.
 
     Each ratio is the median over pairs of runs on the same document and seed. A run of the line
     that never arrives took longer than it was ("more than"); one of liftcore that never arrives
@@ -103,7 +104,7 @@ def against(rows: list[dict], settings: list[dict], line: str) -> list[dict]:
     a_pass = {s["setting"]: s["seconds_a_pass"] for s in settings}
     ready = [s["setting"] for s in settings if s["line"] != line and s["passes_to_90"] is not None
              and s["runs"] >= ENOUGH_RUNS]  # fmt: skip
-    bases = dict.fromkeys([n for n in (BASE,) if n in groups] + ready[:1])
+    bases = dict.fromkeys([n for n in (BASE, DEFAULT) if n in groups] + ready[:1])
     found = []
     for name in (s["setting"] for s in settings if s["line"] == line):
         for base in bases:

@@ -51,6 +51,17 @@ def items(data):
     return [item for file in find_files([data], loogle_data.TASKS) for item in read(file)]
 
 
+def test_a_file_or_a_document_that_stands_there_twice(data):
+    file = next(data.glob("shortdep_qa.jsonl"))
+    tasks = loogle_data.TASKS
+    assert find_files([data, file], tasks) == find_files([data], tasks)
+    with pytest.raises(LiftError, match="DATA is missing"):
+        find_files([], tasks)
+    file.write_text(file.read_text().rstrip() + "\n" + file.read_text())
+    with pytest.raises(LiftError, match="2 lines hold the same document"):
+        read(file)
+
+
 def test_the_four_files_are_read(data):
     short, long, cloze, summary = items(data)
     assert (short.title, short.text, short.task) == ("The mill", TEXT, "shortdep_qa")
@@ -253,7 +264,6 @@ def test_wrong_wishes_are_errors_of_one_line(arguments, capsys, monkeypatch):
         (["--task", "shortqa"], "unknown task 'shortqa'"),
         (["--documents", "Nothing"], "no document is called Nothing"),
         (["--method", "magic"], "unknown method 'magic'"),
-        (["--limit", "0"], "no questions"),
         (["--report-only"], "no results in"),
     ):
         assert loogle.main([*arguments, *extra]) == 1

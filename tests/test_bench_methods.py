@@ -101,6 +101,23 @@ def test_the_published_settings_fit_a_small_window(bench):
     assert config == LiftConfig.paper(segment_length=100)
 
 
+def test_lift_needs_room_for_the_question_alone(bench, log, monkeypatch):
+    lift = prepared("lift", bench, log)
+    prompt = Prompt(beside="Read this. " * 40 + "{document} {question}", alone="{question}")
+    alone = len(prompt.ids(bench.tokenizer, "", "", QUESTION))
+    set_window(bench.model, alone + 4)
+    assert QUESTION in prompt_of(lift, monkeypatch, prompt=prompt)
+    with pytest.raises(DoesNotFit):
+        lift.answer(QUESTION, 5, prompt)
+
+
+def test_the_white_space_of_code_stays(bench, log, monkeypatch):
+    icl = prepared("truncated-icl", bench, log)
+    monkeypatch.setattr(methods, "generate", lambda *_: "    return x\n")
+    assert icl.answer(QUESTION, 4, Prompt(chat=False)) == "    return x\n"
+    assert icl.answer(QUESTION, 4, Prompt()) == "return x"
+
+
 def test_the_whole_document_goes_in_or_nothing(bench, log, monkeypatch):
     full = prepared("full-icl", bench, log)
     with pytest.raises(DoesNotFit):

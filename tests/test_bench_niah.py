@@ -179,6 +179,7 @@ def test_each_depth_can_have_a_document_of_its_own(command, tokenizer):
         stack = made.haystack(case.document)
         assert len(stack.needles) == 1 and case.about["needle"] in stack.document.text
         assert abs(stack.positions[0] - case.about["depth"]) < 0.2
+        assert case.about["true_depth"] == round(stack.positions[0], 4)
     together = list(niah.Stacks(niah.parsed(command("x")), tokenizer, 0).cases())
     assert len({c.document for c in together}) == 4 and len({c.id for c in together}) == 8
 
@@ -195,11 +196,15 @@ def test_every_setting_of_training_is_an_option(command):
     assert config.objectives == ("segments", "qa") and config.mix == (1.0, 0.5)
     assert config.qa_first and (config.alpha, config.rank) == (3.0, 2)
     assert not evaluate.config_of(niah.parsed(command("x"))).qa_first
+    understand = evaluate.config_of(niah.parsed(command("x", "--preset", "understand")))
+    assert (understand.objectives, understand.rank) == (("segments", "qa"), 2)
 
 
 def test_impossible_options_are_refused(command):
     with pytest.raises(UsageError):
         niah.parsed(command("x", "--trials", "0"))
+    with pytest.raises(SystemExit):
+        niah.parsed(command("x", "--limit", "-1"))
 
 
 def test_groups_average_what_fits_and_count_the_rest():

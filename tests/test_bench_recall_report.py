@@ -210,3 +210,8 @@ def test_plot_only_draws_from_the_file(tmp_path, capsys, rng):
 def test_names_are_moved_apart_and_stay_within_the_axes(value):
     moved = plot_names.apart([value] * 20, gap=0.04)
     assert min(np.diff(sorted(moved))) > 0.0399 and 0 < min(moved) < max(moved) < 1
+
+
+def test_the_library_default_is_one_of_the_settings():
+    default = recall_settings.SETTINGS[recall_compare.DEFAULT]
+    assert default.config(seed=0, epochs=1) == LiftConfig()
