@@ -60,7 +60,7 @@ class ServerPairs:
         per_window: int = 10,
         before: int = BEFORE,
         temperature: float = 0.5,
-        max_tokens: int = 2048,
+        max_tokens: int = 1024,
     ):
         if concurrency < 1 or per_window < 1 or max_tokens < 1 or retries < 0 or timeout <= 0:
             raise UsageError(
