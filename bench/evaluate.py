@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -194,22 +195,24 @@ def rows_of(file: Path) -> list[dict]:
 def write_summary(args, file: Path, groups: list[dict], **more) -> None:
     """The summary beside the rows, with the machine and the command that made it."""
     device = torch.device(args.device or models.default_device())
-    summary = {
-        "settings": cases.read_settings(file),
-        "device": device_name(device),
-        "versions": versions(),
-        "command": command(),
-        "groups": groups,
-        **more,
-    }
-    text = json.dumps(summary, indent=1, ensure_ascii=False)
-    file.with_suffix(".json").write_text(text + "\n")
+    made = {"device": device_name(device), "versions": versions(), "command": command()}
+    out = file.with_suffix(".json")
+    if args.report_only and out.exists():
+        # Who draws a picture is not who made the rows.
+        before = json.loads(out.read_text())
+        made = {name: before.get(name, value) for name, value in made.items()}
+    summary = {"settings": cases.read_settings(file), **made, "groups": groups, **more}
+    out.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
 
 
 def command() -> str:
     """The command line; of paths only the last part, which means something elsewhere."""
-    words = [Path(w).name if "/" in w and "://" not in w else w for w in sys.argv[1:]]
-    return " ".join(["python -m bench", *words])
+
+    def short(word: str) -> str:
+        path = Path(word)
+        return path.name if "/" in word and (path.is_absolute() or path.exists()) else word
+
+    return "python -m bench " + shlex.join(map(short, sys.argv[1:]))
 
 
 def main(run_one: Callable[[list[str]], None], argv: list[str]) -> int:

@@ -172,7 +172,10 @@ class RAG(Method):
         def count(text):
             return len(self.bench.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-        return self.index.passages(question, room, count)
+        found = self.index.passages(question, room, count)
+        if not found:
+            raise DoesNotFit(f"no passage of the document fits {room} tokens")
+        return found
 
 
 class Lift(Method):

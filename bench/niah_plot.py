@@ -108,6 +108,8 @@ def _window(axis, lengths: list[int], window: int) -> None:
 def _title(method: str, found: dict) -> str:
     known = [c["scores"]["contains"] for c in found.values() if c["fit"]]
     mean = f"mean {np.mean(known):.2f}" if known else "fits nowhere"
+    if 0 < len(known) < len(found):
+        mean += f" of the {len(known)} cells that fit"
     return f"{TITLES.get(method, method)}\n{mean}"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 from bench.sentences import sentences
 from liftcore.errors import LiftError
 
@@ -15,7 +17,8 @@ class SentenceIndex:
 
     def __init__(self, text: str, window: int = WINDOW, step: int = STEP):
         self.bm25s = _bm25s()
-        self.sentences = sentences(text)
+        self.text, self.sentences = text, sentences(text)
+        self.starts = _starts(text, self.sentences)
         last = max(1, len(self.sentences) - window + step)
         self.windows = [
             range(i, min(i + window, len(self.sentences))) for i in range(0, last, step)
@@ -34,7 +37,8 @@ class SentenceIndex:
 
     def passages(self, question: str, room: int, count) -> str:
         """As many of the best windows as fit into `room` tokens, in the document's order, with
-        "..." where something is left out. `count` gives a text's tokens."""
+        "..." where something is left out. `count` gives a text's tokens. Where none fits, the
+        beginning of the best."""
         chosen: set[int] = set()
         for window in self.ranked(question):
             more = chosen | set(window)
@@ -42,21 +46,38 @@ class SentenceIndex:
                 chosen = more
             elif chosen:
                 break
+        if not chosen and self.sentences:
+            best = self._joined(set(self.ranked(question)[0]))
+            length = bisect_right(range(len(best)), room, key=lambda n: count(best[:n])) - 1
+            return best[: max(0, length)].rstrip()
         return self._joined(chosen)
 
     def _joined(self, chosen: set[int]) -> str:
-        parts, before = [], None
+        """The sentences with what stands between neighbours in the document."""
+        text, end = "", None
         for i in sorted(chosen):
-            if before is not None:
-                parts.append(" " if i == before + 1 else GAP)
-            parts.append(self.sentences[i])
-            before = i
-        return "".join(parts)
+            start = self.starts[i]
+            if i - 1 in chosen:
+                text += self.text[end:start]
+            elif end is not None:
+                text += GAP
+            end = start + len(self.sentences[i])
+            text += self.text[start:end]
+        return text
 
     def _words(self, texts: list[str], return_ids: bool = True):
         return self.bm25s.tokenize(
             texts, stopwords="en", return_ids=return_ids, show_progress=False
         )
+
+
+def _starts(text: str, found: list[str]) -> list[int]:
+    """Where each sentence begins in the text."""
+    starts, at = [], 0
+    for sentence in found:
+        starts.append(text.index(sentence, at))
+        at = starts[-1] + len(sentence)
+    return starts
 
 
 def _bm25s():

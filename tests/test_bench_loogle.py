@@ -1,12 +1,13 @@
 """The LooGLE evaluation: its files, its prompts, its scores by kind, and a run that goes on."""
 
+import argparse
 import importlib.util
 import json
 import sys
 
 import pytest
 
-from bench import loogle, loogle_data, metrics
+from bench import evaluate, evaluation_plot, loogle, loogle_data, metrics
 from bench.loogle_data import find_files, literal, read
 from bench.prompts import Prompt
 from liftcore.errors import LiftError
@@ -277,3 +278,35 @@ def test_a_missing_library_is_missed_before_the_model_is_loaded(arguments, capsy
     monkeypatch.setattr("bench.evaluate.models.load", None)
     assert loogle.main(arguments) == 1
     assert "pip install 'liftcore[eval]'" in capsys.readouterr().err
+
+
+def test_who_draws_a_table_is_not_who_made_the_rows(tmp_path, monkeypatch):
+    file, args = tmp_path / "loogle.jsonl", argparse.Namespace(device="cpu", report_only=False)
+    (tmp_path / "data").mkdir()
+    monkeypatch.setattr(sys, "argv", ["bench", "loogle", str(tmp_path / "data"), "--model", "org/m",
+                                      "--documents", "José Luis"])  # fmt: skip
+    evaluate.write_summary(args, file, [])
+    made = json.loads(file.with_suffix(".json").read_text())
+    assert made["command"] == "python -m bench loogle data --model org/m --documents 'José Luis'"
+    monkeypatch.setattr(sys, "argv", ["bench", "loogle", "--report-only"])
+    monkeypatch.setattr(evaluate, "versions", dict)
+    evaluate.write_summary(argparse.Namespace(device="cpu", report_only=True), file, [{"a": 1}])
+    again = json.loads(file.with_suffix(".json").read_text())
+    assert again == {**made, "groups": [{"a": 1}]}
+
+
+def test_bars_are_drawn_of_what_is_known(tmp_path, monkeypatch):
+    plot = pytest.importorskip("matplotlib.pyplot")
+
+    def group(name, method, **scores):
+        return {"group": name, "method": method, "cases": 3, "fit": 3 * bool(scores),
+                "scores": scores}  # fmt: skip
+
+    drawn = []
+    monkeypatch.setattr(plot, "close", drawn.append)
+    groups = [group("a", "icl"), group("a", "lift", f1=0.5), group("cloze", "lift", exact=1.0)]
+    assert evaluation_plot.bars(groups, {"f1": "F1"}, tmp_path / "a.png", "T")
+    axis = drawn[0].axes[0]
+    assert [bar.get_height() for bar in axis.patches] == [50.0]
+    assert [t.get_text() for t in axis.get_xticklabels()] == ["a\n(3)"]
+    assert "does not fit" in [t.get_text() for t in axis.texts]

@@ -173,6 +173,11 @@ def test_rag_finds_the_sentence_and_keeps_the_order(bench, log, monkeypatch):
     assert two.passages("Do bees sleep?", 2, words) == "Bees sleep."
     assert two.passages("bees hum", 7, words) == f"Bees hum.{GAP}Bees hum in Rome."
     assert two.passages("the", 2, words) == "Bees hum."
+    long = SentenceIndex("Bees hum in Rome all day. Rain falls on Rome in autumn.", 1, 1)
+    assert long.passages("bees", 3, words) == "Bees hum in", "where no window fits, a part"
+    assert two.passages("the", 0, words) == ""
+    code = SentenceIndex("def f(x):\n    return x.\n\n\ndef g(y):\n    return y.\nEnd.", 2, 1)
+    assert code.passages("def", 99, words) == code.text, "its own white space stays"
 
 
 def test_every_sentence_is_in_a_window(rng):
