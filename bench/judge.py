@@ -5,6 +5,8 @@ The key comes from the environment alone, as liftcore.objectives.chat says.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -55,6 +57,10 @@ class Judge:
         number = re.search(r"\d+", self._ask(GRADE.format(answer=answer, candidate=candidate)))
         return min(100, int(number.group())) / 100 if number else None
 
+    def check(self) -> None:
+        """Asks for one verdict. Raises LiftError when the server cannot be asked."""
+        self.same("What is one and one?", "two", "2")
+
     def _ask(self, text: str) -> str:
         for attempt in range(TRIES):
             try:
@@ -70,14 +76,28 @@ class Judge:
 def judge_rows(rows: list[dict], file: Path, judge: Judge | None) -> list[dict]:
     """Rows with the score "judge" added where they have a verdict.
 
-    Verdicts are kept in `file`, a line each, and asked for once; without a judge none is asked
-    for. A row is judged when it has an answer and its "judged_as" is "same" or "grade".
+    Verdicts are kept in `file`, a line each. Each judge is asked once for a verdict on the same
+    question, reference and answer; without a judge none is asked for, and the verdicts are those
+    of the judge of the file's last line. A row is judged when it has an answer and its
+    "judged_as" is "same" or "grade".
     """
-    known = {(v["case"], v["method"]): v["verdict"] for v in read_lines(file)}
+    lines = read_lines(file)
+    model = judge.server.model if judge else lines[-1]["model"] if lines else None
+    known = {
+        (v["case"], v["method"], v.get("digest")): v["verdict"]
+        for v in lines
+        if v["model"] == model
+    }
     if judge is not None:
         wanted = [r for r in rows if r.get("judged_as") and r["answer"] is not None]
-        _ask_for([r for r in wanted if (r["case"], r["method"]) not in known], file, judge, known)
+        _ask_for([r for r in wanted if _key(r) not in known], file, judge, known)
     return [_with_verdict(row, known) for row in rows]
+
+
+def _key(row: dict) -> tuple[str, str, str]:
+    """(case, method, digest of all that a verdict depends on beside the judge)"""
+    judged = json.dumps([row.get(k) for k in ("judged_as", "question", "answers", "answer")])
+    return row["case"], row["method"], hashlib.sha256(judged.encode()).hexdigest()[:16]
 
 
 def _ask_for(rows: list[dict], file: Path, judge: Judge, known: dict) -> None:
@@ -89,16 +109,15 @@ def _ask_for(rows: list[dict], file: Path, judge: Judge, known: dict) -> None:
     pool = ThreadPoolExecutor(AT_ONCE)
     try:
         for row, found in zip(rows, pool.map(verdict, rows), strict=True):
-            line = {"case": row["case"], "method": row["method"], "verdict": found}
-            append(file, {**line, "model": judge.server.model})
-            known[row["case"], row["method"]] = found
+            line = dict(zip(("case", "method", "digest"), key := _key(row), strict=True))
+            append(file, {**line, "verdict": found, "model": judge.server.model})
+            known[key] = found
     finally:
         # After a failure the requests that wait are not worth waiting for.
         pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _with_verdict(row: dict, known: dict) -> dict:
-    key = (row["case"], row["method"])
-    if key not in known or row["scores"] is None:
+    if row["scores"] is None or (key := _key(row)) not in known:
         return row
     return {**row, "scores": {**row["scores"], "judge": known[key]}}

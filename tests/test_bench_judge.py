@@ -116,8 +116,31 @@ def test_rows_are_judged_once_and_keep_their_verdicts(server, tmp_path):
         assert len(server.asked) == asked
     assert [(r["scores"] or {}).get("judge") for r in judge_rows(rows, file, None)] == wanted
     assert [r["scores"] for r in rows[:1]] == [{"token_f1": 0.5}]  # the given rows stay
+    other = {**rows[0], "answer": "c"}, {**rows[0], "question": "another"}
+    for changed in (*other, {**rows[0], "answers": ["d"]}):
+        assert judge_rows([changed], file, None)[0]["scores"] == {"token_f1": 0.5}
+        assert judge_rows([changed], file, Judge(server.url, "m"))[0]["scores"]["judge"] == 1
+    assert len(server.asked) == 5
     # A run that was killed goes on with what is missing.
     file.write_text(file.read_text().splitlines()[0] + '\n{"case": "2", "me')
     judge_rows(rows, file, Judge(server.url, "m"))
-    assert len(server.asked) == 3
+    assert len(server.asked) == 6
     assert [json.loads(line)["case"] for line in file.read_text().splitlines()] == ["1", "2"]
+
+
+def test_another_judge_gives_verdicts_of_its_own(server, tmp_path):
+    file = tmp_path / "verdicts.jsonl"
+    server.replies = lambda body: "True" if body["model"] == "kind" else "False"
+    for model, verdict in (("kind", 1), ("strict", 0), ("kind", 1)):
+        (judged,) = judge_rows([row("1")], file, Judge(server.url, model))
+        assert judged["scores"]["judge"] == verdict
+    assert len(server.asked) == 2
+    (judged,) = judge_rows([row("1")], file, None)
+    assert judged["scores"]["judge"] == 0  # the last that was asked
+
+
+def test_a_judge_can_be_tried_before_the_run(server):
+    server.replies = ["anything", 401]
+    Judge(server.url, "m").check()
+    with pytest.raises(LiftError, match="the judge cannot be asked"):
+        Judge(server.url, "m").check()
