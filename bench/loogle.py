@@ -50,6 +50,7 @@ PROMPTS = {
     ),
     "longdep_summarization": Prompt(beside=_SUM_UP + "\n\n{document}\n\nSummary:", alone=_SUM_UP),
 }
+ECHO = "the question"
 SUMMARY = "a summary of the main points"  # what a retrieval method looks for
 COLUMNS = {
     "exact_match": "exact",
@@ -133,6 +134,20 @@ def _names(answer: str) -> dict[str, str]:
     return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
 
 
+def echoes(rows: list[dict]) -> list[dict]:
+    """A row for each question answered by saying it again: the floor of scores by shared words."""
+    found = []
+    for row in {r["case"]: r for r in rows if r["task"] in ("shortdep_qa", "longdep_qa")}.values():
+        case = Case(
+            id=row["case"], document=row["document"], question=row["question"],
+            answers=tuple(row["answers"]), max_new_tokens=0, about={"task": row["task"]},
+        )  # fmt: skip
+        given = {"answer": row["question"], "scores": score(case, row["question"])}
+        spent = {"answer_seconds": None, "prepare_seconds": None, "prompt_tokens": 0}
+        found.append({**row, "method": ECHO, **given, **spent})
+    return found
+
+
 def groups_of(rows: list[dict]) -> list[dict]:
     """Mean scores by group and method: the tasks, and LongQA also by kind.
 
@@ -214,7 +229,7 @@ def run(argv: list[str]) -> None:
     rows = judge_rows(evaluate.rows_of(file), file.with_suffix(".judge.jsonl"), judge)
     if args.bert_score is not None:
         rows = add_bert_score(rows, args.bert_score or None)
-    groups = groups_of(rows)
+    groups = groups_of(rows + echoes(rows))
     evaluate.write_summary(args, file, groups)
     print(text_table(groups))
     picture = file.with_suffix(".png")

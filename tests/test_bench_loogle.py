@@ -310,3 +310,16 @@ def test_bars_are_drawn_of_what_is_known(tmp_path, monkeypatch):
     assert [bar.get_height() for bar in axis.patches] == [50.0]
     assert [t.get_text() for t in axis.get_xticklabels()] == ["a\n(3)"]
     assert "does not fit" in [t.get_text() for t in axis.texts]
+
+
+def test_the_question_said_again_is_the_floor():
+    row = {
+        "case": "a", "document": "d", "task": "longdep_qa", "kind": "computation", "method": "lift",
+        "question": "How old is the mill?", "answers": ["The mill is 31 years old"], "answer": "31",
+        "scores": {"token_f1": 0.2}, "answer_seconds": 1.0, "prepare_seconds": 1.0,
+    }  # fmt: skip
+    (echo,) = loogle.echoes([row, {**row, "method": "rag"}, {**row, "task": "shortdep_cloze"}])
+    assert echo["method"] == loogle.ECHO and echo["answer_seconds"] is None
+    # "how old is mill" against "mill is 31 years old": 3 of 4 and 3 of 5 words.
+    assert echo["scores"]["token_f1"] == pytest.approx(2 * 3 / 9)
+    assert [g["method"] for g in loogle.groups_of([row, echo])[:2]] == ["lift", loogle.ECHO]
