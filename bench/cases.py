@@ -29,7 +29,8 @@ class Case:
 
     id          unique within the evaluation
     document    what `read` gives the Document for
-    about       what the row says about the case beside its id (a type, a depth, ...)
+    about       what the row says about the case beside its id (a type, a depth, ...); with a
+                "digest" of its data, a stored row of other data is refused
     """
 
     id: str
@@ -58,6 +59,17 @@ class Results:
                 "give another folder with --out, or delete it"
             )
         self.done = {(r["case"], r["method"]) for r in lines[1:]}
+        self.digests = {r["case"]: r["digest"] for r in lines[1:] if "digest" in r}
+
+    def check(self, cases: Sequence[Case]) -> None:
+        """Raises LiftError for a case whose rows come from another text, question or answer."""
+        for case in cases:
+            wanted = case.about.get("digest")
+            if wanted != self.digests.get(case.id, wanted):
+                raise LiftError(
+                    f"{self.file} holds the case {case.id!r} with other data (document, question "
+                    "or answers): give another folder with --out, or delete it"
+                )
 
     def add(self, row: dict, seconds: dict) -> None:
         """Writes a finished case; its seconds first, so that no row is without them."""
@@ -83,7 +95,9 @@ def run(
     keep    whether the memories of a finished document stay on disk
 
     A case that a method cannot take (DoesNotFit) is a row too: its answer and scores are null.
+    Raises LiftError for rows of other data under the same id.
     """
+    results.check(cases)
     total, memories = len(cases) * len(methods), methods[0].bench.memories
     # Counted over the cases asked for: the file may hold others.
     line = Progress(total, sum((c.id, m.name) in results.done for c in cases for m in methods))

@@ -68,6 +68,14 @@ def line(task, number=0, **changes):
 
 
 @pytest.fixture
+def arguments(data, tiny_folder, tmp_path):
+    return [
+        *(str(data), "--model", str(tiny_folder), "--device", "cpu", "--dtype", "fp32"),
+        *("--method", "truncated-icl", "--max-new-tokens", "2", "--out", str(tmp_path / "out")),
+    ]
+
+
+@pytest.fixture
 def data(tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
@@ -177,14 +185,10 @@ def test_longbench_e_is_reported_by_length():
     assert [g["group"] for g in groups_of(rows)] == ["trec_e 0-4k", "trec_e 4-8k", "trec_e 8k+"]
 
 
-def test_a_run_over_all_tasks(data, tiny_folder, tmp_path, capsys):
+def test_a_run_over_all_tasks(arguments, data, tmp_path, capsys):
     pytest.importorskip("rouge")
     out = tmp_path / "out"
-    arguments = [
-        *(str(data), "--model", str(tiny_folder), "--device", "cpu", "--dtype", "fp32"),
-        *("--method", "truncated-icl", "--limit", "1", "--max-new-tokens", "2"),
-        *("--out", str(out)),
-    ]
+    arguments = [*arguments, "--limit", "1"]
     assert longbench.main(arguments) == 0
     table = capsys.readouterr().out
     assert all(task in table for task in TASKS) and "mean" in table
@@ -195,8 +199,38 @@ def test_a_run_over_all_tasks(data, tiny_folder, tmp_path, capsys):
     assert "other settings (config)" in capsys.readouterr().err
     lift[-4:] = []
     assert longbench.main([*arguments, "--segment-length", "16"]) == 1
-    other = [*arguments[:-1], str(tmp_path / "lift"), *lift, "--segment-length", "16"]
+    other = [*arguments, "--out", str(tmp_path / "lift"), *lift, "--segment-length", "16"]
     assert longbench.main([*other, "--epochs", "1", "--rank", "2"]) == 0
     assert "trec" in capsys.readouterr().out
     assert longbench.main([str(data), "--task", "trek"]) == 1
     assert "unknown task 'trek'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"context": STORY + " "}, {"input": "Who?"}, {"answers": ["1872"]}],
+    ids=["context", "question", "answers"],
+)
+def test_rows_of_other_data_are_refused_and_more_cases_go_on(
+    changes, arguments, data, tmp_path, capsys
+):
+    file = tmp_path / "out" / "longbench.jsonl"
+    musique = [*arguments, "--task", "musique"]
+    assert longbench.main([*musique, "--limit", "1"]) == 0
+    first = file.read_bytes()
+    assert longbench.main(musique) == 0
+    assert longbench.main([*arguments, "--task", "hotpotqa", "--limit", "1"]) == 0
+    whole = file.read_bytes()
+    assert whole.startswith(first) and whole.count(b"\n") == 1 + 2 + 1
+    (data / "musique.jsonl").write_text(line("musique") + line("musique", 1, **changes))
+    capsys.readouterr()
+    assert longbench.main(musique) == 1
+    assert "the case 'musique musique-1' with other data" in capsys.readouterr().err
+    assert file.read_bytes() == whole
+    assert longbench.main([*musique, "--limit", "1"]) == 0  # the changed one is not asked for
+    # Rows from before there was a digest are taken as they are.
+    rows = [json.loads(row) for row in whole.splitlines()]
+    for row in rows:
+        row.pop("digest", None)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert longbench.main(musique) == 0
