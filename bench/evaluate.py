@@ -145,7 +145,7 @@ def load(args) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     # Wrong names and settings are said before the model is loaded.
     config_of(args)
     for name in args.method:
-        methods.find(name)
+        methods.find(name).check()
     model, tokenizer = models.load(args.model, device=args.device, dtype=dtype(args.dtype))
     if args.window:
         methods.set_window(model, args.window)

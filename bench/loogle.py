@@ -212,6 +212,11 @@ def run(argv: list[str]) -> None:
     if args.judge and not args.judge_model:
         raise LiftError("--judge needs --judge-model")
     judge = Judge(args.judge, args.judge_model) if args.judge else None
+    # What the scores need is missed before the run and not behind it.
+    if judge is not None:
+        judge.check()
+    if args.bert_score is not None:
+        metrics.package("bert_score", "bertscore")
     file = evaluate.results_file(args, "loogle")
     if not args.report_only:
         for task in args.task or ():

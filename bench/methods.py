@@ -35,9 +35,9 @@ from pathlib import Path
 
 from torch import nn
 
+from bench import retrieval
 from bench.memories import Memories
 from bench.prompts import Prompt
-from bench.retrieval import SentenceIndex
 from liftcore import model as models
 from liftcore.answer import generate, truncate
 from liftcore.config import LiftConfig
@@ -94,6 +94,10 @@ class Method:
         self.memory: Memory | None = None
         self.prepare_seconds = self.answer_seconds = 0.0
         self.prompt_tokens = 0
+
+    @classmethod
+    def check(cls) -> None:
+        """Raises LiftError when a package is missing. Called before the model is loaded."""
 
     def prepare(self, document: Document) -> None:
         """Does once what all questions about a document share."""
@@ -162,10 +166,14 @@ class TruncatedICL(Method):
 class RAG(Method):
     name = "rag"
 
+    @classmethod
+    def check(cls):
+        retrieval.library()
+
     def prepare(self, document):
         started = time.perf_counter()
         super().prepare(document)
-        self.index = SentenceIndex(document.text)
+        self.index = retrieval.SentenceIndex(document.text)
         self.prepare_seconds = time.perf_counter() - started
 
     def context(self, question, room):

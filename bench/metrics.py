@@ -70,7 +70,7 @@ def contains(prediction: str, answer: str) -> float:
 @best
 def rouge_l(prediction: str, answer: str, part: str = "f") -> float:
     """ROUGE-L of the package `rouge`; part "f" is F1 (LongBench), "r" the recall (LooGLE)."""
-    rouge = _package("rouge", "eval")
+    rouge = package("rouge", "eval")
     if not _has_words(prediction) or not _has_words(answer):
         return 0.0
     limit = sys.getrecursionlimit()
@@ -89,7 +89,7 @@ def _has_words(text: str) -> bool:
 @best
 def bleu(prediction: str, answer: str, order: int = 1) -> float:
     """The precision of n-grams of one order, times BLEU's brevity penalty (LooGLE: 1 and 4)."""
-    translate = _package("nltk.translate.bleu_score", "eval")
+    translate = package("nltk.translate.bleu_score", "eval")
     found, wanted = prediction.split(), answer.split()
     if not found:
         return 0.0
@@ -105,7 +105,7 @@ def bert_score(
     model   a name or a folder, by default the package's own for English; of one that the package
             has no layer for, the last is taken
     """
-    package = _package("bert_score", "bertscore")
+    found = package("bert_score", "bertscore")
     if model is None:
         options = {"lang": "en"}
     else:
@@ -114,7 +114,7 @@ def bert_score(
             from transformers import AutoConfig
 
             options["num_layers"] = AutoConfig.from_pretrained(model).num_hidden_layers
-    return package.score(list(predictions), list(answers), **options)[2].tolist()
+    return found.score(list(predictions), list(answers), **options)[2].tolist()
 
 
 @best
@@ -162,7 +162,8 @@ def first_line(prediction: str) -> str:
     return prediction.lstrip("\n").split("\n")[0]
 
 
-def _package(name: str, extra: str):
+def package(name: str, extra: str):
+    """A package that a metric needs. Raises MissingPackage with the extra that installs it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

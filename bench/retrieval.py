@@ -16,7 +16,7 @@ class SentenceIndex:
     """The windows of a document's sentences, ranked with the library bm25s (Lucene's BM25)."""
 
     def __init__(self, text: str, window: int = WINDOW, step: int = STEP):
-        self.bm25s = _bm25s()
+        self.bm25s = library()
         self.text, self.sentences = text, sentences(text)
         self.starts = _starts(text, self.sentences)
         last = max(1, len(self.sentences) - window + step)
@@ -80,7 +80,8 @@ def _starts(text: str, found: list[str]) -> list[int]:
     return starts
 
 
-def _bm25s():
+def library():
+    """The package bm25s. Raises LiftError when it is not installed."""
     try:
         import bm25s
     except ImportError as error:

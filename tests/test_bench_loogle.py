@@ -1,13 +1,12 @@
 """The LooGLE evaluation: its files, its prompts, its scores by kind, and a run that goes on."""
 
-import argparse
 import importlib.util
 import json
 import sys
 
 import pytest
 
-from bench import evaluate, evaluation_plot, loogle, loogle_data, metrics
+from bench import loogle, loogle_data, metrics
 from bench.loogle_data import find_files, literal, read
 from bench.prompts import Prompt
 from liftcore.errors import LiftError
@@ -261,11 +260,13 @@ def test_a_run_answers_everything_and_goes_on_after_a_kill(
 
 def test_wrong_wishes_are_errors_of_one_line(arguments, capsys, monkeypatch):
     monkeypatch.setattr("bench.methods.models.load", None)  # nothing may be loaded
+    monkeypatch.setattr("bench.judge.PAUSE", 0)
     for extra, message in (
         (["--task", "shortqa"], "unknown task 'shortqa'"),
         (["--documents", "Nothing"], "no document is called Nothing"),
         (["--method", "magic"], "unknown method 'magic'"),
         (["--report-only"], "no results in"),
+        (["--judge", "http://127.0.0.1:1/v1", "--judge-model", "m"], "the judge cannot be asked"),
     ):
         assert loogle.main([*arguments, *extra]) == 1
         assert message in capsys.readouterr().err
@@ -273,43 +274,21 @@ def test_wrong_wishes_are_errors_of_one_line(arguments, capsys, monkeypatch):
     assert "no such file or folder" in capsys.readouterr().err
 
 
-def test_a_missing_library_is_missed_before_the_model_is_loaded(arguments, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "rouge", None)
+@pytest.mark.parametrize(
+    ("package", "options", "extra"),
+    [
+        ("rouge", [], "eval"),
+        ("bm25s", ["--method", "lift", "rag"], "eval"),
+        ("bert_score", ["--bert-score"], "bertscore"),
+    ],
+)
+def test_a_missing_library_is_missed_before_the_model_is_loaded(
+    package, options, extra, arguments, capsys, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setattr("bench.evaluate.models.load", None)
-    assert loogle.main(arguments) == 1
-    assert "pip install 'liftcore[eval]'" in capsys.readouterr().err
-
-
-def test_who_draws_a_table_is_not_who_made_the_rows(tmp_path, monkeypatch):
-    file, args = tmp_path / "loogle.jsonl", argparse.Namespace(device="cpu", report_only=False)
-    (tmp_path / "data").mkdir()
-    monkeypatch.setattr(sys, "argv", ["bench", "loogle", str(tmp_path / "data"), "--model", "org/m",
-                                      "--documents", "José Luis"])  # fmt: skip
-    evaluate.write_summary(args, file, [])
-    made = json.loads(file.with_suffix(".json").read_text())
-    assert made["command"] == "python -m bench loogle data --model org/m --documents 'José Luis'"
-    monkeypatch.setattr(sys, "argv", ["bench", "loogle", "--report-only"])
-    monkeypatch.setattr(evaluate, "versions", dict)
-    evaluate.write_summary(argparse.Namespace(device="cpu", report_only=True), file, [{"a": 1}])
-    again = json.loads(file.with_suffix(".json").read_text())
-    assert again == {**made, "groups": [{"a": 1}]}
-
-
-def test_bars_are_drawn_of_what_is_known(tmp_path, monkeypatch):
-    plot = pytest.importorskip("matplotlib.pyplot")
-
-    def group(name, method, **scores):
-        return {"group": name, "method": method, "cases": 3, "fit": 3 * bool(scores),
-                "scores": scores}  # fmt: skip
-
-    drawn = []
-    monkeypatch.setattr(plot, "close", drawn.append)
-    groups = [group("a", "icl"), group("a", "lift", f1=0.5), group("cloze", "lift", exact=1.0)]
-    assert evaluation_plot.bars(groups, {"f1": "F1"}, tmp_path / "a.png", "T")
-    axis = drawn[0].axes[0]
-    assert [bar.get_height() for bar in axis.patches] == [50.0]
-    assert [t.get_text() for t in axis.get_xticklabels()] == ["a\n(3)"]
-    assert "does not fit" in [t.get_text() for t in axis.texts]
+    assert loogle.main([*arguments, *options]) == 1
+    assert f"pip install 'liftcore[{extra}]'" in capsys.readouterr().err
 
 
 def test_the_question_said_again_is_the_floor():
