@@ -47,17 +47,11 @@ class Results:
 
     def __init__(self, file: Path, settings: dict):
         self.file, self.times = file, file.with_suffix(".seconds.jsonl")
-        # What JSON makes of the settings (lists of tuples) is what the file holds.
-        settings = json.loads(json.dumps(settings))
+        check_settings(file, settings)
         file.parent.mkdir(parents=True, exist_ok=True)
         lines, _ = read_lines(file), read_lines(self.times)  # cuts torn lines off both
         if not lines:
             append(file, {"settings": settings})
-        elif lines[0].get("settings") != settings:
-            raise LiftError(
-                f"{file} holds results of other settings ({_differences(lines[0], settings)}): "
-                "give another folder with --out, or delete it"
-            )
         self.done = {(r["case"], r["method"]) for r in lines[1:]}
         self.digests = {r["case"]: r["digest"] for r in lines[1:] if "digest" in r}
 
@@ -76,6 +70,23 @@ class Results:
         append(self.times, {"case": row["case"], "method": row["method"], **seconds})
         append(self.file, row)
         self.done.add((row["case"], row["method"]))
+
+
+def check_settings(file: Path, settings: dict, some: bool = False) -> None:
+    """Raises LiftError when the file holds results of other settings.
+
+    some   whether `settings` are only those that are known yet
+    """
+    if not read_lines(file):
+        return
+    # What JSON makes of the settings (lists of tuples) is what the file holds.
+    settings, old = json.loads(json.dumps(settings)), read_settings(file)
+    names = settings if some else {**old, **settings}
+    if other := [name for name in names if old.get(name) != settings.get(name)]:
+        raise LiftError(
+            f"{file} holds results of other settings ({', '.join(other)}): "
+            "give another folder with --out, or delete it"
+        )
 
 
 def run(
@@ -190,11 +201,6 @@ def average(values: Iterable[float | None]) -> float | None:
     """The mean of what is known; None when nothing is."""
     known = [v for v in values if v is not None]
     return sum(known) / len(known) if known else None
-
-
-def _differences(first: dict, settings: dict) -> str:
-    old = first.get("settings", {})
-    return ", ".join(k for k in {**old, **settings} if old.get(k) != settings.get(k)) or "none"
 
 
 class Progress:

@@ -122,13 +122,13 @@ def run(
         raise LiftError("no questions: nothing in DATA belongs to the tasks that were asked for")
     for case in {case.about["task"]: case for case in todo}.values():
         score(case, "")  # a package that is missing is missed before the model is loaded
-    model, tokenizer = load(args)
+    settings = {"max_new_tokens": args.max_new_tokens}
+    model, tokenizer = load(args, name, settings)
     todo = [with_digest(case, texts[case.document]) for case in todo]
 
     def read(key: str) -> Document:
         return documents.from_text(texts[key].text, tokenizer, texts[key].title)
 
-    settings = {"max_new_tokens": args.max_new_tokens}
     return answer(args, name, todo, model, tokenizer, settings, read=read, score=score)
 
 
@@ -140,12 +140,20 @@ def with_digest(case: Case, document: Text) -> Case:
     return dataclasses.replace(case, about={**case.about, "digest": digest})
 
 
-def load(args) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    """The model with the window that was asked for, and its tokenizer."""
-    # Wrong names and settings are said before the model is loaded.
-    config_of(args)
-    for name in args.method:
-        methods.find(name).check()
+def load(args, name: str, settings: dict) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    """The model with the window that was asked for, and its tokenizer.
+
+    Before it is loaded, raises LiftError for methods that cannot run, and when the results on
+    disk are of other settings. `settings` as for `answer`.
+    """
+    known = _settings(args, name, settings)
+    if args.window:
+        known["window"] = args.window
+    if args.dtype:
+        known["dtype"] = _name(dtype(args.dtype))
+    cases.check_settings(results_file(args, name), known, some=True)
+    for method in args.method:
+        methods.find(method).check()
     model, tokenizer = models.load(args.model, device=args.device, dtype=dtype(args.dtype))
     if args.window:
         methods.set_window(model, args.window)
@@ -168,17 +176,8 @@ def answer(
     settings   what else the rows depend on, beside model and training
     """
     file, config = results_file(args, name), config_of(args)
-    results = Results(
-        file,
-        {
-            "benchmark": name,
-            "model": args.model,
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "window": models.window(model),
-            "config": dataclasses.asdict(config),
-            **settings,
-        },
-    )
+    found = {"dtype": _name(model.dtype), "window": models.window(model)}
+    results = Results(file, _settings(args, name, settings, **found))
     memories = args.memories or file.with_suffix(".memories")
     bench = methods.Bench.of(model, tokenizer, config, cache=memories)
     cases.run(
@@ -192,6 +191,16 @@ def answer(
     if args.memories is None and memories.is_dir() and not any(memories.iterdir()):
         memories.rmdir()
     return file
+
+
+def _settings(args, name: str, settings: dict, **found) -> dict:
+    """All that the rows depend on; `found` is known from the model."""
+    config = dataclasses.asdict(config_of(args))
+    return {"benchmark": name, "model": args.model, **found, "config": config, **settings}
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def rows_of(file: Path) -> list[dict]:

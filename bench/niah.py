@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -35,10 +36,9 @@ MAX_NEW_TOKENS = 12
 class Stacks:
     """The haystacks of a run by name: "LENGTH/TRIAL", or "LENGTH/TRIAL/DEPTH" with --alone."""
 
-    def __init__(self, args, tokenizer, seed: int):
-        self.args, self.tokenizer, self.seed = args, tokenizer, seed
-        self.texts = stacks.read_texts(args.haystack)
-        self.depths = np.linspace(0, 1, args.depths).tolist() if args.depths > 1 else [0.5]
+    def __init__(self, args, texts: list[str], tokenizer, seed: int):
+        self.args, self.texts, self.tokenizer, self.seed = args, texts, tokenizer, seed
+        self.depths = depths_of(args)
         self.made: tuple[str, stacks.Haystack] | None = None
 
     def cases(self) -> Iterator[Case]:
@@ -84,15 +84,19 @@ class Stacks:
     def read(self, name: str) -> Document:
         return self.haystack(name).document
 
-    def settings(self) -> dict:
-        """What the documents and questions depend on."""
-        args = self.args
-        digest = hashlib.sha256("\0".join(self.texts).encode()).hexdigest()
-        return {
-            "depths": self.depths, "alone": args.alone, "keys": args.keys,
-            "same_kind": args.same_kind, "opening": not args.no_opening, "reserve": args.reserve,
-            "max_new_tokens": args.max_new_tokens, "texts": digest,
-        }  # fmt: skip
+
+def depths_of(args) -> list[float]:
+    return np.linspace(0, 1, args.depths).tolist() if args.depths > 1 else [0.5]
+
+
+def settings_of(args, texts: list[str]) -> dict:
+    """What the documents and questions depend on."""
+    digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
+    return {
+        "depths": depths_of(args), "alone": args.alone, "keys": args.keys,
+        "same_kind": args.same_kind, "opening": not args.no_opening, "reserve": args.reserve,
+        "max_new_tokens": args.max_new_tokens, "texts": digest,
+    }  # fmt: skip
 
 
 def score(case: Case, answer: str) -> dict:
@@ -100,12 +104,12 @@ def score(case: Case, answer: str) -> dict:
 
 
 def run(args) -> None:
-    model, tokenizer = evaluate.load(args)
-    made = Stacks(args, tokenizer, evaluate.config_of(args).seed)
-    todo = list(made.cases())[: args.limit]
-    evaluate.answer(
-        args, "niah", todo, model, tokenizer, made.settings(), read=made.read, score=score
-    )
+    texts = stacks.read_texts(args.haystack)
+    settings = settings_of(args, texts)
+    model, tokenizer = evaluate.load(args, "niah", settings)
+    made = Stacks(args, texts, tokenizer, evaluate.config_of(args).seed)
+    todo = list(islice(made.cases(), args.limit))
+    evaluate.answer(args, "niah", todo, model, tokenizer, settings, read=made.read, score=score)
 
 
 def report(args, file: Path) -> None:

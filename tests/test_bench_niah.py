@@ -148,7 +148,9 @@ def test_a_run_killed_at_any_moment_gives_the_same_file(command, tmp_path, capsy
     assert "does not fit" in capsys.readouterr().out
 
 
-def test_results_hold_what_was_asked_and_refuse_other_settings(command, tmp_path, capsys):
+def test_results_hold_what_was_asked_and_refuse_other_settings(
+    command, tmp_path, capsys, monkeypatch
+):
     assert niah.main(command("out", "--method", "full-icl", "--limit", "3")) == 0
     file = tmp_path / "out" / "niah.jsonl"
     rows = cases.read_rows(file)
@@ -160,8 +162,11 @@ def test_results_hold_what_was_asked_and_refuse_other_settings(command, tmp_path
     assert fit == [True, True, False] and rows[2]["answer"] is None
     assert rows[0]["prompt_tokens"] <= 252
     before = file.read_bytes()
-    assert niah.main(command("out", "--keys", "2")) == 1
-    assert "keys" in capsys.readouterr().err and file.read_bytes() == before
+    monkeypatch.setattr("bench.evaluate.models.load", None)  # nothing may be loaded
+    others = (("--keys", "2"), ("--rank", "3"), ("--window", "200"), ("--dtype", "fp16"))
+    for more, named in zip(others, ("keys", "config", "window", "dtype"), strict=True):
+        assert niah.main(command("out", *more)) == 1
+        assert f"settings ({named})" in capsys.readouterr().err and file.read_bytes() == before
     summary = json.loads((tmp_path / "out" / "niah.json").read_text())
     assert [g["key"] for g in summary["groups"]] == [["full-icl", 250], ["full-icl", 320]]
     assert (tmp_path / "out" / "niah.png").stat().st_size > 5_000
@@ -172,7 +177,8 @@ def test_results_hold_what_was_asked_and_refuse_other_settings(command, tmp_path
 
 def test_each_depth_can_have_a_document_of_its_own(command, tokenizer):
     args = niah.parsed(command("x", "--alone", "--depths", "3"))
-    made = niah.Stacks(args, tokenizer, 0)
+    texts = stacks.read_texts(args.haystack)
+    made = niah.Stacks(args, texts, tokenizer, 0)
     todo = list(made.cases())
     assert len({c.document for c in todo}) == len(todo) == 2 * 2 * 3
     for case in todo[:3]:
@@ -180,7 +186,7 @@ def test_each_depth_can_have_a_document_of_its_own(command, tokenizer):
         assert len(stack.needles) == 1 and case.about["needle"] in stack.document.text
         assert abs(stack.positions[0] - case.about["depth"]) < 0.2
         assert case.about["true_depth"] == round(stack.positions[0], 4)
-    together = list(niah.Stacks(niah.parsed(command("x")), tokenizer, 0).cases())
+    together = list(niah.Stacks(niah.parsed(command("x")), texts, tokenizer, 0).cases())
     assert len({c.document for c in together}) == 4 and len({c.id for c in together}) == 8
 
 
