@@ -121,7 +121,8 @@ def kill_when(process, ready):
     process.wait()
 
 
-def test_a_run_killed_at_any_moment_gives_the_same_file(command, tmp_path, capsys, rng):
+@pytest.mark.parametrize("moment", ["in the first training", "between two answers"])
+def test_a_run_killed_at_any_moment_gives_the_same_file(command, tmp_path, capsys, moment):
     assert niah.main(command("whole")) == 0
     whole = (tmp_path / "whole" / "niah.jsonl").read_bytes()
     lines = whole.splitlines()
@@ -132,8 +133,6 @@ def test_a_run_killed_at_any_moment_gives_the_same_file(command, tmp_path, capsy
         "in the first training": lambda: list(memories.glob(f"*/{FILE_NAME}")),
         "between two answers": lambda: file.exists() and file.read_bytes().count(b"\n") > 7,
     }
-    moment = str(rng.choice(list(moments)))
-    print("killed", moment)
     kill_when(start(command("killed")), moments[moment])
     kept = file.read_bytes()
     assert whole.startswith(kept) and len(kept) < len(whole)
