@@ -118,25 +118,36 @@ def text_table(groups: list[dict]) -> str:
     rows = [["task", "records", *methods]]
     for name in names:
         mine = [found.get((name, method)) for method in methods]
-        rows.append([name, str(max(g["cases"] for g in mine if g)), *map(_cell, mine)])
+        records = max(g["cases"] for g in mine if g)
+        rows.append([name, str(records), *(_cell(g, records) for g in mine)])
+    total = sum(int(row[1]) for row in rows[1:])
+    means = [_mean([found.get((n, m)) for n in names], total) for m in methods]
+    return table([*rows, ["mean", str(total), *means]])
+
+
+def _mean(groups: list[dict | None], total: int) -> str:
+    """The mean over all tasks, with the number of records behind it where not all."""
+    values = [_value(g) for g in groups]
     # A mean over other tasks than the next column's would mislead.
-    complete = [m for m in methods if all(_value(found.get((n, m))) is not None for n in names)]
-    mean = {m: average(_value(found[n, m]) for n in names) for m in complete}
-    cells = [f"{100 * mean[m]:.2f}" if m in mean else "" for m in methods]
-    return table([*rows, ["mean", "", *cells]])
+    if None in values:
+        return ""
+    return f"{100 * average(values):.2f}{_part(sum(g['fit'] for g in groups), total)}"
 
 
 def _value(group: dict | None) -> float | None:
     return group and group["scores"].get("score")
 
 
-def _cell(group: dict | None) -> str:
-    """The score, with the number of records that the method could take where not all."""
+def _cell(group: dict | None, records: int) -> str:
+    """The score, with the number of records behind it where not all."""
     value = _value(group)
     if value is None:
         return "" if group is None else "0 fit"
-    part = "" if group["fit"] == group["cases"] else f" ({group['fit']} fit)"
-    return f"{100 * value:.2f}{part}"
+    return f"{100 * value:.2f}{_part(group['fit'], records)}"
+
+
+def _part(fit: int, records: int) -> str:
+    return "" if fit == records else f" ({fit} of {records})"
 
 
 def run(argv: list[str]) -> None:

@@ -176,8 +176,11 @@ def test_groups_and_table():
         ("qmsum", "rag"),
     ]
     lines = [part.split() for part in text_table(found).splitlines()]
-    assert lines[1] == ["musique", "2", "30.00", "100.00", "(1", "fit)"]
-    assert lines[-1] == ["mean", "40.00"]  # full-icl has no score on qmsum, so no mean
+    assert lines[1] == ["musique", "2", "30.00", "100.00", "(1", "of", "2)"]
+    assert lines[-1] == ["mean", "3", "40.00"]  # full-icl has no score on qmsum, so no mean
+    rows.append(row("qmsum", "full-icl", 0.5))
+    last = text_table(groups_of(rows)).splitlines()[-1].split()
+    assert last == ["mean", "3", "40.00", "75.00", "(2", "of", "3)"]
 
 
 def test_longbench_e_is_reported_by_length():
