@@ -124,7 +124,9 @@ def _why_nothing(sources: Sequence[PairSource]):
     try:
         yield
     except NothingToLearnError as error:
-        met = [getattr(s, "stopped", "") or ", ".join(s.failures) for s in sources]
+        met = [
+            getattr(s, "stopped", "") or ", ".join([*s.failures, *(+s.rejected)]) for s in sources
+        ]
         raise LiftError("; ".join([str(error), *filter(None, met)])) from error
 
 

@@ -12,7 +12,7 @@ import liftcore
 from liftcore.cli import main
 from liftcore.config import LiftConfig
 from liftcore.errors import LiftError
-from liftcore.objectives.pairs import Pair
+from liftcore.objectives.pairs import GivenPairs, Pair
 
 CONFIG = LiftConfig(
     segment_length=16, epochs=2, rank=4, learning_rate=5e-3, objectives=("segments", "qa")
@@ -78,6 +78,14 @@ def test_a_server_that_is_gone_is_named_when_nothing_else_was_to_be_learned(
     words = ["--model", tiny_folder, *FAST, *server, "--out", tmp_path / "m"]
     code, _, err = run(capsys, "absorb", corpus / "bees.txt", *words)
     assert code == 1 and "nothing to learn" in err and "connection refused" in err
+
+
+def test_questions_that_all_failed_their_check_are_the_reason_given(loaded):
+    source = GivenPairs([])
+    source.rejected["evidence not in the text"] += 3
+    config = CONFIG.replace(objectives=("qa",))
+    with pytest.raises(LiftError, match="evidence not in the text"):
+        liftcore.absorb(*loaded, TEXT, config=config, qa=source, progress=False)
 
 
 def test_a_run_goes_on_with_the_same_questions_and_title_only(loaded, tmp_path):
