@@ -78,7 +78,6 @@ class Bench:
 class Method:
     """One way to answer. `prepare` is called once a document, then `answer` for each question.
 
-    reads             whether a part of the document stands beside the question
     prepare_seconds   what preparing the document cost (of a memory: its training, even when
                       another method or an earlier run did it)
     answer_seconds    what the latest answer cost
@@ -86,7 +85,6 @@ class Method:
     """
 
     name = ""
-    reads = True
 
     def __init__(self, bench: Bench):
         self.bench = bench
@@ -106,9 +104,9 @@ class Method:
     def context(self, question: str, room: int) -> str:
         """The text to put beside the question, of at most `room` tokens; "" for none.
 
-        May raise DoesNotFit.
+        May raise DoesNotFit. A method without one of its own puts nothing there.
         """
-        raise NotImplementedError
+        return ""
 
     def answer(self, question: str, max_new_tokens: int, prompt: Prompt | None = None) -> str:
         """The model's greedy answer. Raises DoesNotFit."""
@@ -132,7 +130,7 @@ class Method:
         """The prompt with as much context as leaves room for the answer."""
         tokenizer, title = self.bench.tokenizer, self.document.title
         window = models.window(self.bench.model) - max_new_tokens
-        if not self.reads:
+        if type(self).context is Method.context:
             ids = prompt.ids(tokenizer, title, "", question)
             if len(ids) <= window:
                 return ids
@@ -188,7 +186,6 @@ class RAG(Method):
 
 class Lift(Method):
     name = "lift"
-    reads = False
 
     def prepare(self, document):
         super().prepare(document)
@@ -202,7 +199,6 @@ class Lift(Method):
 
 class LiftICL(Lift):
     name = "lift-icl"
-    reads = True
 
     def context(self, question, room):
         return _truncated(self.bench.tokenizer, self.document, room)

@@ -226,6 +226,16 @@ def test_the_example_of_a_method_of_ones_own_runs(bench, log, tmp_path, monkeypa
     assert find("mine:Head").name == "head"
 
 
+def test_a_method_derived_from_lift_may_read(bench, log, monkeypatch):
+    class Mine(METHODS["lift"]):
+        def context(self, question, room):
+            return TEXT[:40]
+
+    mine = Mine(bench)
+    mine.prepare(log)
+    assert TEXT[:40] in prompt_of(mine, monkeypatch)
+
+
 @pytest.mark.parametrize("name", ["ragg", "no.such:Thing", "bench.methods:METHODS", "a.py:B"])
 def test_an_unknown_method_is_refused(name):
     with pytest.raises(UsageError):
