@@ -9,6 +9,7 @@ import json
 import re
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +123,9 @@ def run(
         raise LiftError("no questions: nothing in DATA belongs to the tasks that were asked for")
     for case in {case.about["task"]: case for case in todo}.values():
         score(case, "")  # a package that is missing is missed before the model is loaded
+    for key, count in Counter(case.id for case in todo).items():
+        if count > 1:
+            raise LiftError(f"DATA holds the question {key!r} {count} times")
     settings = {"max_new_tokens": args.max_new_tokens}
     model, tokenizer = load(args, name, settings)
     todo = [with_digest(case, texts[case.document]) for case in todo]

@@ -121,8 +121,8 @@ def text_table(groups: list[dict]) -> str:
         records = max(g["cases"] for g in mine if g)
         rows.append([name, str(records), *(_cell(g, records) for g in mine)])
     total = sum(int(row[1]) for row in rows[1:])
-    means = [_mean([found.get((n, m)) for n in names], total) for m in methods]
-    return table([*rows, ["mean", str(total), *means]])
+    last = [_mean([found.get((n, m)) for n in names], total) for m in methods]
+    return table([*rows, ["mean", str(total), *last]])
 
 
 def _mean(groups: list[dict | None], total: int) -> str:

@@ -155,6 +155,12 @@ def test_an_id_that_comes_twice_is_an_error(tmp_path):
         read(file)
 
 
+def test_an_id_that_stands_in_two_files_is_an_error(data, tmp_path, capsys):
+    (tmp_path / "musique.jsonl").write_text(line("musique"))
+    assert longbench.main([str(data), str(tmp_path), "--task", "musique"]) == 1
+    assert "'musique musique-0' 2 times" in capsys.readouterr().err
+
+
 def row(task, method, value, length=100, case="0"):
     scores = None if value is None else {"score": value}
     return {"case": f"{task} {case}", "method": method, "document": f"{task} {case}",
