@@ -60,12 +60,11 @@ def absorb(
     document cannot be read, the model cannot be trained, or the loss is no longer a number.
     """
     config = config or LiftConfig()
-    if qa is not None and not isinstance(qa, (str, Path)) and not hasattr(qa, "poll"):
-        qa = list(qa)
     if qa is not None:
         config = _with_questions(config)
     elif "qa" in config.objectives:
         qa = SELF
+    sources = [] if qa is None else pair_sources(qa)
     source = documents.read(document, tokenizer, title)
     prefix = models.prefix_ids(tokenizer)
     if min(config.segment_length, len(source.tokens)) + len(prefix) > models.window(model):
@@ -84,7 +83,7 @@ def absorb(
         run={
             **checkpoint.identity(config, source.sha256, model),
             "title": source.title,
-            "questions": digest_of(qa),
+            "questions": digest_of(sources),
             "start": "" if init is None else adapters.file_sha256(Path(init) / adapters.WEIGHTS),
         },
         on_step=line.update,
@@ -96,7 +95,7 @@ def absorb(
         else:
             cache = None if resume is None else Path(resume) / checkpoint.SAMPLES
             study = partial(_studied, model, tokenizer, source, config, cache, line.say)
-            sources = [] if qa is None else pair_sources(qa, study)
+            sources = [study() if each == SELF else each for each in sources]
             with closing(mix_of(model, tokenizer, source, config, sources, cache)) as mix:
                 steps = partial(SampleSteps, model, adapter, mix, config)
                 with _why_nothing(sources):

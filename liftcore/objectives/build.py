@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from liftcore import model as models
@@ -75,33 +75,27 @@ def objectives_of(
     return [made(name) for name in config.objectives]
 
 
-def pair_sources(qa, make_self: Callable[[], PairSource] | None = None) -> list[PairSource]:
+def pair_sources(qa) -> list[PairSource | str]:
     """The sources of what a caller gives as `qa`: a JSONL file, pairs (Pair, (question, answer) or
-    a dict of these), "self" for what make_self() gives, a source, or a list of sources and "self".
+    a dict of these), a source, "self", or a list of sources and "self", which stays as it is.
 
     Raises UsageError for what is no pair, and for a file with a bad line."""
     if isinstance(qa, str) and qa == SELF:
-        return [make_self()]
+        return [SELF]
     if isinstance(qa, (str, Path)):
         return [GivenPairs(read_pairs(qa))]
     if hasattr(qa, "poll"):
         return [qa]
     found = list(qa)
     if any(each == SELF or hasattr(each, "poll") for each in found):
-        return [make_self() if each == SELF else each for each in found]
+        return found
     return [GivenPairs(as_pair(each, f"pair {n}") for n, each in enumerate(found, 1))]
 
 
-def digest_of(qa) -> str:
-    """What tells the questions that a caller gives as `qa` from others; streams count as alike."""
-    if qa is None or (isinstance(qa, str) and qa == SELF):
-        known = str(qa)
-    elif isinstance(qa, (str, Path)):
-        known = repr(read_pairs(qa))
-    else:
-        each = [qa] if hasattr(qa, "poll") else qa
-        known = repr([getattr(e, "digest", "") if hasattr(e, "poll") else e for e in each])
-    return hashlib.sha256(known.encode()).hexdigest()
+def digest_of(sources: Sequence[PairSource | str]) -> str:
+    """What tells the questions of a run from others; streams count as alike."""
+    known = [each if each == SELF else getattr(each, "digest", "") for each in sources]
+    return hashlib.sha256(repr(known).encode()).hexdigest()
 
 
 def summary(source: PairSource) -> dict:
