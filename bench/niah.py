@@ -39,7 +39,7 @@ class Stacks:
     def __init__(self, args, texts: list[str], tokenizer, seed: int):
         self.args, self.texts, self.tokenizer, self.seed = args, texts, tokenizer, seed
         self.depths = depths_of(args)
-        self.made: tuple[str, stacks.Haystack] | None = None
+        self.made: dict[str, stacks.Haystack] = {}
 
     def cases(self) -> Iterator[Case]:
         """Every case, trial by trial, so that a run that is cut short is balanced."""
@@ -74,12 +74,12 @@ class Stacks:
         return stacks.make_needles(depths, self.args.keys, seed, kinds)
 
     def haystack(self, name: str) -> stacks.Haystack:
-        if self.made is None or self.made[0] != name:
+        if name not in self.made:
             length, trial, *_ = map(int, name.split("/"))
             room, seed = length - self.args.reserve, self.seed + 1000 * trial
             needles = self._needles(name)
-            self.made = name, stacks.haystack(self.texts, self.tokenizer, room, needles, seed)
-        return self.made[1]
+            self.made[name] = stacks.haystack(self.texts, self.tokenizer, room, needles, seed)
+        return self.made[name]
 
     def read(self, name: str) -> Document:
         return self.haystack(name).document
