@@ -26,7 +26,7 @@ from liftcore import model as models
 from liftcore.config import LR_SCHEDULES, OVERLAP_LOSSES, PRESETS, SCHEDULES, LiftConfig
 from liftcore.document import Document
 from liftcore.errors import LiftError
-from liftcore.options import dtype
+from liftcore.options import DTYPES, dtype
 
 METHODS = ("truncated-icl", "rag", "lift", "lift-icl")
 CHOICES = {"schedule": SCHEDULES, "overlap_loss": OVERLAP_LOSSES, "lr_schedule": LR_SCHEDULES}
@@ -67,7 +67,7 @@ def options(out: argparse.ArgumentParser, default_methods: Sequence[str]) -> Non
     )
     out.add_argument("--model", default="smollm2-135m", help="a name or a folder")
     out.add_argument("--device")
-    out.add_argument("--dtype", choices=("bf16", "fp16", "fp32"))
+    out.add_argument("--dtype", choices=tuple(DTYPES))
     out.add_argument("--window", type=int, help="make the model's window smaller than it is")
     out.add_argument("--out", type=Path, help="folder of the results (bench/results/DEVICE)")
     out.add_argument("--memories", type=Path, help="keep the trained memories in this folder")

@@ -17,6 +17,8 @@ from liftcore.config import (
 )
 
 EMBEDDED = "smollm2-135m"
+# What --dtype takes -> its name in torch, which is slow to import.
+DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 
 def verb(verbs, name: str, run, text: str) -> argparse.ArgumentParser:
@@ -37,7 +39,7 @@ def model_options(parser: argparse.ArgumentParser, default: str | None) -> None:
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, … (CUDA when there is one)")
     parser.add_argument(
-        "--dtype", choices=("bf16", "fp16", "fp32"), help="(bf16 where the device computes with it)"
+        "--dtype", choices=tuple(DTYPES), help="(bf16 where the device computes with it)"
     )
 
 
@@ -115,4 +117,4 @@ def dtype(name: str | None):
         return None
     import torch
 
-    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[name]
+    return getattr(torch, DTYPES[name])
