@@ -78,6 +78,7 @@ def absorb(args) -> dict:
     from liftcore import checkpoint, document, lift, model, usage
     from liftcore.memory import check_output
     from liftcore.objectives.build import SELF
+    from liftcore.targets import check_mergeable, targets
 
     chosen = config(args, _preset(args), **_of_start(args.init))
     file = Path(args.file)
@@ -97,6 +98,8 @@ def absorb(args) -> dict:
             if each != SELF:
                 stack.callback(each.close)
         base, tokenizer = model.load(args.model, device=args.device, dtype=dtype(args.dtype))
+        if args.merge:
+            check_mergeable(base, targets(base).layers)
         source = document.from_text(text, tokenizer, title)
         if not args.resume:
             state.unlink(missing_ok=True)

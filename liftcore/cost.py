@@ -16,6 +16,7 @@ from liftcore import model as models
 from liftcore.answer import greedy
 from liftcore.config import LiftConfig
 from liftcore.errors import UsageError
+from liftcore.linear import features
 from liftcore.lora import Adapter, linear_layers
 from liftcore.train import make_steps, prepared
 from liftcore.usage import peak_bytes, reset_peak
@@ -141,7 +142,7 @@ def needed_flops(model: nn.Module, span: int, rank: int, scored: float = 1.0) ->
     tokens that is scored; attention counted as causal. `model` carries no adapter."""
     layers = linear_layers(model).values()
     base = sum(m.weight.numel() for m in layers)
-    lora = sum(rank * (m.in_features + m.out_features) for m in layers)
+    lora = sum(rank * sum(features(m)) for m in layers)
     head = model.get_output_embeddings().weight.numel()
     text = model.config.get_text_config()
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads

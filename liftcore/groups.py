@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from liftcore.kernels.lora_group import ACTIVATIONS, lora_gate_up, lora_qkv
 from liftcore.kernels.lora_group_cpu import activated
+from liftcore.linear import features, observed
 
 LARGEST = 3  # members of lora_qkv
 # (weight, lora_a, lora_b, scaling, bias) of a layer as it is now; None: it must run by itself.
@@ -100,7 +101,7 @@ def _gated(model: nn.Module, parent: str, members, down: str, inner: Tensor | No
         return plain
     if not all(_untouched(child) for child in _others(owner, (*members, down)).values()):
         return plain
-    x = torch.randn(4, one.in_features, generator=torch.Generator().manual_seed(0)).to(inner)
+    x = torch.randn(4, features(one)[0], generator=torch.Generator().manual_seed(0)).to(inner)
     # The activations differ most, and are least like a line, for arguments of order 3.
     x = x * (3 / one(x).float().std()).to(x.dtype)
     try:
@@ -110,7 +111,7 @@ def _gated(model: nn.Module, parent: str, members, down: str, inner: Tensor | No
     for gate, up, order in ((one, two, members), (two, one, members[::-1])):
         for activation in ACTIVATIONS:
             g, u = gate(x), up(x)
-            if g.shape != u.shape or u.shape[-1] != last.in_features:
+            if g.shape != u.shape or u.shape[-1] != features(last)[0]:
                 return plain
             ours = last(activated(g, activation == "gelu_tanh") * u)
             error = (ours.float() - right.float()).norm() / right.float().norm()
@@ -211,16 +212,6 @@ def _others(parent: nn.Module, paths: tuple[str, ...]) -> dict[str, nn.Module]:
 def _untouched(module: nn.Module) -> bool:
     """Whether a module and those in it run as their classes say, unwatched."""
     return not any("forward" in vars(m) or observed(m) for m in module.modules())
-
-
-def observed(module: nn.Module) -> bool:
-    """Whether somebody hooks into the calls of a module, so that none may be left out."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
 
 
 @contextmanager

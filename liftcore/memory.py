@@ -21,8 +21,10 @@ from liftcore.checkpoint import FILE_NAME as STATE_FILE
 from liftcore.config import LiftConfig
 from liftcore.document import read_text
 from liftcore.errors import LiftError, UsageError
+from liftcore.linear import matrix
 from liftcore.lora import Adapter
 from liftcore.report import Report
+from liftcore.targets import check_mergeable
 from liftcore.train import Result
 
 INFO = "liftcore.json"
@@ -146,15 +148,19 @@ def _check_length(max_new_tokens: int) -> None:
 
 
 def merged(adapter: Adapter) -> nn.Module:
-    """A copy of the adapter's model with W + scaling · B A in place of W."""
+    """A copy of the adapter's model with W + scaling · B A in place of W.
+
+    Raises LiftError when a layer shares its weight with another.
+    """
     adapter.remove()
     try:
+        check_mergeable(adapter.model, adapter.targets.layers)
         plain = copy.deepcopy(adapter.model)
     finally:
         adapter.install()
     with torch.no_grad():
         for path, layer in adapter.layers.items():
-            weight = plain.get_submodule(path).weight
+            weight = matrix(plain.get_submodule(path))
             delta = layer.lora_b.float() @ layer.lora_a.float() * adapter.scaling
             weight.copy_(weight.float() + delta)
     return plain

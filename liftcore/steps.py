@@ -219,4 +219,5 @@ class EagerSteps:
     @property
     def how(self) -> str:
         """How the steps run, for people."""
-        return f"{self.plan}{self.not_repeatable}"
+        note = self.adapter.targets.note
+        return f"{self.plan}{self.not_repeatable}{note and '; '}{note}"
