@@ -13,6 +13,7 @@ def model(tokenizer):
 
 
 SETTINGS = [
+    dict(repetition_penalty=0.05),
     dict(repetition_penalty=1.8),
     dict(no_repeat_ngram_size=1),
     dict(do_sample=True, temperature=5.0, top_k=3, top_p=0.5, min_p=0.1),
