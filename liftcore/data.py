@@ -1,5 +1,6 @@
 """Segments as data sets for somebody else's training loop, and the collator that pads them.
 
+    tokens = text_ids(tokenizer, text)  # liftcore.tokens: words of the text stay words
     data = SegmentDataset(tokens, LiftConfig(epochs=3, ...))
     args = TrainingArguments(folder, num_train_epochs=1)
     Trainer(model, args, train_dataset=data, data_collator=Collator(tokenizer))

@@ -19,12 +19,13 @@ from liftcore import adapter as adapters
 from liftcore import answer, checkpoint, model
 from liftcore.checkpoint import FILE_NAME as STATE_FILE
 from liftcore.config import LiftConfig
-from liftcore.document import read_text
+from liftcore.document import read_bytes
 from liftcore.errors import LiftError, UsageError
 from liftcore.linear import matrix
 from liftcore.lora import Adapter
 from liftcore.report import Report
 from liftcore.targets import check_mergeable
+from liftcore.tokens import text_ids
 from liftcore.train import Result
 
 INFO = "liftcore.json"
@@ -61,7 +62,7 @@ class Memory:
         if context == "truncated":
             if self.text is None:
                 raise LiftError("this memory was saved without its document; use context none")
-            tokens = self.tokenizer(self.text, add_special_tokens=False, verbose=False)["input_ids"]
+            tokens = text_ids(self.tokenizer, self.text)
         self.adapter.install()
         return answer.ask(
             self.model,
@@ -209,11 +210,12 @@ def load_memory(
         raise LiftError(f"{folder / adapters.CONFIG} was changed: its r or lora_alpha differs")
     text = None
     if (folder / DOCUMENT).is_file():
-        text = read_text(folder / DOCUMENT)
-        if hashlib.sha256(text.encode()).hexdigest() != sha256:
+        saved = read_bytes(folder / DOCUMENT, limit=float("inf"))
+        if hashlib.sha256(saved).hexdigest() != sha256:
             raise LiftError(
                 f"{folder / DOCUMENT} was changed since it was saved (its hash differs)"
             )
+        text = saved.decode()
     adapter.install()
     return Memory(
         base_model, tokenizer, adapter, title, text, sha256, length, config, report, training

@@ -311,3 +311,12 @@ assert "liftcore" not in sys.modules
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.rstrip("\n") == memory.complete("Marta Quellin", max_new_tokens=12)
+
+
+@pytest.mark.parametrize("start", ["\ufeff", "\ufeff\ufeff", ""])
+def test_a_memory_reads_back_the_text_that_it_hashed(tiny_folder, tmp_path, start):
+    model, tokenizer = liftcore.load(tiny_folder, device="cpu", dtype=torch.float32)
+    memory = liftcore.absorb(model, tokenizer, start + TEXT, config=CONFIG, progress=False)
+    folder = memory.save(tmp_path / "m")
+    again = liftcore.load_memory(folder, (model, tokenizer))
+    assert again.text == memory.text == TEXT and again.sha256 == memory.sha256
