@@ -9,7 +9,6 @@ down(act(gate(x)) · up(x)), which is checked by numbers, also fuses the product
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from liftcore.kernels.lora_group import ACTIVATIONS, lora_gate_up, lora_qkv
 from liftcore.kernels.lora_group_cpu import activated
+from liftcore.model import evaluating
 
 LARGEST = 3  # members of lora_qkv
 # (weight, lora_a, lora_b, scaling, bias) of a layer as it is now; None: it must run by itself.
@@ -150,7 +150,7 @@ class Group:
         for handle in self.handles:
             handle.remove()
         if self.down is not None:
-            del self.parent.forward
+            vars(self.parent).pop("forward", None)
 
     def output(self, member: nn.Module, x: Tensor) -> Tensor | None:
         """The member's output for x; None when the member must compute it by itself."""
@@ -221,16 +221,3 @@ def observed(module: nn.Module) -> bool:
         or module._backward_hooks
         or module._backward_pre_hooks
     )
-
-
-@contextmanager
-def evaluating(model: nn.Module):
-    """Within it no module of the model trains: no dropout, no random number used."""
-    training = [m for m in model.modules() if m.training]
-    for m in training:
-        m.training = False
-    try:
-        yield
-    finally:
-        for m in training:
-            m.training = True
