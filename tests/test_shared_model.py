@@ -77,6 +77,22 @@ def test_a_model_without_a_cache_is_measured(rng):
     assert torch.equal(greedy(model, ids, 8), right)
 
 
+def test_a_mamba_is_trained_and_measured(tokenizer):
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.MambaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, state_size=4
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    memory = liftcore.absorb(model, tokenizer, TEXT, config=CONFIG, progress=False)
+    assert memory.report.positions and isinstance(memory.complete("Marta"), str)
+    ids = torch.tensor([tokenizer(TEXT)["input_ids"][:8]])
+    for token in greedy(memory.model.eval(), ids, 4)[0]:
+        assert model(input_ids=ids, use_cache=False).logits[0, -1].argmax() == token
+        ids = torch.cat([ids, token.view(1, 1)], dim=1)
+
+
 def test_memories_of_one_model_answer_for_themselves_in_threads(loaded):
     texts = [TEXT, TEXT[::-1], TEXT.upper()]
     made = [liftcore.absorb(*loaded, t, config=CONFIG, progress=False) for t in texts]
