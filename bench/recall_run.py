@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 import time
 
+import torch
+
 from bench import recall_probes as probes
 from bench.recall_documents import Sample
 from bench.recall_settings import Case
@@ -66,6 +68,9 @@ class Curve:
 
 
 def clocks() -> tuple[float, float]:
+    """Seconds on the wall and of the processor, when all that was sent to a GPU is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter(), time.process_time()
 
 

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from liftcore import files
 from liftcore.errors import LiftError
 from liftcore.linear import features
 from liftcore.lora import Adapter
@@ -173,7 +174,9 @@ def file_sha256(file: Path) -> str:
 
 
 def read_json(file: Path) -> dict:
-    """A JSON object. Raises LiftError when the file is missing or damaged."""
+    """A JSON object. Raises LiftError when the file is missing or damaged. A save into its folder
+    that was killed is finished first."""
+    files.repair(file.parent)
     try:
         found = json.loads(file.read_text())
     except FileNotFoundError as error:

@@ -21,16 +21,20 @@ SPLIT = 4  # tokens that one character may be split into, at most: the bytes of 
 def greedy(model: nn.Module, prompts: Tensor, new_tokens: int) -> Tensor:
     """Greedy continuation of prompts int64 [B, P] of equal length -> int64 [B, new_tokens].
 
-    No end-of-text stops it: recall compares a fixed number of tokens.
+    No end-of-text stops it: recall compares a fixed number of tokens. A model that gives no
+    past_key_values reads all again for each token. It runs in evaluation mode.
     """
     lm_head = models.head(model)
     body = models.body(model)
-    cache, step, out = None, prompts, []
-    for _ in range(new_tokens):
-        result = body(input_ids=step, past_key_values=cache, use_cache=True)
-        cache = result.past_key_values
-        step = lm_head.logits(result.last_hidden_state[:, -1]).argmax(-1, keepdim=True)  # [B, 1]
-        out.append(step)
+    cache, step, out = {}, prompts, []
+    with models.evaluating(model):
+        for _ in range(new_tokens):
+            result = body(input_ids=step, use_cache=True, **cache)
+            token = lm_head.logits(result.last_hidden_state[:, -1]).argmax(-1, keepdim=True)
+            out.append(token)  # [B, 1]
+            past = getattr(result, "past_key_values", None)
+            cache = {} if past is None else {"past_key_values": past}
+            step = token if cache else torch.cat([step, token], dim=1)
     return torch.cat(out, dim=1)
 
 
@@ -144,12 +148,13 @@ def end_of_turn(tokenizer) -> list[int]:
 def generate(model: nn.Module, tokenizer, ids: list[int], max_new_tokens: int) -> str:
     """The text that follows the prompt `ids`, greedily, up to the end of the model's turn."""
     prompt = torch.tensor([ids], device=next(model.parameters()).device)
-    with plain_generation(model, tokenizer):
+    with models.evaluating(model), plain_generation(model, tokenizer):
         out = model.generate(
             input_ids=prompt,
             attention_mask=torch.ones_like(prompt),
             max_new_tokens=max_new_tokens,
             do_sample=False,
+            use_cache=True,
         )
     return tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True)
 

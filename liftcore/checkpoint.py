@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from liftcore import files
 from liftcore.config import LiftConfig
 from liftcore.errors import LiftError
 
@@ -23,6 +25,8 @@ FILE_NAME = "training_state.safetensors"
 # Beside it, for the run to go on: a folder with the questions that the model made itself, and a
 # teacher's targets (liftcore/objectives/studied.py, teacher_cache.py).
 SAMPLES = "samples"
+# Stands in it, so that nobody else's folder of that name is taken for it.
+MARK = ".liftcore"
 
 
 @dataclass
@@ -55,6 +59,60 @@ def write_atomically(path: Path, write) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def is_state(path: Path) -> bool:
+    """Whether a file of that name is liftcore's: a state, or one that cannot be read."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {"run", "position"} <= (file.metadata() or {}).keys()
+    except (SafetensorError, OSError):
+        return path.is_file()
+
+
+def try_saving(path: Path, size: int) -> None:
+    """Raises LiftError when a state of `size` bytes cannot be written to `path`."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError("a folder has this name")
+        files.try_writing(path.parent)
+    except OSError as error:
+        raise LiftError(f"cannot write {path}: {files.reason(error)}") from error
+    files.check_room(path.parent, size)
+
+
+def make_samples(folder: Path) -> Path:
+    """The folder for what a run in `folder` makes. Raises LiftError when somebody else's has its
+    name, or when it cannot be made."""
+    samples = folder / SAMPLES
+    if has_samples(folder):
+        return samples
+    if os.path.lexists(samples):
+        raise LiftError(f"{samples} is not liftcore's: move it away, or resume in another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        marked = Path(tempfile.mkdtemp(prefix=files.NEW, dir=folder))
+        (marked / MARK).touch()
+        os.rename(marked, samples)
+    except OSError as error:
+        raise LiftError(f"cannot make the folder {samples}: {files.reason(error)}") from error
+    return samples
+
+
+def has_samples(folder: Path) -> bool:
+    """Whether make_samples() made a folder in `folder`."""
+    return (folder / SAMPLES / MARK).is_file()
+
+
+def remove_samples(folder: Path) -> None:
+    """Removes what a run made; files of other kinds stay."""
+    if not has_samples(folder):
+        return
+    for file in (folder / SAMPLES).iterdir():
+        if file.name == "questions.json" or file.suffix == ".safetensors" or file.name[0] == ".":
+            file.unlink()
+    with contextlib.suppress(OSError):
+        (folder / SAMPLES).rmdir()
 
 
 def leftovers(folder: Path) -> list[Path]:

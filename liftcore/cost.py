@@ -16,6 +16,7 @@ from liftcore import model as models
 from liftcore.answer import greedy
 from liftcore.config import LiftConfig
 from liftcore.errors import UsageError
+from liftcore.exclusive import alone_with
 from liftcore.linear import features
 from liftcore.lora import Adapter, linear_layers
 from liftcore.train import make_steps, prepared
@@ -49,7 +50,8 @@ def estimate(
         raise UsageError("estimate knows the cost of the objective segments alone")
     if isinstance(model_or_config, nn.Module):
         model = model_or_config
-        cost, layers = _calibrate(model, tokens, config), 1
+        with alone_with(model):
+            cost, layers = _calibrate(model, tokens, config), 1
         flops = needed_flops(model, min(tokens, config.segment_length), config.rank)
     else:
         device = torch.device(device or models.default_device())

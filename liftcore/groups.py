@@ -9,7 +9,6 @@ down(act(gate(x)) · up(x)), which is checked by numbers, also fuses the product
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from liftcore.kernels.lora_group import ACTIVATIONS, lora_gate_up, lora_qkv
 from liftcore.kernels.lora_group_cpu import activated
 from liftcore.linear import features, observed
+from liftcore.model import evaluating
 
 LARGEST = 3  # members of lora_qkv
 # (weight, lora_a, lora_b, scaling, bias) of a layer as it is now; None: it must run by itself.
@@ -151,7 +151,7 @@ class Group:
         for handle in self.handles:
             handle.remove()
         if self.down is not None:
-            del self.parent.forward
+            vars(self.parent).pop("forward", None)
 
     def output(self, member: nn.Module, x: Tensor) -> Tensor | None:
         """The member's output for x; None when the member must compute it by itself."""
@@ -212,16 +212,3 @@ def _others(parent: nn.Module, paths: tuple[str, ...]) -> dict[str, nn.Module]:
 def _untouched(module: nn.Module) -> bool:
     """Whether a module and those in it run as their classes say, unwatched."""
     return not any("forward" in vars(m) or observed(m) for m in module.modules())
-
-
-@contextmanager
-def evaluating(model: nn.Module):
-    """Within it no module of the model trains: no dropout, no random number used."""
-    training = [m for m in model.modules() if m.training]
-    for m in training:
-        m.training = False
-    try:
-        yield
-    finally:
-        for m in training:
-            m.training = True

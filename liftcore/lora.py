@@ -128,10 +128,13 @@ class Adapter:
             return
         if current is not None:
             current.remove()
+        # First, so that remove() undoes what an interrupt leaves of this.
+        self._working = []
+        self.model._liftcore_adapter = self
         for path, layer in self.layers.items():
             _set(self.model, path, layer)
-        self._working = [Group(self.model, found, _parts, "group") for found in self.groups]
-        self.model._liftcore_adapter = self
+        for siblings in self.groups:
+            self._working.append(Group(self.model, siblings, _parts, "group"))
 
     def remove(self) -> None:
         """Puts the model's own layers back."""
@@ -154,6 +157,24 @@ class Adapter:
         finally:
             for layer in self.layers.values():
                 layer.enabled = True
+
+
+@contextmanager
+def own_adapter_after(model: nn.Module, *, on_failure: bool = False):
+    """Behind it the model has the adapter again that it had before, or none; with on_failure only
+    when something is raised."""
+    before, failed = getattr(model, "_liftcore_adapter", None), True
+    try:
+        yield
+        failed = False
+    finally:
+        if failed or not on_failure:
+            # An interrupt may have left either of them half installed.
+            current = getattr(model, "_liftcore_adapter", None)
+            if current is not None:
+                current.remove()
+            if before is not None:
+                before.install()
 
 
 @contextmanager

@@ -116,6 +116,20 @@ class Head:
         return soft_cap((hidden @ self.weight.T).float() * self.logit_scale, self.softcap)
 
 
+@contextlib.contextmanager
+def evaluating(model: nn.Module):
+    """Within it no module of the model trains: no dropout, no random number used, no gradient
+    checkpointing, which would forbid a cache. Each module's own mode is put back."""
+    training = [m for m in model.modules() if m.training]
+    for m in training:
+        m.training = False
+    try:
+        yield
+    finally:
+        for m in training:
+            m.training = True
+
+
 def body(model: nn.Module) -> nn.Module:
     """The decoder without its head: input ids -> last hidden state."""
     return model.get_decoder()
@@ -152,8 +166,9 @@ def known_head(model: nn.Module) -> Head:
 def _check_head(model: nn.Module, found: Head) -> None:
     vocabulary = found.weight.shape[0]
     ids = torch.arange(8, device=found.weight.device)[None] * max(1, vocabulary // 9)
-    right = model(input_ids=ids, use_cache=False).logits.float()
-    ours = found.logits(body(model)(input_ids=ids, use_cache=False).last_hidden_state)
+    with evaluating(model):
+        right = model(input_ids=ids, use_cache=False).logits.float()
+        ours = found.logits(body(model)(input_ids=ids, use_cache=False).last_hidden_state)
     error = (ours - right).norm() / right.norm().clamp_min(1e-30)
     if not error < 0.02:
         raise LiftError(

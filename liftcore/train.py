@@ -23,6 +23,7 @@ from liftcore.errors import LiftError, NothingToLearnError
 from liftcore.graph import DeviceSteps
 from liftcore.interrupt import Interrupt
 from liftcore.lora import Adapter, only_adapter_trains
+from liftcore.model import body, evaluating
 from liftcore.norms import fast_norms
 from liftcore.steps import EagerSteps
 
@@ -60,8 +61,10 @@ class Result:
 @contextmanager
 def prepared(model: nn.Module, adapter: Adapter, length: int):
     """Within it the model trains its adapter only, deterministically, on segments of at most
-    `length` tokens, with the fastest attention and norms that its device has."""
+    `length` tokens, with the fastest attention and norms that its device has. Whatever its mode
+    was, there is no dropout, and nothing but the memory plan recomputes layers."""
     with ExitStack() as stack:
+        stack.enter_context(evaluating(model))
         stack.enter_context(deterministic(adapter.values.device))
         stack.enter_context(only_adapter_trains(adapter))
         stack.enter_context(fast_norms(model))
@@ -108,13 +111,18 @@ def follow(
     """Trains the adapter by the steps of make(), on rows of at most `length` tokens.
 
     With a state_file the state is saved there every 20 seconds and on an interrupt, and a run
-    found there goes on, bit for bit on a CPU; `run` says what must be the same. `say` hears how
-    the steps will run. Raises LiftError when the loss is no longer a number (the last saved state
-    stays) and when not even one segment fits into memory.
+    found there goes on, bit for bit on a CPU; `run` says what must be the same. A state that cannot
+    be written is a LiftError before the first step, and a warning later. `say` hears how the steps
+    will run. `on_step` may generate with the model: what still runs on a GPU is then waited for.
+    Raises LiftError when the loss is no longer a number (the last saved state stays) and when not
+    even one segment fits into memory.
     """
     started = saved = time.perf_counter()
     with ExitStack() as stack:
         interrupt = stack.enter_context(Interrupt())
+        if state_file is not None:
+            # fp32 masters and two moments.
+            checkpoint.try_saving(state_file, 12 * adapter.values.numel())
         stack.enter_context(prepared(adapter.model, adapter, length))
         steps = make()
         order, at = steps.order, Position()
@@ -123,13 +131,22 @@ def follow(
             steps.use(steps.plan.cut(order.most, at.micro_batch, at.recompute))
             steps.load_state(state, at.step)
         stack.callback(steps.close)
-        said, before, first, passes = None, at.seconds, at.step, 0
+        said, before, first, passes, warned = None, at.seconds, at.step, 0, False
 
         def save() -> None:
+            """A full disk must not end a run that goes well, nor lose one that is done."""
+            nonlocal saved, warned
             if state_file is not None:
                 at.seconds = before + time.perf_counter() - started
                 at.micro_batch, at.recompute = steps.plan.micro_batch, steps.plan.recompute
-                checkpoint.save(state_file, steps.state(), at, run or {})
+                try:
+                    checkpoint.save(state_file, steps.state(), at, run or {})
+                except LiftError as error:
+                    if not warned:
+                        warnings.warn(f"{error}; the run goes on", stacklevel=3)
+                    warned = True
+            saved = time.perf_counter()
+            interrupt.raise_if_asked()
 
         for n in steps.numbers(first, lambda: interrupt.asked):
             if steps.how != said:
@@ -139,21 +156,21 @@ def follow(
             loss, at.step = steps.latest(n), n + 1
             due = interrupt.asked or time.perf_counter() - saved > SAVE_SECONDS
             if due or not np.isfinite(loss):
-                # On a GPU the latest loss may be of a step before one that failed.
+                # On a GPU the latest loss may be of a step before one that failed, and those
+                # behind it are not done.
+                steps.close()
                 _check(steps.losses[: n + 1], state_file)
             passes += int(order.tokens[n])
             now = time.perf_counter() - started
             progress = Progress(int(order.epoch[n]), n + 1, len(order), passes, now, loss)
-            # Who listens may generate with the model.
-            with own_attention(adapter.model):
+            with _heard(adapter.model, steps):
                 on_step(progress)
             if due or interrupt.asked:
-                _save_or_warn(save, interrupt)
-                saved = time.perf_counter()
+                save()
+        steps.close()
         _check(steps.losses[: at.step], state_file)
         if interrupt.asked or time.perf_counter() - started > SAVE_SECONDS:
             save()
-            interrupt.raise_if_asked()
         if not at.step:
             raise NothingToLearnError(
                 "nothing to learn from: the document is too short, or no sample was made of it"
@@ -169,13 +186,18 @@ def follow(
         )
 
 
-def _save_or_warn(save: Callable[[], None], interrupt: Interrupt) -> None:
-    """Saves the state; a full disk must not end a run that still goes well."""
-    try:
-        save()
-    except LiftError as error:
-        warnings.warn(str(error), stacklevel=2)
-    interrupt.raise_if_asked()
+@contextmanager
+def _heard(model: nn.Module, steps: EagerSteps):
+    """Within it the model may be used to generate: it attends as it does by itself, and first of
+    all the steps that still run beside the host are waited for."""
+
+    def wait(*_) -> None:
+        first.remove()
+        steps.close()
+
+    first = body(model).register_forward_pre_hook(wait)
+    with own_attention(model), first:
+        yield
 
 
 def _check(losses: Tensor, state_file: Path | None) -> None:

@@ -20,6 +20,8 @@ from liftcore.report import Report
 TEXT = "Marta Quellin keeps bees on the roof of the old mill. Every June she gives the honey away."
 CONFIG = LiftConfig(segment_length=16, epochs=2, rank=4, learning_rate=5e-3)
 
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
 
 @pytest.fixture
 def memory(tiny_folder):

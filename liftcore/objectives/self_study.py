@@ -25,7 +25,7 @@ from liftcore.attention import own_attention
 from liftcore.config import QA_KINDS
 from liftcore.determinism import any_algorithm
 from liftcore.errors import UsageError
-from liftcore.groups import evaluating
+from liftcore.model import evaluating
 from liftcore.objectives import study_kinds as kinds_
 from liftcore.objectives.pairs import Deduplicator, Pair
 from liftcore.objectives.terms import Topics, continuation, ends, gaps, is_english, quizzes, terms
