@@ -23,7 +23,7 @@ from liftcore.document import read_text
 from liftcore.errors import LiftError, UsageError
 from liftcore.lora import Adapter
 from liftcore.report import Report
-from liftcore.train import Result
+from liftcore.training.loop import Result
 
 INFO = "liftcore.json"
 DOCUMENT = "document.txt"

@@ -18,11 +18,10 @@ from liftcore.config import LiftConfig
 from liftcore.errors import LiftError, UsageError
 from liftcore.lora import Adapter
 from liftcore.objectives.build import objectives_of
-from liftcore.objectives.mix import Mix
 from liftcore.objectives.pairs import GivenPairs, read_pairs
 from liftcore.progress import ProgressLine
-from liftcore.sample_steps import SampleSteps
-from liftcore.train import Result, follow
+from liftcore.training.loop import Result, train
+from liftcore.training.source import StepSource
 
 INFO = "sft.json"
 DEFAULTS = {"objectives": ("segments", "qa"), "epochs": 3}
@@ -107,20 +106,15 @@ def sft(
         weights += config.weights
     if "qa" in config.objectives and not count:
         raise LiftError(f"{corpus} holds no questions: one .jsonl beside each .txt")
-    mix = Mix(objectives, weights, config, window, len(models.prefix_ids(tokenizer)))
+    prefix = len(models.prefix_ids(tokenizer))
+    source = StepSource(objectives, config, window, weights=weights, prefix=prefix)
     previous = getattr(model, "_liftcore_adapter", None)
     adapter = Adapter(model, config.rank, config.lora_alpha, config.seed)
     adapter.install()
     line = ProgressLine(config.epochs, adapter.values.device, enabled=progress)
     try:
         with line:
-            result = follow(
-                lambda: SampleSteps(model, adapter, mix, config),
-                adapter,
-                window,
-                on_step=line.update,
-                say=line.say,
-            )
+            result = train(adapter, source, on_step=line.update, say=line.say)
     finally:
         adapter.remove()
         if previous is not None:
