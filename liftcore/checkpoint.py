@@ -22,6 +22,8 @@ from liftcore.config import LiftConfig
 from liftcore.errors import LiftError
 
 FILE_NAME = "training_state.safetensors"
+# Of the file: what is in it, and what it means.
+FORMAT = "2"
 # Beside it, for the run to go on: a folder with the questions that the model made itself, and a
 # teacher's targets (liftcore/objectives/studied.py, teacher_cache.py).
 SAMPLES = "samples"
@@ -122,7 +124,11 @@ def leftovers(folder: Path) -> list[Path]:
 
 def save(path: Path, state: dict[str, Tensor], position: Position, run: dict[str, str]) -> None:
     """Writes the optimizer's state, the position and what identifies the run."""
-    meta = {"position": json.dumps(dataclasses.asdict(position)), "run": json.dumps(run)}
+    meta = {
+        "format": FORMAT,
+        "position": json.dumps(dataclasses.asdict(position)),
+        "run": json.dumps(run),
+    }
     tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
     write_atomically(path, lambda file: save_file(tensors, file, metadata=meta))
 
@@ -135,6 +141,10 @@ def read(path: Path, run: dict[str, str]) -> tuple[dict[str, Tensor], Position]:
     try:
         with safe_open(path, "pt") as file:
             meta = file.metadata()
+            if meta.get("format", "1") != FORMAT:
+                raise LiftError(
+                    f"{path} was written by another version of liftcore; --force starts anew"
+                )
             saved, position = json.loads(meta["run"]), Position(**json.loads(meta["position"]))
             state = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError, ValueError) as error:

@@ -6,20 +6,22 @@ import copy
 import gc
 import time
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
 from torch import nn
 
-from liftcore import batch, report
 from liftcore import model as models
+from liftcore import report
 from liftcore.answer import greedy
 from liftcore.config import LiftConfig
 from liftcore.errors import UsageError
 from liftcore.exclusive import alone_with
 from liftcore.linear import features
 from liftcore.lora import Adapter, linear_layers
-from liftcore.train import make_steps, prepared
+from liftcore.training.loop import make_runner, prepared
+from liftcore.training.source import count, segments_alone
 from liftcore.usage import peak_bytes, reset_peak
 
 WARM_UP, TIMED = 2, 6
@@ -63,7 +65,7 @@ def estimate(
         cost = one + (layers - 1) * np.maximum(two - one, 0.0)
         flops = flops_one + (layers - 1) * (flops_two - flops_one)
     step_seconds, report_seconds, peak = cost
-    steps, passes = batch.count(tokens, config)
+    steps, passes = count(tokens, config)
     return Estimate(
         seconds=float(step_seconds * passes + report_seconds),
         peak_bytes=int(peak),
@@ -107,17 +109,18 @@ def _calibrate(model: nn.Module, tokens: int, config: LiftConfig) -> np.ndarray:
     text = np.random.default_rng(0).integers(0, lm_head.weight.shape[0], size=tokens)
     seconds = passes = 0
     try:
-        with prepared(model, adapter, config.segment_length):
-            steps = make_steps(model, adapter, text, config, [])
-            count = min(WARM_UP + TIMED, len(steps.order))
-            for n in range(count):
+        source = segments_alone(text, config, [])
+        with prepared(adapter, source.bound):
+            runner = make_runner(adapter, source)
+            for step in islice(source.steps(), WARM_UP + TIMED):
                 start = _now(device)
-                steps.run(n)
-                if n >= min(WARM_UP, count - 1):
-                    seconds += _now(device) - start
-                    passes += steps.order.tokens[n]
-            steps.close()
-            del steps
+                runner.run(step)
+                # A run of few steps has nothing to warm up with.
+                if step.number == WARM_UP:
+                    seconds = passes = 0
+                seconds += _now(device) - start
+                passes += step.tokens
+            del runner
         prompts = torch.zeros(report.PROBES, report.PROMPT, dtype=torch.int64, device=device)
         marks = [_now(device)]
         for new in (1, 4):

@@ -20,14 +20,14 @@ from liftcore.errors import LiftError, NothingToLearnError, UsageError
 from liftcore.exclusive import alone_with
 from liftcore.lora import Adapter, own_adapter_after
 from liftcore.memory import Memory
-from liftcore.objectives.build import SELF, digest_of, mix_of, pair_sources, summary
+from liftcore.objectives.build import SELF, digest_of, objectives_of, pair_sources, summary
 from liftcore.objectives.pairs import PairSource
 from liftcore.objectives.self_study import SelfStudy
 from liftcore.objectives.studied import StudiedPairs
 from liftcore.objectives.teacher import without_adapter
 from liftcore.progress import ProgressLine
-from liftcore.sample_steps import SampleSteps
-from liftcore.train import follow, train
+from liftcore.training.loop import train
+from liftcore.training.source import StepSource
 
 
 def absorb(
@@ -94,17 +94,17 @@ def absorb(
             say=line.say,
         )
         with line:
-            if config.objectives == ("segments",):
-                result = train(model, adapter, source.tokens, config, prefix=prefix, **options)
-            else:
-                cache = None if resume is None else checkpoint.make_samples(Path(resume))
-                study = partial(_studied, model, tokenizer, source, config, cache, line.say)
-                sources = [study() if each == SELF else each for each in sources]
-                with closing(mix_of(model, tokenizer, source, config, sources, cache)) as mix:
-                    steps = partial(SampleSteps, model, adapter, mix, config)
-                    with _why_nothing(sources):
-                        result = follow(steps, adapter, mix.window, **options)
-                result = replace(result, questions=[summary(each) for each in sources])
+            # Where what is made once is kept: questions of the model's own, a teacher's targets.
+            keeps = resume is not None and config.objectives != ("segments",)
+            cache = checkpoint.make_samples(Path(resume)) if keeps else None
+            study = partial(_studied, model, tokenizer, source, config, cache, line.say)
+            sources = [study() if each == SELF else each for each in sources]
+            objectives = objectives_of(model, tokenizer, source, config, sources, cache)
+            window, weights = models.window(model), config.weights
+            steps = StepSource(objectives, config, window, weights=weights, prefix=len(prefix))
+            with closing(steps), _why_nothing(sources):
+                result = train(adapter, steps, **options)
+            result = replace(result, questions=[summary(each) for each in sources])
             line.say("measuring recall")
             measured = report.unmeasured(len(source.tokens))
             with output.or_warning("the report on recall"):

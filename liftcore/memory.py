@@ -24,7 +24,7 @@ from liftcore.output import ADAPTER, DOCUMENT, INFO, MERGED, PICTURE
 from liftcore.report import Report
 from liftcore.targets import check_mergeable
 from liftcore.tokens import text_ids
-from liftcore.train import Result
+from liftcore.training.loop import Result
 
 
 @dataclass

@@ -16,12 +16,11 @@ from liftcore.errors import LiftError, UsageError
 from liftcore.exclusive import alone_with
 from liftcore.lora import Adapter, own_adapter_after
 from liftcore.objectives.build import objectives_of
-from liftcore.objectives.mix import Mix
 from liftcore.objectives.pairs import GivenPairs, read_pairs
 from liftcore.output import START as INFO
 from liftcore.progress import ProgressLine
-from liftcore.sample_steps import SampleSteps
-from liftcore.train import Result, follow
+from liftcore.training.loop import Result, train
+from liftcore.training.source import StepSource
 
 DEFAULTS = {"objectives": ("segments", "qa"), "epochs": 3}
 
@@ -98,16 +97,11 @@ def sft(
         weights += config.weights
     if "qa" in config.objectives and not count:
         raise LiftError(f"{corpus} holds no questions: one .jsonl beside each .txt")
-    mix = Mix(objectives, weights, config, window, len(models.prefix_ids(tokenizer)))
+    prefix = len(models.prefix_ids(tokenizer))
+    source = StepSource(objectives, config, window, weights=weights, prefix=prefix)
     with alone_with(model), own_adapter_after(model):
         adapter = Adapter(model, config.rank, config.lora_alpha, config.seed)
         adapter.install()
         with ProgressLine(config.epochs, adapter.values.device, enabled=progress) as line:
-            result = follow(
-                lambda: SampleSteps(model, adapter, mix, config),
-                adapter,
-                window,
-                on_step=line.update,
-                say=line.say,
-            )
+            result = train(adapter, source, on_step=line.update, say=line.say)
     return Start(model, adapter, config, result, len(files), count)

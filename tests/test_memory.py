@@ -226,7 +226,8 @@ def test_recall_compares_each_token_with_its_own_place(monkeypatch):
 def test_the_tokenizers_prefix_is_trained_and_probed(tiny_folder, monkeypatch):
     """What a tokenizer puts before any text (Llama's BOS) stands before segments and probes."""
     from liftcore import model as models
-    from liftcore import report, steps
+    from liftcore import report
+    from liftcore.training import runner
 
     class WithBos:
         bos_token_id = 1
@@ -238,10 +239,10 @@ def test_the_tokenizers_prefix_is_trained_and_probed(tiny_folder, monkeypatch):
     model, tokenizer = liftcore.load(tiny_folder, device="cpu", dtype=torch.float32)
     assert models.prefix_ids(tokenizer) == []
     batches, prompts = [], []
-    loss, greedy = steps.batch_loss, report.greedy
+    loss, greedy = runner.batch_loss, report.greedy
     monkeypatch.setattr(models, "prefix_ids", lambda tokenizer: [1])
     monkeypatch.setattr(
-        steps, "batch_loss", lambda m, h, step, *a: batches.append(step) or loss(m, h, step, *a)
+        runner, "batch_loss", lambda m, h, step, *a: batches.append(step) or loss(m, h, step, *a)
     )
     monkeypatch.setattr(report, "greedy", lambda m, p, n: prompts.append(p) or greedy(m, p, n))
     liftcore.absorb(model, tokenizer, TEXT, config=CONFIG, progress=False)
@@ -258,10 +259,10 @@ def test_a_second_memory_on_the_same_model_leaves_the_first_as_it_was(memory):
 
 
 def test_a_failed_run_leaves_the_model_as_it_was(memory, monkeypatch):
-    from liftcore import steps
+    from liftcore.training import runner
 
     monkeypatch.setattr(
-        steps, "batch_loss", lambda *a: torch.tensor(float("nan"), requires_grad=True)
+        runner, "batch_loss", lambda *a: torch.tensor(float("nan"), requires_grad=True)
     )
     with pytest.raises(LiftError, match="no longer a number"):
         liftcore.absorb(memory.model, memory.tokenizer, TEXT, config=CONFIG, progress=False)
