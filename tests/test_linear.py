@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 import liftcore
 from liftcore import model as models
 from liftcore.lora import Adapter
-from liftcore.steps import batch_loss
+from liftcore.training.batch import batch_loss
 
 
 class Scaled(nn.Linear):
@@ -116,7 +116,7 @@ def test_gradients_equal_the_models_own(family, rng):
     assert len(adapter.layers) == 8 and not adapter.targets.left
     adapter.install()
     step = a_batch(rng)
-    batch_loss(model, models.head(model), step, step.weight).backward()
+    batch_loss(model, models.head(model), step, step.weights.sum()).backward()
     ours = adapter.grads.clone()
     adapter.grads.zero_()
     for layer in adapter.layers.values():
