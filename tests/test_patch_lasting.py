@@ -190,7 +190,8 @@ def test_gradient_checkpointing_with_autocast(rng, reentrant):
         assert liftcore.accelerate(model).loss
         ours = run(model, ids)
     truth = run(copy.deepcopy(model).double(), ids)
-    assert_as_near(ours, plain, truth, 0.05)
+    # torch 2.7 loses some gradients of plain PEFT here; the slack alone bounds ours then.
+    assert_as_near(ours, {**truth, **plain}, truth, 0.05)
     assert all(ours[n].dtype == plain[n].dtype for n in plain)
 
 

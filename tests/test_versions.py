@@ -1,10 +1,12 @@
 """What older and newer versions of the libraries under liftcore are told apart by."""
 
+import re
 from importlib import metadata
 
 import pytest
 import torch
 import transformers
+from wheels import ROOT
 
 from liftcore import embedded
 from liftcore.kernels import tiles
@@ -47,3 +49,12 @@ def test_each_major_transformers_converts_the_embedded_model_for_itself(monkeypa
         monkeypatch.setattr(metadata, "version", lambda name, version=version: version)
         folders.add(embedded._converted())
     assert len(folders) == 2
+
+
+@pytest.mark.parametrize("name", ["torch", "transformers", "peft", "accelerate"])
+def test_the_declared_minimum_is_the_oldest_that_the_suite_runs_with(name):
+    declared = set(re.findall(rf'"{name}>=([\d.]+)"', (ROOT / "pyproject.toml").read_text()))
+    lock = (ROOT / "requirements-official.lock").read_text()
+    (tested,) = re.findall(rf"^{name}==([\d.]+)$", lock, re.M)
+    (minimum,) = declared
+    assert f"{tested}.".startswith(f"{minimum}.")
