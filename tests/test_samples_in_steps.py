@@ -68,6 +68,8 @@ def plain_loss(model, samples):
 @pytest.mark.parametrize("chosen", [False, True])
 @pytest.mark.parametrize("room", [False, True])
 def test_the_loss_is_that_of_each_sample_alone(rng, kinds, chosen, room):
+    if chosen and OLD_TRANSFORMERS:
+        pytest.skip("layers that return tuples are computed in full")
     samples = random_samples(rng, 4, soft=kinds == "soft")
     if kinds == "both":
         samples += random_samples(rng, 3, soft=True)

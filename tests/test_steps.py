@@ -158,6 +158,7 @@ def test_a_step_on_the_device_never_makes_the_host_wait(tokens, monkeypatch, ove
     assert torch.isfinite(run.losses).all() and run.taken == 2
 
 
+@pytest.mark.skipif(OLD_TRANSFORMERS, reason="layers that return tuples are computed in full")
 @BOTH
 def test_few_scored_rows_leave_the_last_layer_less_to_do(tokens, monkeypatch, kind):
     config = CONFIG.replace(schedule="overlap", overlap_loss="new", segment_length=128, epochs=2)

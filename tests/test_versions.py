@@ -19,7 +19,7 @@ from liftcore.model import dtype_keyword
      ("5.23.0", "dtype"), ("6.1.0.dev0", "dtype")],
 )  # fmt: skip
 def test_the_dtype_is_given_by_the_name_that_is_read(monkeypatch, version, name):
-    monkeypatch.setattr(transformers, "__version__", version)
+    monkeypatch.setattr("transformers.__version__", version)
     assert dtype_keyword(torch.bfloat16) == {name: torch.bfloat16}
 
 
