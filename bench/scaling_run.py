@@ -46,7 +46,9 @@ def load(name: str, device: torch.device) -> nn.Module:
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     with torch.device(device):
-        model = AutoModelForCausalLM.from_config(LlamaConfig(**LLAMA_8B), dtype=torch.bfloat16)
+        model = AutoModelForCausalLM.from_config(
+            LlamaConfig(**LLAMA_8B), **models.dtype_keyword(torch.bfloat16)
+        )
     return model.eval().requires_grad_(False)
 
 

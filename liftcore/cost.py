@@ -80,7 +80,8 @@ def _shallow(base_config, layers: int, tokens: int, config: LiftConfig, device, 
     from transformers import AutoModelForCausalLM
 
     shallow = shallow_config(base_config, layers)
-    model = AutoModelForCausalLM.from_config(shallow, dtype=dtype).to(device).eval()
+    model = AutoModelForCausalLM.from_config(shallow, **models.dtype_keyword(dtype))
+    model = model.to(device).eval()
     cost = _calibrate(model, tokens, config)
     flops = needed_flops(model, min(tokens, config.segment_length), config.rank)
     del model

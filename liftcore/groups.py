@@ -163,9 +163,10 @@ class Group:
             inputs = self._inputs(x)
             if inputs is None:
                 return None
-            y, *self.ready = lora_qkv(x, *inputs)
-            self.x = x
-            return y
+            ys = lora_qkv(x, *inputs)
+            # A list by name: torch.compile of torch 2.11 makes a tuple of `y, *ready = ys`.
+            self.x, self.ready = x, list(ys[1:])
+            return ys[0]
         if x is not self.x or name is None:
             return None
         at = self.names.index(name) - 1

@@ -66,7 +66,8 @@ class LastLayer:
                 full = type(self.layer).forward(self.layer, hidden_states, **kwargs)
                 return _take(full, index, hidden_states.shape[1])
 
-        with _replaced(self.layer, forward=forward):
+        # Also where transformers checkpoints the call and not the forward.
+        with _replaced(self.layer, forward=forward, gradient_checkpointing=False):
             yield
 
     def _chosen(self, hidden: Tensor, index: Tensor, kwargs: dict) -> Tensor:
@@ -156,6 +157,8 @@ def _attention(module, query, key, value, attention_mask, scaling=None, **kwargs
     """The attention function that transformers calls: query [B, H, Q, D] -> [B, Q, H, D]."""
     if kwargs.get("dropout"):
         raise _Unfit("its attention has dropout")
+    if kwargs.get("softcap"):  # SDPA of some versions leaves the cap out, and then agrees
+        raise _Unfit("its attention has a soft cap")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     return module._liftcore_attend(query, key, value, scaling).transpose(1, 2), None
 

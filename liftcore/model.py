@@ -32,7 +32,7 @@ def load(name_or_path: str | Path, *, device: str | torch.device | None = None, 
     source = _source(name)
     with embedded.quiet_transformers():
         try:
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+            model = AutoModelForCausalLM.from_pretrained(source, **dtype_keyword(dtype))
         except (OSError, ValueError) as error:
             raise LiftError(_why_not_loaded(name, error)) from error
         try:
@@ -54,6 +54,14 @@ def is_chat(name_or_path: str | Path) -> bool:
     with embedded.quiet_transformers(), contextlib.suppress(Exception):
         return bool(AutoTokenizer.from_pretrained(_source(str(name_or_path))).chat_template)
     return False
+
+
+def dtype_keyword(dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """{"dtype": dtype}, or by the older name for a transformers before 4.56."""
+    import transformers
+
+    major, minor = map(int, transformers.__version__.split(".")[:2])
+    return {"dtype" if (major, minor) >= (4, 56) else "torch_dtype": dtype}
 
 
 def _source(name: str) -> str | Path:

@@ -46,7 +46,8 @@ def calls(monkeypatch):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_groups_of_every_family(family, rng, calls):
-    model = tiny_model(family, seed=int(rng.integers(1 << 30)))
+    # fp64: in fp32 some random models magnify the rounding of one op beyond any narrow bound.
+    model = tiny_model(family, seed=int(rng.integers(1 << 30)), dtype=torch.float64)
     adapter = an_adapter(model)
     for i in range(2):
         layer = f"model.layers.{i}"

@@ -41,7 +41,7 @@ def test_peft_loads_it_and_gives_the_same_logits(memory, tiny_folder, tmp_path):
 
     folder = memory.save(tmp_path / "m")
     ours = logits(memory.model, memory.tokenizer)
-    base = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(tiny_folder)
     plain = logits(base, memory.tokenizer)
     theirs = logits(PeftModel.from_pretrained(base, folder).eval(), memory.tokenizer)
     assert not torch.allclose(ours, plain, atol=1e-4), "the adapter must do something"
@@ -300,11 +300,11 @@ def test_peft_reproduces_an_answer_without_liftcore(memory, tiny_folder, tmp_pat
     """A script that never imports liftcore gives the same continuation."""
     folder = memory.save(tmp_path / "m")
     script = f"""
-import sys, torch
+import sys
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained({str(tiny_folder)!r})
-model = AutoModelForCausalLM.from_pretrained({str(tiny_folder)!r}, dtype=torch.float32)
+model = AutoModelForCausalLM.from_pretrained({str(tiny_folder)!r})
 model = PeftModel.from_pretrained(model, {str(folder)!r}).eval()
 ids = tokenizer("Marta Quellin", return_tensors="pt")
 out = model.generate(**ids, max_new_tokens=12, do_sample=False)

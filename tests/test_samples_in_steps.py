@@ -12,7 +12,7 @@ import torch
 from errors_and_seeds import rel
 from streams import Fixed, Stream, sample
 from test_training import stop_after
-from tiny import tiny_model
+from tiny import OLD_TRANSFORMERS, tiny_model
 
 from liftcore import checkpoint
 from liftcore.config import LiftConfig
@@ -68,6 +68,8 @@ def plain_loss(model, samples):
 @pytest.mark.parametrize("chosen", [False, True])
 @pytest.mark.parametrize("room", [False, True])
 def test_the_loss_is_that_of_each_sample_alone(rng, kinds, chosen, room):
+    if chosen and OLD_TRANSFORMERS:
+        pytest.skip("layers that return tuples are computed in full")
     samples = random_samples(rng, 4, soft=kinds == "soft")
     if kinds == "both":
         samples += random_samples(rng, 3, soft=True)
@@ -78,7 +80,7 @@ def test_the_loss_is_that_of_each_sample_alone(rng, kinds, chosen, room):
     )
     adapter.install()
     last = LastLayer(model, 32)
-    assert last.works
+    assert last.works is not OLD_TRANSFORMERS
     shape = shape_of(samples, 2.0 if chosen else 0.0)
     if room:
         shape = replace(
@@ -91,7 +93,7 @@ def test_the_loss_is_that_of_each_sample_alone(rng, kinds, chosen, room):
         )
     batch = make(samples, shape)
     assert (batch.chosen is not None) == chosen and len(batch.hard_rows) == shape.hard
-    ours = batch_loss(model, head(model), batch, 3.0, last)
+    ours = batch_loss(model, head(model), batch, 3.0, last if last.works else None)
     ours.backward()
     grads, right = adapter.grads.clone(), plain_loss(model, samples) / 3.0
     adapter.grads.zero_()

@@ -6,7 +6,7 @@ import torch
 from errors_and_seeds import rel
 from native_checks import random_run
 from streams import Fixed, sample
-from tiny import tiny_model
+from tiny import OLD_TRANSFORMERS, tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from liftcore.attention import fast_attention
@@ -148,7 +148,7 @@ def test_a_step_on_the_device_never_makes_the_host_wait(tokens, monkeypatch, ove
     config = CONFIG.replace(schedule="overlap", overlap_loss=overlap_loss, segment_length=128)
     run = made(GraphRunner, np.tile(tokens, 6), config, dtype=torch.bfloat16)
     run.runner.use(MemoryPlan(2, 2))
-    assert (run.runner.last is not None) == (overlap_loss == "new")
+    assert (run.runner.last is not None) == (overlap_loss == "new" and not OLD_TRANSFORMERS)
     # What is read back now and then is read by copies.
     monkeypatch.setattr(run.runner, "_latest", lambda step: 0.0)
     with fast_attention(run.model, 129):
@@ -158,6 +158,7 @@ def test_a_step_on_the_device_never_makes_the_host_wait(tokens, monkeypatch, ove
     assert torch.isfinite(run.losses).all() and run.taken == 2
 
 
+@pytest.mark.skipif(OLD_TRANSFORMERS, reason="layers that return tuples are computed in full")
 @BOTH
 def test_few_scored_rows_leave_the_last_layer_less_to_do(tokens, monkeypatch, kind):
     config = CONFIG.replace(schedule="overlap", overlap_loss="new", segment_length=128, epochs=2)

@@ -4,6 +4,8 @@ import torch
 from tiny import TINY
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForImageTextToText
 
+from liftcore.model import dtype_keyword
+
 EXPERTS = dict(
     moe_intermediate_size=24,
     n_routed_experts=4,
@@ -139,4 +141,4 @@ def tiny_family(family: str, seed: int = 0) -> torch.nn.Module:
         kind = AutoModelForImageTextToText
     else:
         config, kind = CONFIG_MAPPING[family](**{**TINY, **FAMILIES[family]}), AutoModelForCausalLM
-    return kind.from_config(config, dtype=torch.float32).eval().requires_grad_(False)
+    return kind.from_config(config, **dtype_keyword(torch.float32)).eval().requires_grad_(False)
