@@ -113,6 +113,7 @@ def run(
     # Counted over the cases asked for: the file may hold others.
     line = Progress(total, sum((c.id, m.name) in results.done for c in cases for m in methods))
     line.enabled &= progress
+    memories.progress = progress
     for name, group in groupby(cases, key=lambda case: case.document):
         of_document = list(group)
         todo = [(m, c) for m in methods for c in of_document if (c.id, m.name) not in results.done]

@@ -23,6 +23,7 @@ class Memories:
 
     def __init__(self, model, tokenizer, folder: Path | None = None):
         self.model, self.tokenizer, self.folder = model, tokenizer, folder
+        self.progress = True  # whether training shows how it goes
         self.document = ""
         self.held: dict[str, Memory] = {}
 
@@ -52,7 +53,14 @@ class Memories:
         folder = None if self.folder is None else self.folder / key
         if folder is not None and (folder / INFO).is_file():
             return liftcore.load_memory(folder, (self.model, self.tokenizer))
-        memory = liftcore.absorb(self.model, self.tokenizer, document, config=config, resume=folder)
+        memory = liftcore.absorb(
+            self.model,
+            self.tokenizer,
+            document,
+            config=config,
+            resume=folder,
+            progress=self.progress,
+        )
         if folder is not None:
             memory.save(folder, force=True)
         return memory

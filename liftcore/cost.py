@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 
@@ -20,6 +21,7 @@ from liftcore.errors import UsageError
 from liftcore.exclusive import alone_with
 from liftcore.linear import features
 from liftcore.lora import Adapter, linear_layers
+from liftcore.progress import ProgressLine
 from liftcore.training.loop import make_runner, prepared
 from liftcore.training.source import count, segments_alone
 from liftcore.usage import peak_bytes, reset_peak
@@ -38,28 +40,37 @@ class Estimate:
 
 
 def estimate(
-    model_or_config, tokens: int, config: LiftConfig | None = None, *, device=None, dtype=None
+    model_or_config,
+    tokens: int,
+    config: LiftConfig | None = None,
+    *,
+    device=None,
+    dtype=None,
+    progress: bool = True,
 ) -> Estimate:
     """What absorbing `tokens` tokens would cost, from a few steps on this machine.
 
     With a model its own steps are timed. With a transformers configuration two shallow models
     of random weights are (one and two layers), and the depth is extrapolated: no download, and
-    little memory. The document's tokens are random; cost does not depend on them. Raises
-    UsageError for objectives other than segments, whose samples are not known beforehand.
+    little memory. The document's tokens are random; cost does not depend on them. Progress goes to
+    stderr, as absorb's does. Raises UsageError for objectives other than segments, whose samples
+    are not known beforehand.
     """
     config = config or LiftConfig()
     if config.objectives != ("segments",):
         raise UsageError("estimate knows the cost of the objective segments alone")
     if isinstance(model_or_config, nn.Module):
         model = model_or_config
-        with alone_with(model):
-            cost, layers = _calibrate(model, tokens, config), 1
+        with alone_with(model), ProgressLine(enabled=progress) as line:
+            cost = calibrate(model, tokens, config, tell=line.count)
         flops = needed_flops(model, min(tokens, config.segment_length), config.rank)
     else:
         device = torch.device(device or models.default_device())
         dtype = dtype or models.default_dtype(device)
-        one, flops_one = _shallow(model_or_config, 1, tokens, config, device, dtype)
-        two, flops_two = _shallow(model_or_config, 2, tokens, config, device, dtype)
+        (one, flops_one), (two, flops_two) = (
+            _shallow(model_or_config, layers, tokens, config, device, dtype, progress)
+            for layers in (1, 2)
+        )
         layers = model_or_config.get_text_config().num_hidden_layers
         # A noisy machine must not make the second layer free or negative.
         cost = one + (layers - 1) * np.maximum(two - one, 0.0)
@@ -76,13 +87,16 @@ def estimate(
     )
 
 
-def _shallow(base_config, layers: int, tokens: int, config: LiftConfig, device, dtype):
+def _shallow(
+    base_config, layers: int, tokens: int, config: LiftConfig, device, dtype, progress: bool
+):
     from transformers import AutoModelForCausalLM
 
     shallow = shallow_config(base_config, layers)
     model = AutoModelForCausalLM.from_config(shallow, **models.dtype_keyword(dtype))
     model = model.to(device).eval()
-    cost = _calibrate(model, tokens, config)
+    with ProgressLine(enabled=progress) as line:
+        cost = calibrate(model, tokens, config, tell=line.count)
     flops = needed_flops(model, min(tokens, config.segment_length), config.rank)
     del model
     gc.collect()
@@ -99,8 +113,18 @@ def shallow_config(base_config, layers: int):
     return shallow
 
 
-def _calibrate(model: nn.Module, tokens: int, config: LiftConfig) -> np.ndarray:
-    """[seconds a token-pass, seconds of the report, peak bytes] measured on a few steps."""
+def calibrate(
+    model: nn.Module,
+    tokens: int,
+    config: LiftConfig,
+    *,
+    warm_up: int = WARM_UP,
+    timed: int = TIMED,
+    prompt: int = report.PROMPT,
+    tell: Callable[[str, int, int], None] = lambda what, done, of: None,
+) -> np.ndarray:
+    """[seconds a token-pass, seconds of the report, peak bytes], float64 [3], measured on
+    `timed` steps and a report whose prompts have `prompt` tokens. The model is left as it was."""
     device = next(model.parameters()).device
     before = getattr(model, "_liftcore_adapter", None)
     lm_head = models.head(model)
@@ -113,20 +137,22 @@ def _calibrate(model: nn.Module, tokens: int, config: LiftConfig) -> np.ndarray:
         source = segments_alone(text, config, [])
         with prepared(adapter, source.bound):
             runner = make_runner(adapter, source)
-            for step in islice(source.steps(), WARM_UP + TIMED):
+            for step in islice(source.steps(), warm_up + timed):
                 start = _now(device)
                 runner.run(step)
                 # A run of few steps has nothing to warm up with.
-                if step.number == WARM_UP:
+                if step.number == warm_up:
                     seconds = passes = 0
                 seconds += _now(device) - start
                 passes += step.tokens
+                tell("measuring this machine: step", step.number + 1, warm_up + timed)
             del runner
-        prompts = torch.zeros(report.PROBES, report.PROMPT, dtype=torch.int64, device=device)
-        marks = [_now(device)]
-        for new in (1, 4):
-            greedy(model, prompts, new)
-            marks.append(_now(device))
+        prompts = torch.zeros(report.PROBES, prompt, dtype=torch.int64, device=device)
+        with adapter.folded():
+            marks = [_now(device)]
+            for new in (1, 4):
+                greedy(model, prompts, new)
+                marks.append(_now(device))
         first, four = marks[1] - marks[0], marks[2] - marks[1]
         reporting = first + max(0.0, four - first) / 3 * (report.NEW - 1)
         return np.array([seconds / passes, reporting, peak_bytes(device)])

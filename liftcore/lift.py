@@ -49,7 +49,7 @@ def absorb(
     config     settings; LiftConfig() is tuned for the embedded model
     resume     folder for the state of an unfinished run: written every 20 seconds, and
                continued from when it is there; on a CPU the result is bit for bit the same
-    progress   a line on stderr, when that is a terminal
+    progress   a line on stderr that goes on; where that is no terminal, a plain one now and then
     qa         question-answer pairs to train on: a JSONL file (keys question and answer), pairs,
                a source of pairs that arrive while training runs (liftcore.objectives.pairs), or
                "self" for those that the model makes of the document, the default of "qa".
@@ -97,7 +97,7 @@ def absorb(
             # Where what is made once is kept: questions of the model's own, a teacher's targets.
             keeps = resume is not None and config.objectives != ("segments",)
             cache = checkpoint.make_samples(Path(resume)) if keeps else None
-            study = partial(_studied, model, tokenizer, source, config, cache, line.say)
+            study = partial(_studied, model, tokenizer, source, config, cache, line.count)
             sources = [study() if each == SELF else each for each in sources]
             objectives = objectives_of(model, tokenizer, source, config, sources, cache)
             window, weights = models.window(model), config.weights
@@ -107,7 +107,7 @@ def absorb(
             result = replace(result, questions=[summary(each) for each in sources])
             line.say("measuring recall")
             measured = report.unmeasured(len(source.tokens))
-            with output.or_warning("the report on recall"):
+            with output.or_warning("the report on recall"), adapter.folded():
                 measured = report.measure(model, source.tokens, prefix=prefix)
     return Memory(
         model=model,
@@ -142,7 +142,7 @@ def _with_questions(config: LiftConfig) -> LiftConfig:
     return config.replace(objectives=(*config.objectives, "qa"), mix=mix)
 
 
-def _studied(model: nn.Module, tokenizer, source: Document, config: LiftConfig, cache, say):
+def _studied(model: nn.Module, tokenizer, source: Document, config: LiftConfig, cache, count):
     study = SelfStudy(
         model,
         tokenizer,
@@ -152,7 +152,7 @@ def _studied(model: nn.Module, tokenizer, source: Document, config: LiftConfig, 
         seed=config.seed,
     )
     key = f"{adapters.base_name(model)} {config.seed} {config.qa_kinds} {source.sha256}"
-    return StudiedPairs(study, key, cache, say, needed="segments" not in config.objectives)
+    return StudiedPairs(study, key, cache, count, needed="segments" not in config.objectives)
 
 
 def _beginning(model: nn.Module, config: LiftConfig, init: str | Path | None) -> Adapter:

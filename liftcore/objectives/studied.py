@@ -10,6 +10,7 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from liftcore.checkpoint import write_atomically
@@ -30,13 +31,13 @@ class StudiedPairs(GivenPairs):
         study: SelfStudy,
         key: str,
         folder: Path | None = None,
-        say: Callable[[str], None] = lambda text: None,
+        count: Callable[[str, int, int], None] = lambda what, done, of: None,
         needed: bool = True,
     ):
         file = None if folder is None else folder / FILE
         kept = _kept(file, key)
         if kept is None:
-            pairs = study.generate_all(lambda done, of: say(f"making questions: {done} of {of}"))
+            pairs = study.generate_all(partial(count, "making questions"))
             kept = {
                 "key": key,
                 "pairs": [dataclasses.asdict(pair) for pair in pairs],
