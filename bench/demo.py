@@ -3,7 +3,7 @@
 Every run and its figures go into bench/results/DEVICE/demo.json.
 
     python -m bench demo                   the document of `make demo`, twice, and two others
-    python -m bench demo --seeds 0 0 0
+    python -m bench demo --seeds 0 0 0 --tokens 1000
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from liftcore.model import default_device
 SEEDS = (0, 0, 1, 2)
 
 
-def run(seed: int) -> dict:
+def run(seed: int, tokens: int) -> dict:
     """What `liftcore demo --json` says."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "liftcore", "demo", "--json", "--seed", str(seed)]
+        command += ["--tokens", str(tokens)]
         done = subprocess.run(
             [*command, "--out", str(Path(folder) / "memory")], capture_output=True, text=True
         )
@@ -42,13 +43,16 @@ def main(argv: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="a document each")
+    parser.add_argument(
+        "--tokens", type=int, default=2000, help="length of the documents (%(default)s)"
+    )
     parser.add_argument("--out", type=Path, help="folder of the results")
     args = parser.parse_args(argv)
     folder = args.out or RESULTS / results_name(torch.device(default_device()))
     folder.mkdir(parents=True, exist_ok=True)
     runs = []
     for seed in args.seeds:
-        found = run(seed)
+        found = run(seed, args.tokens)
         runs.append({k: v for k, v in found.items() if k != "adapter"})
         result = {"command": " ".join(["python -m bench demo", *argv]), "runs": runs}
         (folder / "demo.json").write_text(json.dumps(result, indent=1) + "\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -18,24 +18,51 @@ SPLIT = 4  # tokens that one character may be split into, at most: the bytes of 
 
 
 @torch.no_grad()
-def greedy(model: nn.Module, prompts: Tensor, new_tokens: int) -> Tensor:
-    """Greedy continuation of prompts int64 [B, P] of equal length -> int64 [B, new_tokens].
+def greedy(
+    model: nn.Module, prompts: Tensor, new_tokens: int, mask: Tensor | None = None
+) -> Tensor:
+    """Greedy continuation of prompts int64 [B, P] -> int64 [B, new_tokens].
 
-    No end-of-text stops it: recall compares a fixed number of tokens. A model that gives no
+    Shorter prompts are padded on the left, where mask int64 [B, P] is 0. No end-of-text stops it:
+    recall compares a fixed number of tokens. A model that gives no
     past_key_values reads all again for each token. It runs in evaluation mode.
     """
     lm_head = models.head(model)
     body = models.body(model)
-    cache, step, out = {}, prompts, []
+    cache, padded, step, out = {}, {}, prompts, []
     with models.evaluating(model):
         for _ in range(new_tokens):
-            result = body(input_ids=step, use_cache=True, **cache)
+            if mask is not None:
+                places = (mask.cumsum(1) - 1).clamp(min=0)[:, -step.shape[1] :]
+                padded = {"attention_mask": mask, "position_ids": places}
+                mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            result = body(input_ids=step, use_cache=True, **cache, **padded)
             token = lm_head.logits(result.last_hidden_state[:, -1]).argmax(-1, keepdim=True)
             out.append(token)  # [B, 1]
             past = getattr(result, "past_key_values", None)
             cache = {} if past is None else {"past_key_values": past}
             step = token if cache else torch.cat([step, token], dim=1)
     return torch.cat(out, dim=1)
+
+
+def complete_all(
+    model: nn.Module, tokenizer, texts: Sequence[str], new_tokens: Sequence[int]
+) -> list[str]:
+    """What complete() gives for each text, of at most so many tokens each, in one batch."""
+    prefix = models.prefix_ids(tokenizer)
+    rows = [prefix + text_ids(tokenizer, text) for text in texts]
+    width = max(map(len, rows))
+    device = next(model.parameters()).device
+    ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=device)
+    mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows], device=device)
+    out = greedy(model, ids, max(new_tokens), mask).tolist()
+    ends = model.generation_config.eos_token_id
+    stops = set(ends) if isinstance(ends, (list, tuple)) else {ends}
+    completions = []
+    for row, most in zip(out, new_tokens, strict=True):
+        length = next((n for n, token in enumerate(row[:most], 1) if token in stops), most)
+        completions.append(tokenizer.decode(row[:length], skip_special_tokens=True))
+    return completions
 
 
 def complete(model: nn.Module, tokenizer, text: str, max_new_tokens: int) -> str:

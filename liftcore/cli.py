@@ -13,7 +13,7 @@ from pathlib import Path
 from liftcore import __version__
 from liftcore.cli_absorb import absorb_options, sft_options
 from liftcore.errors import LiftError, UsageError
-from liftcore.options import EMBEDDED, dtype, model_options, settings, verb
+from liftcore.options import DTYPES, EMBEDDED, dtype, model_options, settings, verb
 from liftcore.options import config as settings_of
 
 
@@ -62,7 +62,7 @@ def _one_line(error: Exception) -> str:
 def _demo(args) -> dict:
     from liftcore.demo import demo
 
-    return demo(Path(args.out), seed=args.seed)
+    return demo(Path(args.out), seed=args.seed, tokens=args.tokens, dtype=dtype(args.dtype))
 
 
 def _absorb(args) -> dict:
@@ -191,6 +191,12 @@ def _parser() -> argparse.ArgumentParser:
     demo = verb(verbs, "demo", _demo, "absorb a fictional document and show what is recalled")
     demo.add_argument("--out", default="demo-memory", help="folder of the adapter (%(default)s)")
     demo.add_argument("--seed", type=int, default=0, help="another seed, another document")
+    demo.add_argument(
+        "--tokens", type=int, metavar="N", help="length of the document (what takes two minutes)"
+    )
+    demo.add_argument(
+        "--dtype", choices=tuple(DTYPES), help="(bf16 where the device computes with it)"
+    )
 
     absorb_options(verb(verbs, "absorb", _absorb, "train an adapter on a text file"))
     sft_options(

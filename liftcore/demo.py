@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,37 +15,69 @@ import torch
 from liftcore import document as documents
 from liftcore import embedded, info, report
 from liftcore import model as models
-from liftcore.answer import complete
+from liftcore.answer import complete_all
 from liftcore.config import LiftConfig
-from liftcore.fiction import Fact, Fiction, fictional_document
+from liftcore.cost import calibrate
+from liftcore.errors import UsageError
+from liftcore.fiction import MAX_WORDS, MIN_WORDS, Fact, Fiction, fictional_document
 from liftcore.lift import absorb
 from liftcore.memory import INFO, check_output
+from liftcore.progress import ProgressLine
 from liftcore.usage import gib, peak_bytes
 
 # Facts in the table; all are counted.
 ROWS = 14
+# The demo takes the longest document, up to WORDS, that lets it end within so many seconds.
+SECONDS = 120.0
+WORDS, STEP = 1550, 50
+TOKENS_A_WORD = 1.3  # of the fictional documents, about
+# Before training the model knows next to nothing, which a few probes show as well.
+PROBES_BEFORE = 16
 
 
-def demo(out: Path, *, seed: int = 0) -> dict:
-    """Runs the demo, prints its tables, leaves the adapter in `out` and returns the figures."""
+def demo(out: Path, *, seed: int = 0, tokens: int | None = None, dtype=None) -> dict:
+    """Runs the demo, prints its tables, leaves the adapter in `out` and returns the figures.
+
+    tokens   about the length of the document; None: what this machine learns in two minutes
+    dtype    of the model; None: as load() chooses
+
+    Raises UsageError for a length that no fictional document has, LiftError for a folder that
+    cannot take the adapter.
+    """
     started = time.perf_counter()
     check_output(out, force=(out / INFO).is_file())
-    model, tokenizer = models.load(embedded.NAME)
-    device = next(model.parameters()).device
-    fiction = fictional_document(seed)
-    source = documents.read(fiction.text, tokenizer, fiction.title)
+    if tokens is not None:
+        _check_tokens(tokens)
     config = LiftConfig(seed=seed)
+    with ProgressLine() as line:
+        line.say("loading the model and measuring this machine")
+        model, tokenizer = models.load(embedded.NAME, dtype=dtype)
+        pace = _measured(model, config)
+    device = next(model.parameters()).device
+    spent = time.perf_counter() - started
+    if tokens is None:
+        fiction = fictional_document(seed, pace.words(SECONDS - spent))
+    else:
+        fiction = _of_length(seed, tokens, tokenizer)
+    source = documents.read(fiction.text, tokenizer, fiction.title)
+    expected = spent + pace.seconds(len(source.tokens))
     print(
+        f"This machine trains {pace.rate:,.0f} tokens a second in "
+        f"{str(model.dtype).removeprefix('torch.')}: the demo takes about {_clock(expected)}.\n"
         f'"{fiction.title}": a fictional document of {len(source.tokens):,} tokens, made up just '
-        f"now.\nThe model {embedded.NAME} has never seen it. Before: what does it know?"
+        f"now.\nThe model {embedded.NAME} has never seen it. Before: what does it know?",
+        flush=True,
     )
-    _say("asking the model before training")
-    prefix = models.prefix_ids(tokenizer)
-    before = report.measure(model, source.tokens, prefix=prefix)
-    facts_before = [_completion(model, tokenizer, fact) for fact in fiction.facts]
+    with ProgressLine() as line:
+        line.say("asking the model before training")
+        prefix = models.prefix_ids(tokenizer)
+        before = report.measure(model, source.tokens, prefix=prefix, probes=PROBES_BEFORE)
+        facts_before = _completions(model, tokenizer, fiction)
     memory = absorb(model, tokenizer, fiction.text, title=fiction.title, config=config)
-    _say("asking the model after training")
-    facts_after = [_completion(model, tokenizer, fact) for fact in fiction.facts]
+    with ProgressLine() as line:
+        line.say("asking the model after training")
+        with memory.adapter.folded():
+            facts_after = _completions(model, tokenizer, fiction)
     memory.save(out, force=True)
     right_before = _count(fiction, facts_before)
     right_after = _count(fiction, facts_after)
@@ -70,6 +103,7 @@ def demo(out: Path, *, seed: int = 0) -> dict:
         "facts_after": right_after,
         "facts": len(fiction.facts),
         "seconds": round(total, 2),
+        "expected_seconds": round(expected, 2),
         "training_seconds": round(training.seconds, 2),
         "tokens": len(source.tokens),
         "token_passes": training.token_passes,
@@ -79,11 +113,57 @@ def demo(out: Path, *, seed: int = 0) -> dict:
     }
 
 
+@dataclass(frozen=True)
+class _Pace:
+    """How fast this machine is at the demo's work."""
+
+    token: float  # seconds of training a token, all epochs of it
+    rate: float  # token-passes a second
+    rest: float  # seconds of measuring before and after, and of saving
+
+    def seconds(self, tokens: float) -> float:
+        return self.token * tokens + self.rest
+
+    def words(self, seconds: float) -> int:
+        """Words of the longest document that takes no more than so many seconds."""
+        words = (seconds - self.rest) / self.token / TOKENS_A_WORD
+        return int(max(MIN_WORDS, min(WORDS, words // STEP * STEP)))
+
+
+def _measured(model, config: LiftConfig) -> _Pace:
+    tokens = round(WORDS * TOKENS_A_WORD)
+    a_pass, generating, _ = calibrate(model, tokens, config, warm_up=1, timed=2, prompt=1)
+    # Recall and facts, before and after, generate about 90 tokens in all, a report 32; their
+    # prompts hold about 4,500, and a forward is a third of a pass.
+    return _Pace(a_pass * config.epochs, 1 / a_pass, 90 / 32 * generating + 4500 * a_pass / 3)
+
+
+def _check_tokens(tokens: int) -> None:
+    least, most = (round(words * TOKENS_A_WORD) for words in (MIN_WORDS, MAX_WORDS))
+    if not least <= tokens <= most:
+        raise UsageError(f"the demo's documents have {least:,} to {most:,} tokens: not {tokens:,}")
+
+
+def _of_length(seed: int, tokens: int, tokenizer) -> Fiction:
+    """The fictional document of a seed with about so many tokens; 2,000: mostly that of WORDS."""
+    words, fictions = tokens / TOKENS_A_WORD, []
+    for _ in range(3):
+        step = STEP if words > 1000 else STEP // 5
+        words = max(MIN_WORDS, min(MAX_WORDS, round(words / step) * step))
+        fiction = fictional_document(seed, words)
+        length = len(tokenizer(fiction.text, add_special_tokens=False)["input_ids"])
+        fictions.append((abs(length - tokens), fiction))
+        words *= tokens / length
+    return min(fictions, key=lambda entry: entry[0])[1]
+
+
 @torch.no_grad()
-def _completion(model, tokenizer, fact: Fact) -> str:
-    """What the model writes after the fact's cue, about as long as the answer."""
-    length = len(tokenizer(" " + fact.answer, add_special_tokens=False)["input_ids"])
-    return " ".join(complete(model, tokenizer, fact.cue, length + 3).split())
+def _completions(model, tokenizer, fiction: Fiction) -> list[str]:
+    """What the model writes after the cue of each fact, about as long as the answer."""
+    cues = [fact.cue for fact in fiction.facts]
+    answers = [" " + fact.answer for fact in fiction.facts]
+    lengths = [len(ids) + 3 for ids in tokenizer(answers, add_special_tokens=False)["input_ids"]]
+    return [" ".join(text.split()) for text in complete_all(model, tokenizer, cues, lengths)]
 
 
 def is_right(completion: str, answer: str) -> bool:
@@ -136,6 +216,7 @@ def _command() -> str:
     return os.path.relpath(sys.argv[0])
 
 
-def _say(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"{text} …", file=sys.stderr)
+def _clock(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min".replace(".0 ", " ")

@@ -17,7 +17,9 @@ from itertools import pairwise
 
 from .fiction_templates import BRIDGES, GENRES, LINKS, SYLLABLES
 
-MIN_WORDS, MAX_WORDS = 400, 5000
+MIN_WORDS, MAX_WORDS = 220, 5000
+# Below so many words an account may end without its last section.
+SHORT = 300
 # One account has matter for about this many words; a longer document tells two or three.
 ACCOUNT_WORDS = 1700
 
@@ -211,8 +213,10 @@ def _account(genre: str, pool: _Pool, words: int) -> tuple[str, list[str], list[
             passages = [first, *inner[:stop], last]
             if sum(len(p.text.split()) for p in passages) > 0.9 * words:
                 break
-        for count in (max(1, stop - 1), stop):
-            passages = [first, *inner[:count], last]
+        ways = [[first, *inner[:count], last] for count in (max(1, stop - 1), stop)]
+        if words < SHORT:
+            ways.append([first, inner[0]])
+        for passages in ways:
             paragraphs = _links(passages, rng, list(links))
             off = abs(sum(len(p.split()) for p in paragraphs) - words)
             if best is None or off < best[0]:
@@ -255,7 +259,7 @@ def _compose(seed: int, words: int, attempt: int) -> Fiction:
 
 
 def fictional_document(seed: int = 0, words: int = 1550) -> Fiction:
-    """An invented document of about `words` words (400 to 5000, within 10 %) and its facts.
+    """An invented document of about `words` words (220 to 5000, within 10 %) and its facts.
 
     The default is about 2,000 tokens. The same seed and length give the same document. Up to
     1,700 words it is one account, beyond that two or three in a row. Raises ValueError for a
