@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
+import transformers
 from tiny import tiny_model
 
 import liftcore
@@ -162,3 +163,18 @@ def test_a_slower_machine_gets_a_shorter_document(quick, tmp_path, monkeypatch):
     assert MIN_WORDS < slower < slow < fast <= MAX_WORDS
     passes = 12 * 1.3 * np.array([slow, slower])
     assert (passes / np.array([130.0, 70.0]) < 125).all()
+
+
+def test_transposed_weights_are_folded_too(rng):
+    config = transformers.GPT2Config(vocab_size=97, n_positions=64, n_embd=24, n_layer=2, n_head=2)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    adapter = Adapter(model, 4, 8.0)
+    adapter.values.copy_(torch.from_numpy(rng.normal(size=len(adapter.values)) * 0.3))
+    adapter.install()
+    ids = torch.from_numpy(rng.integers(0, 97, size=(3, 10)))
+    with torch.no_grad():
+        right = model(ids).logits
+        with adapter.folded():
+            assert not any(layer.enabled for layer in adapter.layers.values())
+            torch.testing.assert_close(model(ids).logits, right, rtol=1e-4, atol=1e-4)
+        assert torch.equal(model(ids).logits, right)
