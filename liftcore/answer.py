@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from liftcore import model as models
 from liftcore.errors import UsageError
+from liftcore.groups import evaluating
 
 CONTEXTS = ("none", "truncated")
 
@@ -19,13 +20,49 @@ def greedy(model: nn.Module, prompts: Tensor, new_tokens: int) -> Tensor:
     """
     lm_head = models.head(model)
     body = models.body(model)
+    caches = keeps_a_cache(model)
     cache, step, out = None, prompts, []
     for _ in range(new_tokens):
-        result = body(input_ids=step, past_key_values=cache, use_cache=True)
-        cache = result.past_key_values
+        if caches:
+            result = body(input_ids=step, past_key_values=cache, use_cache=True)
+            cache = result.past_key_values
+        else:
+            result = body(input_ids=torch.cat([prompts, *out], dim=1), use_cache=False)
         step = lm_head.logits(result.last_hidden_state[:, -1]).argmax(-1, keepdim=True)  # [B, 1]
         out.append(step)
     return torch.cat(out, dim=1)
+
+
+@torch.no_grad()
+def keeps_a_cache(model: nn.Module) -> bool:
+    """Whether the decoder goes on from `past_key_values` as if it read everything anew.
+
+    Tried once. Other models (Mamba, RWKV) have a state of another kind: what they read is then
+    computed again for every token.
+    """
+    kept = vars(model).get("_liftcore_caches")
+    if kept is None:
+        with evaluating(model):
+            kept = model._liftcore_caches = _continues(models.body(model), model)
+    return kept
+
+
+def _continues(body: nn.Module, model: nn.Module) -> bool:
+    weight = model.get_input_embeddings().weight
+    random = torch.Generator().manual_seed(0)
+    ids = torch.randint(weight.shape[0], (2, 12), generator=random).to(weight.device)
+    right = body(input_ids=ids, use_cache=False).last_hidden_state[:, -1].float()
+    alone = body(input_ids=ids[:, -1:], use_cache=False).last_hidden_state[:, -1].float()
+    try:
+        cache = None
+        for part in (ids[:, :10], ids[:, 10:11], ids[:, 11:]):
+            result = body(input_ids=part, past_key_values=cache, use_cache=True)
+            cache = result.past_key_values
+        error = (result.last_hidden_state[:, -1].float() - right).norm()
+    except Exception:
+        return False
+    # Much nearer than what a model without a memory would say.
+    return cache is not None and bool(error <= 1e-3 * right.norm() + 0.2 * (alone - right).norm())
 
 
 def complete(model: nn.Module, tokenizer, text: str, max_new_tokens: int) -> str:

@@ -40,13 +40,14 @@ def sample_loss(
     """Σ weight · loss over the scored rows / normaliser, fp32: the cross entropy of the token for
     rows of the hard kind, that of the teacher's likeliest tokens for the soft."""
     hidden = hidden_states(model, batch.input_ids, last, batch.chosen).flatten(0, 1)
+    hidden, weight = lm_head.detached().operands(hidden)
     options = dict(
         token_weights=batch.weights,
         reduction="sum",
         softcap=lm_head.softcap,
         logit_scale=lm_head.logit_scale,
     )
-    weight, losses = lm_head.weight.detach(), []
+    losses = []
     if len(batch.hard_rows):
         losses.append(
             linear_cross_entropy(hidden, weight, batch.labels, row_index=batch.hard_rows, **options)

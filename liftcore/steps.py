@@ -48,8 +48,7 @@ def batch_loss(
         step, chosen = _scored_rows(step)
     hidden = hidden_states(model, step.input_ids, last, chosen)
     loss = linear_cross_entropy(
-        hidden.flatten(0, 1),
-        lm_head.weight.detach(),
+        *lm_head.detached().operands(hidden.flatten(0, 1)),
         step.labels.flatten(),
         token_weights=step.weights.flatten(),
         reduction="sum",

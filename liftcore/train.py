@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from liftcore import checkpoint
-from liftcore.attention import fast_attention, own_attention
+from liftcore.attention import own_attention
 from liftcore.checkpoint import Position
 from liftcore.config import LiftConfig
 from liftcore.determinism import deterministic
@@ -23,8 +23,8 @@ from liftcore.errors import LiftError, NothingToLearnError
 from liftcore.graph import DeviceSteps
 from liftcore.interrupt import Interrupt
 from liftcore.lora import Adapter, only_adapter_trains
-from liftcore.norms import fast_norms
 from liftcore.steps import EagerSteps
+from liftcore.trial import fastest
 
 # A kill loses at most this much and a step; the writing of the file must fit in 30 seconds too.
 SAVE_SECONDS = float(os.environ.get("LIFTCORE_SAVE_SECONDS", 20))
@@ -60,13 +60,12 @@ class Result:
 @contextmanager
 def prepared(model: nn.Module, adapter: Adapter, length: int):
     """Within it the model trains its adapter only, deterministically, on segments of at most
-    `length` tokens, with the fastest attention and norms that its device has."""
+    `length` tokens, with the fastest attention and norms that its device has and that agree with
+    its own; yields a line for each that was left out. Raises LiftError when it cannot train."""
     with ExitStack() as stack:
         stack.enter_context(deterministic(adapter.values.device))
         stack.enter_context(only_adapter_trains(adapter))
-        stack.enter_context(fast_norms(model))
-        stack.enter_context(fast_attention(model, length))
-        yield
+        yield stack.enter_context(fastest(model, adapter, length))
 
 
 def make_steps(
@@ -115,7 +114,7 @@ def follow(
     started = saved = time.perf_counter()
     with ExitStack() as stack:
         interrupt = stack.enter_context(Interrupt())
-        stack.enter_context(prepared(adapter.model, adapter, length))
+        left = stack.enter_context(prepared(adapter.model, adapter, length))
         steps = make()
         order, at = steps.order, Position()
         if state_file is not None and state_file.exists():
@@ -132,8 +131,8 @@ def follow(
                 checkpoint.save(state_file, steps.state(), at, run or {})
 
         for n in steps.numbers(first, lambda: interrupt.asked):
-            if steps.how != said:
-                said = steps.how
+            if _how(steps, left) != said:
+                said = _how(steps, left)
                 say(said)
             steps.run(n)
             loss, at.step = steps.latest(n), n + 1
@@ -164,9 +163,14 @@ def follow(
             at.step,
             int(np.sum(order.tokens)),
             float(losses[epoch == epoch[-1]].mean()),
-            steps.how,
+            _how(steps, left),
             **steps.times(),
         )
+
+
+def _how(steps: EagerSteps, left: list[str]) -> str:
+    """How the steps run, and what of liftcore's own was left out."""
+    return "; ".join([steps.how, *left])
 
 
 def _save_or_warn(save: Callable[[], None], interrupt: Interrupt) -> None:
