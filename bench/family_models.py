@@ -45,8 +45,14 @@ MAMBA = dict(mamba_d_head=16, mamba_n_heads=8, mamba_expand=2)
 FULL = ["full_attention", "full_attention"]
 CHANGES: dict[str, dict[str, Any]] = {
     "bamba": MAMBA,
-    "blt": {},
-    "cohere_compass_text": {"layer_types": ["sliding_attention", "full_attention"]},
+    "cohere_compass_text": {
+        "num_hidden_layers": 4,
+        "layer_types": [*["sliding_attention"] * 3, "full_attention"],
+        "rope_parameters": {
+            f"{kind}_attention": {"rope_type": "default", "rope_theta": 1e4}
+            for kind in ("sliding", "full")
+        },
+    },
     "dots1": {"first_k_dense_replace": 1, "n_shared_experts": 1},
     "dots3_note_text": {"num_key_value_heads": 4},
     "falcon_h1": {**MAMBA, "mamba_d_ssm": 128},
@@ -60,7 +66,11 @@ CHANGES: dict[str, dict[str, Any]] = {
     "qwen3_next": {"layer_types": ["linear_attention", "full_attention"]},
     "roc_bert": {"pronunciation_vocab_size": 50, "shape_vocab_size": 50},
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
-    "zamba": {"num_hidden_layers": 3, "layers_block_type": ["mamba", "hybrid", "mamba"]},
+    "zamba": {
+        "num_hidden_layers": 4,
+        "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"],
+        "hybrid_layer_ids": [1, 3],
+    },
     "zamba2": {
         "num_hidden_layers": 3,
         "layers_block_type": ["mamba", "hybrid", "mamba"],

@@ -206,7 +206,9 @@ def _differs(model: nn.Module, config, length: int) -> str:
         return f"its own attention stays ({_line(error)})"
     finally:
         config._attn_implementation = "sdpa"
-    if not own or len(own) != len(ours):
+    if not own:
+        return "nothing of it attends through transformers' interface"
+    if len(own) != len(ours):
         return "its own attention stays (not every layer attends through transformers' interface)"
     # 16-bit numbers: a call alone is near, the whole model is as far off as its roundings add up.
     worst = max(_error(a, b) for a, b in own)

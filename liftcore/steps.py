@@ -108,6 +108,9 @@ class EagerSteps:
         self.plan: MemoryPlan = choose(model, adapter, found.most, size)
         last = LastLayer(model, size) if partly else None
         self.last = last if last is not None and last.works else None
+        self.in_full = ""
+        if last is not None and not last.works:
+            self.in_full = f"; the last layer runs for all rows: {last.why}"
         self.losses = torch.full((len(self.order),), torch.nan, device=adapter.values.device)
         self.not_repeatable = ""
         self._start()
@@ -218,4 +221,4 @@ class EagerSteps:
     @property
     def how(self) -> str:
         """How the steps run, for people."""
-        return f"{self.plan}{self.not_repeatable}"
+        return f"{self.plan}{self.not_repeatable}{self.in_full}"

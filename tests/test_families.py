@@ -42,10 +42,10 @@ def test_greedy_text_is_that_of_reading_everything_anew(family):
     assert family != "llama" or keeps_a_cache(model)
 
 
-def a_run(model):
+def a_run(model, config=CONFIG):
     adapter = Adapter(model, 2, 4)
     adapter.install()
-    return train(model, adapter, np.arange(3, 63), CONFIG, prefix=[])
+    return train(model, adapter, np.arange(3, 63), config, prefix=[])
 
 
 def test_what_is_put_under_a_model_is_left_out_where_it_differs(monkeypatch):
@@ -89,3 +89,18 @@ def test_a_model_that_cannot_be_trained_is_refused_before_the_first_step(case):
     with pytest.raises(LiftError, match="cannot be trained") as caught:
         train(model, adapter, np.arange(3, 63), CONFIG, prefix=[])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("understood", [True, False])
+def test_a_last_layer_that_is_computed_in_full_is_named(understood):
+    model = tiny_model()
+    if not understood:
+        kind = type(model.model.layers[-1])
+
+        class Pair(kind):
+            def forward(self, hidden_states, *args, **kwargs):
+                return super().forward(hidden_states, *args, **kwargs) + hidden_states[:, :1]
+
+        model.model.layers[-1].__class__ = Pair
+    result = a_run(model, CONFIG.replace(schedule="overlap", stride=8, overlap_loss="new"))
+    assert ("the last layer runs for all rows" in result.how) is not understood
