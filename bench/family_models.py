@@ -15,7 +15,7 @@ SIZES = {
     2: "num_hidden_layers n_layer n_layers num_layers decoder_layers encoder_layers "
     "num_experts_per_tok moe_topk top_k experts_per_token num_key_value_heads num_kv_heads "
     "index_n_heads linear_num_key_heads num_nextn_predict_layers num_blocks n_groups "
-    "mamba_n_groups hc_mult swa_num_key_value_heads",
+    "mamba_n_groups n_group topk_group hc_mult swa_num_key_value_heads",
     4: "num_attention_heads n_head n_heads num_heads decoder_attention_heads "
     "encoder_attention_heads num_experts n_routed_experts num_local_experts moe_num_experts "
     "linear_num_value_heads linear_num_heads mamba_n_heads mamba_num_heads swa_num_attention_heads "
@@ -119,6 +119,8 @@ def _sizes(kind: type) -> dict[str, Any]:
         part = getattr(part, "model_type", "") if isinstance(part, type) else ""
         if part:
             sizes[name] = _sizes_of(part)
+    if "is_decoder" in names:
+        sizes["is_decoder"] = True
     return sizes
 
 

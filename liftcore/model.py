@@ -147,9 +147,10 @@ class Head:
 def body(model: nn.Module) -> nn.Module:
     """The decoder without its head: input ids -> last hidden state."""
     decoder = model.get_decoder()
-    if decoder is not model or not hasattr(model, "get_input_embeddings"):
+    whole = decoder is not model and hasattr(decoder, "get_input_embeddings")
+    if whole or not hasattr(model, "get_input_embeddings"):
         return decoder
-    # Some models name no decoder: theirs is the child that holds the embedding.
+    # Some models name no decoder, or call their head so: it is the child with the embedding.
     embedding = model.get_input_embeddings()
     for child in model.children():
         if any(m is embedding for m in child.modules()) and child is not embedding:
