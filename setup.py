@@ -94,7 +94,7 @@ class Wheel(bdist_wheel):
 
 
 setup(
-    packages=["liftcore", "liftcore.kernels", "liftcore.objectives"],
+    packages=["liftcore", "liftcore.kernels", "liftcore.objectives", "liftcore.training"],
     package_dir={"liftcore.kernels": "kernels"},
     package_data={"liftcore": ["prose/*.txt"]},
     include_package_data=False,  # MANIFEST.in is for the source distribution alone

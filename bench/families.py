@@ -34,7 +34,8 @@ def try_family(family: str, dtype: torch.dtype) -> dict[str, str]:
     from liftcore.config import LiftConfig
     from liftcore.errors import LiftError
     from liftcore.lora import Adapter
-    from liftcore.train import train
+    from liftcore.training.loop import train
+    from liftcore.training.source import segments_alone
 
     said: dict[str, str] = {}
 
@@ -60,7 +61,7 @@ def try_family(family: str, dtype: torch.dtype) -> dict[str, str]:
     with part("train"):
         adapter = Adapter(model, config.rank, config.lora_alpha)
         adapter.install()
-        result = train(model, adapter, tokens, config, prefix=[])
+        result = train(adapter, segments_alone(tokens, config, []))
         said["train"] = "yes" if np.isfinite(result.loss) else f"failed: loss {result.loss}"
         if ";" in result.how.partition(" free")[2]:
             said["left"] = result.how.partition(" free")[2].strip("; ")

@@ -80,7 +80,7 @@ def read(file: Path) -> list[Item]:
 
 def json_lines(file: Path):
     """(FILE:LINE, object) for each line. Raises LiftError for what is not a JSON object."""
-    with file.open(encoding="utf-8") as lines:
+    with file.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
             where = f"{file}:{number}"
             if len(line) > MAX_BYTES:

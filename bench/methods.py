@@ -44,6 +44,7 @@ from liftcore.config import LiftConfig
 from liftcore.document import Document
 from liftcore.errors import LiftError, UsageError
 from liftcore.memory import Memory
+from liftcore.tokens import text_ids
 
 
 class DoesNotFit(LiftError):
@@ -176,7 +177,7 @@ class RAG(Method):
 
     def context(self, question, room):
         def count(text):
-            return len(self.bench.tokenizer(text, add_special_tokens=False)["input_ids"])
+            return len(text_ids(self.bench.tokenizer, text))
 
         found = self.index.passages(question, room, count)
         if not found:
@@ -247,6 +248,6 @@ def _module(where: str):
 
 def _truncated(tokenizer, document: Document, room: int) -> str:
     """All of the document, or its head and tail with "..." between, in `room` tokens."""
-    dots = len(tokenizer("\n...\n", add_special_tokens=False)["input_ids"])
+    dots = len(text_ids(tokenizer, "\n...\n"))
     fits = len(document.tokens) <= room
     return document.text if fits else truncate(tokenizer, document.tokens.tolist(), room - dots)

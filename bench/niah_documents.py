@@ -13,6 +13,7 @@ from bench.sentences import sentence_ends
 from liftcore import document
 from liftcore.document import Document
 from liftcore.errors import LiftError
+from liftcore.tokens import text_ids
 
 # Places that the essays hardly name.
 CITIES = (
@@ -172,10 +173,16 @@ def read_texts(folder: Path | None = None) -> list[str]:
 
 
 def _tokens(tokenizer, text: str) -> int:
-    return len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    return len(text_ids(tokenizer, text))
 
 
 def _token_starts(tokenizer, text: str) -> np.ndarray:
     """The character at which each token of a text begins, int64 [L]."""
-    made = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    made = tokenizer(
+        text,
+        add_special_tokens=False,
+        split_special_tokens=True,  # as text_ids() does
+        return_offsets_mapping=True,
+        verbose=False,
+    )
     return np.array([start for start, _ in made["offset_mapping"]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from liftcore import model as models
-from liftcore.answer import chat_ids
+from liftcore.tokens import chat_ids, text_ids
 
 ALONE = 'Please answer a question about "{title}".\n\nQuestion: {question}'
 BESIDE = 'Please answer a question about "{title}".\n\n{document}\n\nQuestion: {question}'
@@ -36,11 +36,7 @@ class Prompt:
         text = template.format(title=title, document=document, question=question)
         if self.chat and tokenizer.chat_template:
             turn = {"role": "user", "content": text}
-            return [*chat_ids(tokenizer, [turn]), *_plain(tokenizer, self.opening)]
+            return [*chat_ids(tokenizer, [turn]), *text_ids(tokenizer, self.opening)]
         opening = f" {self.opening}" if self.chat and self.opening else self.opening
         text += (self.cue if self.chat else "") + opening
-        return models.prefix_ids(tokenizer) + _plain(tokenizer, text)
-
-
-def _plain(tokenizer, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return models.prefix_ids(tokenizer) + text_ids(tokenizer, text)

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from liftcore import batch, segments
 from liftcore.config import LiftConfig
+from liftcore.objectives.sample import IGNORE
+from liftcore.objectives.segments import Segments
 
 
 @contextmanager
@@ -91,16 +92,15 @@ def train_official(model: nn.Module, tokens: np.ndarray, config: LiftConfig, cur
 
 def rows_of(tokens: np.ndarray, config: LiftConfig, prefix: list[int]) -> list[torch.Tensor]:
     """The token ids of each segment."""
-    cut = segments.cut(len(tokens), config)
-    rows = (batch.make(tokens, cut, [i], prefix).input_ids[0] for i in range(len(cut)))
-    return list(rows)
+    samples = Segments(tokens, config, prefix).samples(0)
+    return [torch.from_numpy(sample.ids.astype(np.int64)) for sample in samples]
 
 
 def collate(rows: list[torch.Tensor]) -> dict[str, torch.Tensor]:
     """Rows padded on the right; transformers shifts the labels itself."""
     size = max(map(len, rows))
     ids = torch.zeros(len(rows), size, dtype=torch.int64)
-    labels, mask = torch.full_like(ids, batch.IGNORE), torch.zeros_like(ids)
+    labels, mask = torch.full_like(ids, IGNORE), torch.zeros_like(ids)
     for i, row in enumerate(rows):
         ids[i, : len(row)] = labels[i, : len(row)] = row
         mask[i, : len(row)] = 1

@@ -11,6 +11,7 @@ from liftcore.demo import is_right
 from liftcore.fiction import Fact
 from liftcore.kernels.head_loss import linear_cross_entropy
 from liftcore.model import body, head, prefix_ids
+from liftcore.tokens import text_ids
 
 CUE_TOKENS = 32
 QUESTIONS = 4
@@ -32,8 +33,7 @@ def facts_completed(model, tokenizer, sample: Sample) -> int:
     size = min(CUE_TOKENS, min(map(len, ids)))
     prefix = prefix_ids(tokenizer)
     prompts = torch.tensor([prefix + i[-size:] for i in ids], device=_device(model))
-    lengths = [len(tokenizer(" " + f.answer, add_special_tokens=False)["input_ids"]) for f in
-               sample.facts]  # fmt: skip
+    lengths = [len(text_ids(tokenizer, " " + fact.answer)) for fact in sample.facts]
     out = greedy(model, prompts, max(lengths) + 3)
     said = [" ".join(tokenizer.decode(row, skip_special_tokens=True).split()) for row in out]
     return sum(is_right(s, f.answer) for s, f in zip(said, sample.facts, strict=True))
@@ -41,7 +41,7 @@ def facts_completed(model, tokenizer, sample: Sample) -> int:
 
 def _tokens_before(tokenizer, sample: Sample, fact: Fact) -> list[int]:
     end = sample.text.index(f"{fact.cue} {fact.answer}") + len(fact.cue)
-    return tokenizer(sample.text[:end], add_special_tokens=False)["input_ids"]
+    return text_ids(tokenizer, sample.text[:end])
 
 
 def questions_answered(model, tokenizer, sample: Sample) -> int:
@@ -57,11 +57,11 @@ def questions_answered(model, tokenizer, sample: Sample) -> int:
 @torch.no_grad()
 def forgetting(model, tokenizer) -> dict[str, float]:
     """Mean loss in nats a token on an unrelated text, and on the answers to chat questions."""
-    text = prefix_ids(tokenizer) + tokenizer(UNRELATED, add_special_tokens=False)["input_ids"]
+    text = prefix_ids(tokenizer) + text_ids(tokenizer, UNRELATED)
     total, count = 0.0, 0
     for question, reply in CHAT:
         prompt = _chat(tokenizer, question)
-        ids = prompt + tokenizer(reply, add_special_tokens=False)["input_ids"]
+        ids = prompt + text_ids(tokenizer, reply)
         total += _loss(model, ids, len(prompt)).item()
         count += len(ids) - len(prompt)
     return {
@@ -72,7 +72,7 @@ def forgetting(model, tokenizer) -> dict[str, float]:
 
 def _chat(tokenizer, question: str) -> list[int]:
     if not tokenizer.chat_template:
-        return tokenizer(f"Question: {question}\nAnswer:", add_special_tokens=False)["input_ids"]
+        return text_ids(tokenizer, f"Question: {question}\nAnswer:")
     return answer.chat_ids(tokenizer, [{"role": "user", "content": question}])
 
 

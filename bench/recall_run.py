@@ -6,13 +6,15 @@ import contextlib
 import dataclasses
 import time
 
+import torch
+
 from bench import recall_probes as probes
 from bench.recall_documents import Sample
 from bench.recall_settings import Case
-from liftcore import batch
 from liftcore.lora import Adapter
 from liftcore.model import prefix_ids
-from liftcore.train import Progress, train
+from liftcore.training.loop import Progress, train
+from liftcore.training.source import count, segments_alone
 
 # Passes over the document after which recall is measured.
 BUDGETS = (4, 6, 8, 10, 12, 15, 18, 21, 25, 30, 35, 40)
@@ -66,6 +68,9 @@ class Curve:
 
 
 def clocks() -> tuple[float, float]:
+    """Seconds on the wall and of the processor, when all that was sent to a GPU is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter(), time.process_time()
 
 
@@ -74,7 +79,7 @@ def epochs_for(case: Case, length: int, prefix: list[int]) -> int:
     one = case.setting.config(case.seed)
     if not case.setting.passes:
         return one.epochs
-    _, passes = batch.count(length, one, prefix)
+    _, passes = count(length, one, prefix)
     return max(1, round(case.setting.passes * length / passes))
 
 
@@ -103,7 +108,8 @@ def run(case: Case, model, tokenizer, sample: Sample, number_of_probes: int) -> 
     try:
         curve.started = clocks()
         with contextlib.suppress(Enough):
-            train(model, adapter, sample.tokens, config, prefix=curve.prefix, on_step=on_step)
+            source = segments_alone(sample.tokens, config, curve.prefix)
+            train(adapter, source, on_step=on_step)
         if not curve.points or curve.points[-1]["passes"] != seen:
             curve.measure(seen)
         return _row(case, model, tokenizer, sample, curve, config)

@@ -12,7 +12,8 @@ from bench.recall_documents import Sample
 from bench.recall_settings import Setting
 from liftcore.lora import Adapter
 from liftcore.model import prefix_ids
-from liftcore.train import train
+from liftcore.training.loop import train
+from liftcore.training.source import segments_alone
 
 
 class Stopwatch:
@@ -49,11 +50,8 @@ def tokens_per_second(setting: Setting, model, tokenizer, sample: Sample) -> flo
     adapter.install()
     try:
         train(
-            model,
             adapter,
-            sample.tokens,
-            config,
-            prefix=watch.prefix,
+            segments_alone(sample.tokens, config, watch.prefix),
             on_step=lambda progress: watch.step(progress.tokens, progress.loss),
         )
     finally:

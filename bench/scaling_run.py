@@ -23,7 +23,8 @@ from liftcore import model as models
 from liftcore import usage
 from liftcore.config import LiftConfig
 from liftcore.lora import Adapter
-from liftcore.train import train
+from liftcore.training.loop import train
+from liftcore.training.source import segments_alone
 
 QUESTION, STEPS = 32, 8
 # A short point is measured again, and the fastest run counts.
@@ -45,7 +46,9 @@ def load(name: str, device: torch.device) -> nn.Module:
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     with torch.device(device):
-        model = AutoModelForCausalLM.from_config(LlamaConfig(**LLAMA_8B), dtype=torch.bfloat16)
+        model = AutoModelForCausalLM.from_config(
+            LlamaConfig(**LLAMA_8B), **models.dtype_keyword(torch.bfloat16)
+        )
     return model.eval().requires_grad_(False)
 
 
@@ -87,7 +90,7 @@ def _lift(model: nn.Module, ids: np.ndarray, config: LiftConfig) -> dict:
     adapter = Adapter(model, config.rank, config.lora_alpha)
     adapter.install()
     try:
-        done = train(model, adapter, ids, config.replace(epochs=1), prefix=[])
+        done = train(adapter, segments_alone(ids, config.replace(epochs=1), []))
         first = _now(model) - start
         question = torch.from_numpy(ids[None, :QUESTION]).to(device)
         return {"first_seconds": first, "passes": done.token_passes, **_ask(model, question, None)}

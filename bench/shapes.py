@@ -15,6 +15,7 @@ from liftcore import model as models
 from liftcore.cost import shallow_config
 from liftcore.errors import LiftError
 from liftcore.fiction import fictional_document
+from liftcore.tokens import text_ids
 
 # Published sizes: hidden, MLP, layers, query heads, key and value heads, vocabulary.
 SHAPES = {
@@ -82,5 +83,5 @@ def text(model: nn.Module, tokenizer, length: int) -> np.ndarray:
         vocabulary = model.get_output_embeddings().weight.shape[0]
         return np.random.default_rng(0).integers(0, vocabulary, size=length)
     document = fictional_document(0, min(max(1550, length), 5000)).text
-    ids = np.asarray(tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"])
+    ids = np.asarray(text_ids(tokenizer, document))
     return np.resize(ids, length)

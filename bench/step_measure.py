@@ -6,16 +6,21 @@ import dataclasses
 import gc
 import statistics
 import time
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from bench import floor, shapes
 from bench.step_variants import VARIANTS
-from liftcore import batch, usage
 from liftcore import model as models
-from liftcore.batch import Batch
+from liftcore import usage
 from liftcore.config import LiftConfig
 from liftcore.lora import Adapter
+from liftcore.objectives.sample import IGNORE, Sample
+from liftcore.training.batch import make
+from liftcore.training.source import segments_alone
+from liftcore.training.step import Step
 
 FIRST_TOLERANCE, MEAN_TOLERANCE = 0.01, 0.02
 
@@ -59,15 +64,25 @@ class Case:
         length = size + (self.steps * self.config.batch_size - 1) * self.config.step_length
         self.text = shapes.text(model, tokenizer, length)
         # Segments that start the document score more tokens than the others.
-        self.scored = sum(len(step.row_index) for step in self.rows(0)) / self.steps
+        self.source = segments_alone(self.text, self.config, [])
+        self.drawn: dict[int, list[Step]] = {}
+        for step in self.source.steps():
+            self.drawn.setdefault(step.epoch, []).append(step)
+        self.scored = sum(len(make(s.samples).hard_rows) for s in self.epoch(0)) / self.steps
         adapter = Adapter(model, self.config.rank, self.config.lora_alpha)
         self.start = {p: layer.lora_a.detach().clone() for p, layer in adapter.layers.items()}
         models.head(model)
 
-    def rows(self, epoch: int) -> list[Batch]:
-        """The batches of an epoch, in liftcore's own order."""
-        segments, steps = batch.plan(len(self.text), self.config, epoch)
-        return [batch.make(self.text, segments, rows, ()).to(self.device) for rows in steps]
+    def epoch(self, number: int) -> list[Step]:
+        """The steps of an epoch, in liftcore's own order."""
+        return self.drawn[number]
+
+    def batches(self, epoch: int) -> list[dict[str, Tensor]]:
+        """Their batches as transformers takes them: input_ids and labels int64 [B, S], a label at
+        its token's own place."""
+        return [
+            {k: v.to(self.device) for k, v in rows(s.samples).items()} for s in self.epoch(epoch)
+        ]
 
     @property
     def flops(self) -> float:
@@ -76,6 +91,14 @@ class Case:
 
     def variant(self, name: str):
         return VARIANTS[name](shapes.twin(self.model), self)
+
+
+def rows(samples: Sequence[Sample]) -> dict[str, Tensor]:
+    """Samples as rows of transformers' own form."""
+    made = make(samples)
+    labels = torch.full_like(made.input_ids, IGNORE)
+    labels[:, 1:] = made.labels.view_as(labels)[:, :-1]
+    return {"input_ids": made.input_ids, "labels": labels}
 
 
 def measure(case: Case, names, rounds: int, deadline: float) -> dict[str, Outcome]:

@@ -18,12 +18,10 @@ from torch import Tensor, nn
 
 import liftcore
 from bench.stages import Stages
-from liftcore import batch
 from liftcore import model as models
-from liftcore.batch import Batch
 from liftcore.config import LiftConfig
 from liftcore.lora import Adapter
-from liftcore.train import make_steps, prepared
+from liftcore.training.loop import make_runner, prepared
 
 
 class Variant:
@@ -37,13 +35,13 @@ class Variant:
 
     def epoch(self, number: int) -> list[float]:
         """Losses of one pass over the batches of an epoch. They are read once, at the end."""
-        rows = self.case.rows(number)
+        batches = self.case.batches(number)
         start = self.now()
-        losses = [self.step(step) for step in rows]
+        losses = [self.step(batch) for batch in batches]
         self.seconds = self.now() - start
         return [float(loss) for loss in losses]
 
-    def step(self, step: Batch) -> Tensor:
+    def step(self, batch: dict[str, Tensor]) -> Tensor:
         raise NotImplementedError
 
     def now(self) -> float:
@@ -60,33 +58,20 @@ class Liftcore(Variant):
         self.model = model
         self.adapter = Adapter(model, self.config.rank, self.config.lora_alpha)
         self.adapter.install()
-        with prepared(model, self.adapter, self.config.segment_length):
-            self.steps = make_steps(model, self.adapter, case.text, self.config, [])
-        self._mark_the_optimizer()
-
-    def _mark_the_optimizer(self) -> None:
-        optimizer = self.steps.optimizer
-        first = "update" if hasattr(optimizer, "update") else "clip"
-        begin = getattr(optimizer, first)
-
-        def marked():
-            self.stages.mark("backward")
-            return begin()
-
-        setattr(optimizer, first, marked)
+        with prepared(self.adapter, self.config.segment_length):
+            self.runner = make_runner(self.adapter, case.source, self.stages.mark)
 
     def epoch(self, number):
         if self.device.type == "cuda" and self.stages.on:
-            self.steps.why = "its stages are timed"
-        count = self.case.steps
-        with prepared(self.model, self.adapter, self.config.segment_length):
+            self.runner.why = "its stages are timed"
+        steps = self.case.epoch(number)
+        with prepared(self.adapter, self.config.segment_length):
             start = self.now()
-            for n in range(number * count, (number + 1) * count):
-                self.steps.run(n)
-                self.stages.mark("optimizer")
+            for step in steps:
+                self.runner.run(step)
             self.seconds = self.now() - start
-        self.how = self.how or self.steps.how
-        return self.steps.losses[number * count : (number + 1) * count].tolist()
+        self.how = self.how or self.runner.how
+        return self.runner.losses[steps[0].number : steps[-1].number + 1].tolist()
 
 
 class Plain(Variant):
@@ -100,8 +85,8 @@ class Plain(Variant):
             self.parameters, lr=self.config.learning_rate, weight_decay=0.0
         )
 
-    def step(self, step):
-        loss = self.model(input_ids=step.input_ids, labels=unshifted(step)).loss
+    def step(self, batch):
+        loss = self.model(**batch).loss
         loss.backward()
         self.stages.mark("backward")
         torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
@@ -155,8 +140,8 @@ class WithTrainer(Variant):
     def epoch(self, number):
         self.items[:] = [
             {"input_ids": ids, "labels": labels}
-            for step in self.case.rows(number)
-            for ids, labels in zip(step.input_ids.cpu(), unshifted(step).cpu(), strict=True)
+            for batch in self.case.batches(number)
+            for ids, labels in zip(batch["input_ids"].cpu(), batch["labels"].cpu(), strict=True)
         ]
         # Trainer builds its optimizer in the first train(); keeping it continues the run.
         with _own_names(self.base):
@@ -254,13 +239,6 @@ def with_peft(model: nn.Module, config: LiftConfig, start: dict[str, Tensor], *,
             layer = wrapped.base_model.model.get_submodule(path)
             layer.lora_A["default"].weight.copy_(lora_a)
     return wrapped
-
-
-def unshifted(step: Batch) -> Tensor:
-    """transformers' labels, which stand one to the right of ours."""
-    labels = torch.full_like(step.labels, batch.IGNORE)
-    labels[:, 1:] = step.labels[:, :-1]
-    return labels
 
 
 VARIANTS = {

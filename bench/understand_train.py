@@ -5,57 +5,44 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from contextlib import closing
+from dataclasses import dataclass
 
 from liftcore import model as models
 from liftcore.config import LiftConfig
 from liftcore.document import Document
 from liftcore.lora import Adapter
 from liftcore.objectives.build import objectives_of
-from liftcore.objectives.mix import Mix, Step
-from liftcore.sample_steps import SampleSteps
-from liftcore.train import follow
-
-# What the first step is taken to be of the run.
-FIRST = 0.01
+from liftcore.training.loop import train
+from liftcore.training.source import StepSource
+from liftcore.training.step import Step
 
 
-class TimedMix(Mix):
-    """A mix whose run ends after `seconds` of the process's CPU time, counted from the first draw.
+class Timed(StepSource):
+    """A source whose run ends after `seconds` of the process's CPU time, counted from the first
+    draw.
 
     The learning rate follows the clock, so that its schedule ends with the run. Epochs follow one
     another as long as there is time.
     """
 
-    def __init__(self, seconds: float, *args):
-        super().__init__(*args)
-        self.allowed, self.spent = seconds, 0.0
+    def __init__(self, seconds: float, *args, **options):
+        super().__init__(*args, share=self.clock, **options)
+        self.allowed = seconds
         self.start: float | None = None
-        self.steps = 0
-        self.tokens: Counter[str] = Counter()  # token-passes by objective
+        self.by_objective: Counter[str] = Counter()  # token-passes
 
-    @property
-    def finished(self) -> bool:
-        return self.spent >= self.allowed
-
-    def draw(self) -> Step | None:
+    def clock(self) -> float:
+        """The share of the time that is over."""
         if self.start is None:
             self.start = time.process_time()
-        self.spent = time.process_time() - self.start
-        step = None if self.finished else super().draw()
-        if step is None:
-            return None
-        # The share at the step's end: as far again as the steps before it went.
-        share = self._share_drawn()
-        ahead = share / self.steps if self.steps else FIRST
-        self.steps += 1
-        for sample in step.samples:
-            self.tokens[sample.source] += len(sample)
-        return replace(step, before=share, after=min(1.0, share + ahead))
+        return (time.process_time() - self.start) / self.allowed
 
-    def _share_drawn(self) -> float:
-        return min(1.0, self.spent / self.allowed)
+    def draw(self) -> Step | None:
+        step = super().draw()
+        for sample in step.samples if step else ():
+            self.by_objective[sample.source] += len(sample)
+        return step
 
 
 @dataclass(frozen=True)
@@ -83,30 +70,28 @@ def train_for(
     """Trains the adapter for that time on config.objectives; samples are made before the clock
     starts. The epochs of the settings are a bound that the time never reaches."""
     begun = time.process_time()
-    mix = TimedMix(
+    source = Timed(
         seconds,
         objectives_of(model, tokenizer, document, config, sources),
-        config.weights,
         config,
         models.window(model),
-        len(models.prefix_ids(tokenizer)),
+        weights=config.weights,
+        prefix=len(models.prefix_ids(tokenizer)),
     )
-    while not mix.done:
-        for objective in mix.objectives:
+    while not source.complete:
+        for objective in source.objectives:
             objective.poll()
-    samples = {o.name: len(o.samples(0)) for o in mix.objectives}
+    samples = {o.name: len(o.samples(0)) for o in source.objectives}
     making = time.process_time() - begun
-    try:
-        result = follow(partial(SampleSteps, model, adapter, mix, config), adapter, mix.window)
-        spent = time.process_time() - mix.start
-    finally:
-        mix.close()
+    with closing(source):
+        result = train(adapter, source)
+        spent = time.process_time() - source.start
     return Trained(
         round(spent, 2),
         round(making, 2),
         result.steps,
-        mix.epoch + 1,
+        source.epoch + 1,
         round(result.loss, 4),
-        dict(mix.tokens),
+        dict(source.by_objective),
         samples,
     )

@@ -2,7 +2,12 @@
 
 train_field below is a small stand-in with the structure of the function of that name there:
 question and answer items, a collator that pads, transformers' Trainer. The lines to add are
-marked. Leave use_liger_kernel out, since Liger's patches would replace liftcore's.
+marked. With its own versions (torch 2.7.1, transformers 4.53.2, peft 0.16) the official code needs
+one change more: use_liger_kernel=False, since Liger's patches would replace liftcore's. With
+transformers 5 it needs two besides:
+
+    lift/utils.py                 leave overwrite_output_dir out of TrainingArguments
+    lift/synqa/every_sentence.py  return_dict=False in both calls of apply_chat_template
 
     python examples/official_lift.py
 """

@@ -17,6 +17,7 @@ from liftcore.fiction import fictional_document
 from liftcore.kernels.head_loss import linear_cross_entropy
 from liftcore.kernels.lora import lora_linear
 from liftcore.model import prefix_ids
+from liftcore.tokens import text_ids
 
 NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -65,7 +66,7 @@ def main(argv=None) -> list[float]:
     optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.0)
 
     text = args.document.read_text() if args.document else fictional_document(0, 400).text
-    tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+    tokens = text_ids(tokenizer, text)
     config = liftcore.LiftConfig(segment_length=128, epochs=args.epochs, batch_size=2)
     stream = SegmentStream(tokens, config, prefix=prefix_ids(tokenizer))
     loader = DataLoader(stream, config.batch_size, collate_fn=Collator(tokenizer))

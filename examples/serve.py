@@ -18,13 +18,14 @@ import liftcore
 from liftcore import embedded
 from liftcore.adapter import VLLM_RANKS, vllm_rank
 from liftcore.fiction import fictional_document
+from liftcore.linear import features
 from liftcore.lora import linear_layers
 
 DTYPES = ("BF16", "F16", "F32")
 PREFIX, ENDS = "base_model.model.", {".lora_A.weight": 0, ".lora_B.weight": 1}
 
 
-def problems(folder: Path, layers: dict[str, nn.Linear]) -> list[str]:
+def problems(folder: Path, layers: dict[str, nn.Module]) -> list[str]:
     """Why vLLM would refuse the adapter of a folder for a model of these linear layers."""
     found = []
     config = json.loads((folder / "adapter_config.json").read_text())
@@ -50,7 +51,7 @@ def problems(folder: Path, layers: dict[str, nn.Linear]) -> list[str]:
         return found + tensor_problems(file, rank, layers)
 
 
-def tensor_problems(file, rank: int, layers: dict[str, nn.Linear]) -> list[str]:
+def tensor_problems(file, rank: int, layers: dict[str, nn.Module]) -> list[str]:
     """What is wrong with the names, shapes and dtypes of an adapter's tensors."""
     found, sides = [], {}
     for name in file.keys():  # noqa: SIM118
@@ -62,7 +63,7 @@ def tensor_problems(file, rank: int, layers: dict[str, nn.Linear]) -> list[str]:
             found.append(f"{path} is not a linear layer of the model's decoder")
         else:
             sides.setdefault(path, set()).add(end)
-            k, n = layers[path].in_features, layers[path].out_features
+            k, n = features(layers[path])
             right = [(rank, k), (n, rank)][ENDS[end]]
             values = file.get_slice(name)
             if tuple(values.get_shape()) != right:

@@ -15,6 +15,7 @@ from liftcore.data import Collator, SegmentDataset
 from liftcore.fiction import fictional_document
 from liftcore.kernels.head_loss import linear_cross_entropy
 from liftcore.model import head, prefix_ids
+from liftcore.tokens import text_ids
 
 
 class WeightedTrainer(Trainer):
@@ -59,7 +60,7 @@ def main(argv=None) -> list[float]:
 
     model, tokenizer = liftcore.load(args.model, device=args.device)
     text = args.document.read_text() if args.document else fictional_document(0, 400).text
-    tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+    tokens = text_ids(tokenizer, text)
     schedule = {"schedule": "overlap", "overlap_loss": "mean"} if args.overlap else {}
     config = liftcore.LiftConfig(segment_length=128, epochs=args.epochs, **schedule)
     # All epochs in one pass, each cut anew, so that a resumed run goes on with the right segments.

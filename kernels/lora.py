@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from liftcore.kernels.autocast import cast, without_autocast
-from liftcore.kernels.lora_concat import ConcatLora, Packed
+from liftcore.kernels.lora_concat import ConcatLora, Packed, add_low_rank
 from liftcore.kernels.tiles import HAS_TRITON, architecture, interpreting
 from liftcore.kernels.tiles import way as table_way
 
@@ -31,7 +31,7 @@ class _LoraLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, lora_a, lora_b, scaling, bias):
         s = F.linear(x, lora_a)  # [T, R]
-        y = F.linear(x, weight, bias).addmm_(s, lora_b.T, alpha=scaling)  # [T, N]
+        y = add_low_rank(F.linear(x, weight, bias), s, lora_b, scaling)  # [T, N]
         ctx.save_for_backward(x, s, weight, lora_a, lora_b)
         ctx.scaling = scaling
         return y

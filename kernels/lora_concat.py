@@ -90,6 +90,17 @@ def stack(matrices: Sequence[Tensor]) -> Tensor:
     return first.as_strided((total, first.shape[1]), (first.shape[1], 1))
 
 
+def add_low_rank(y: Tensor, s: Tensor, lora_b: Tensor, scaling: float) -> Tensor:
+    """y [T, N] + scaling S Bᵀ, for s [T, R] and lora_b [N, R]; written into a fresh y.
+
+    Not while torch.compile traces: torch 2.11 gives zero gradients, without a word, to a Function
+    whose forward returns the result of an in-place op.
+    """
+    if torch.compiler.is_compiling():
+        return torch.addmm(y, s, lora_b.T, alpha=scaling)
+    return y.addmm_(s, lora_b.T, alpha=scaling)
+
+
 class ConcatLora(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, lora_a, lora_b, scaling, bias, packed, slack):

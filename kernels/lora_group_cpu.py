@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from liftcore.kernels.autocast import without_autocast
-from liftcore.kernels.lora_concat import stack
+from liftcore.kernels.lora_concat import add_low_rank, stack
 
 
 def forward(x, weights, lora_a, lora_b, scalings, biases) -> tuple[list[Tensor], Tensor]:
@@ -28,7 +28,7 @@ def forward(x, weights, lora_a, lora_b, scalings, biases) -> tuple[list[Tensor],
     s = F.linear(x, stack(lora_a))  # [T, ΣR]
     parts = s.split([b.shape[1] for b in lora_b], dim=1)
     members = zip(weights, lora_b, parts, scalings, biases, strict=True)
-    ys = [F.linear(x, w, bias).addmm_(p, b.T, alpha=scale) for w, b, p, scale, bias in members]
+    ys = [add_low_rank(F.linear(x, w, bias), p, b, scale) for w, b, p, scale, bias in members]
     return ys, s
 
 
@@ -83,7 +83,8 @@ class PlainGateUp(torch.autograd.Function):
         (gate, up), s = forward(x, weights, lora_a, lora_b, scalings, biases)
         ctx.save_for_backward(gate, up, x, s, *weights, *lora_a, *lora_b)
         ctx.scalings, ctx.gelu = scalings, gelu
-        return activated(gate, gelu).mul_(up)
+        h = activated(gate, gelu)
+        return h * up if torch.compiler.is_compiling() else h.mul_(up)  # see add_low_rank
 
     @staticmethod
     @once_differentiable

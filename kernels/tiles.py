@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import os
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Any
 
 import torch
@@ -89,8 +90,22 @@ def processors(device: torch.device) -> int:
 
 # TRITON_INTERPRET=1 asks for the Triton path on CPU tensors; Triton reads it when imported.
 INTERPRET = os.environ.get("TRITON_INTERPRET", "0") == "1"
-# Triton can be imported and targets NVIDIA GPUs here.
-HAS_TRITON = torch.version.hip is None and importlib.util.find_spec("triton") is not None
+
+
+def _has_triton() -> bool:
+    """Whether Triton 3.6 or newer targets NVIDIA GPUs here; the kernels run on no older one."""
+    if torch.version.hip is not None or importlib.util.find_spec("triton") is None:
+        return False
+    try:
+        version = metadata.version("triton")
+    except metadata.PackageNotFoundError:  # a distribution of another name
+        import triton
+
+        version = triton.__version__
+    return tuple(int(part) for part in version.split(".")[:2]) >= (3, 6)
+
+
+HAS_TRITON = _has_triton()
 
 
 def interpreting() -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from pathlib import Path
 
 import torch
@@ -11,11 +13,34 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from liftcore import files
 from liftcore.errors import LiftError
-from liftcore.lora import Adapter, linear_layers
+from liftcore.linear import features
+from liftcore.lora import Adapter
+from liftcore.peft_names import hits
+from liftcore.targets import Targets, targets
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+# What adapter_config.json may say without changing what an adapter computes.
+HARMLESS = {
+    "r",
+    "lora_alpha",  # these two are read
+    "base_model_name_or_path",  # compared by who reads
+    "auto_mapping",
+    "eva_config",
+    "inference_mode",
+    "loftq_config",
+    "lora_dropout",  # for PEFT's own training
+    "megatron_core",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+    "runtime_config",
+    "task_type",
+}
+# How A and B began; the other ways of PEFT change the base model's weights too.
+INITS = (True, False, None, "gaussian", "eva", "orthogonal")
 # The values that vLLM takes for --max-lora-rank.
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
@@ -38,9 +63,9 @@ def write(adapter: Adapter, folder: Path) -> str:
         "r": adapter.rank,
         "lora_alpha": alpha,
         "lora_dropout": 0.0,
-        "target_modules": sorted({path.rpartition(".")[2] for path in adapter.layers}),
+        "target_modules": adapter.targets.names,
         "bias": "none",
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": adapter.targets.fan_in_fan_out,
         "inference_mode": True,
         "init_lora_weights": True,
         "modules_to_save": None,
@@ -54,23 +79,32 @@ def write(adapter: Adapter, folder: Path) -> str:
 def read(model: nn.Module, folder: Path, sha256: str | None = None) -> Adapter:
     """The adapter of a folder as layers for `model`, not yet installed.
 
-    Raises LiftError when a file is missing, damaged or changed (against `sha256`), or when the
-    adapter does not fit the model.
+    Raises LiftError when a file is missing, damaged or changed (against `sha256`), when PEFT
+    would compute something else of its settings, or when the adapter does not fit the model.
     """
     settings = read_json(folder / CONFIG)
     try:
         rank, alpha = int(settings["r"]), float(settings["lora_alpha"])
+        if rank < 1 or not math.isfinite(alpha):
+            raise ValueError(f"r is {rank}, lora_alpha {alpha}")
         tensors = load_file(folder / WEIGHTS)
     except FileNotFoundError as error:
         raise LiftError(f"{folder} has no {WEIGHTS}") from error
-    except (KeyError, TypeError, ValueError, SafetensorError, OSError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, SafetensorError, OSError) as error:
         raise LiftError(f"the adapter in {folder} is damaged: {error}") from error
     if sha256 is not None and file_sha256(folder / WEIGHTS) != sha256:
         raise LiftError(f"{folder / WEIGHTS} was changed since it was saved (its hash differs)")
+    wanted = targets(model)
+    if fields := _not_computed(settings, wanted):
+        raise LiftError(
+            f"the adapter in {folder} cannot be computed as plain LoRA: {CONFIG} says "
+            + ", ".join(fields)
+        )
     expected = {}
-    for path, layer in linear_layers(model).items():
-        expected[f"base_model.model.{path}.lora_A.weight"] = (rank, layer.in_features)
-        expected[f"base_model.model.{path}.lora_B.weight"] = (layer.out_features, rank)
+    for path, layer in wanted.layers.items():
+        k, n = features(layer)
+        expected[f"base_model.model.{path}.lora_A.weight"] = (rank, k)
+        expected[f"base_model.model.{path}.lora_B.weight"] = (n, rank)
     if {name: tuple(t.shape) for name, t in tensors.items()} != expected:
         raise LiftError(
             f"the adapter in {folder} was trained on "
@@ -83,6 +117,42 @@ def read(model: nn.Module, folder: Path, sha256: str | None = None) -> Adapter:
             layer.lora_a.copy_(tensors[f"base_model.model.{path}.lora_A.weight"])
             layer.lora_b.copy_(tensors[f"base_model.model.{path}.lora_B.weight"])
     return adapter
+
+
+def _not_computed(settings: dict, wanted: Targets) -> list[str]:
+    """The settings under which PEFT computes something else than our layers, as "name = value".
+
+    Each must be one that we know, or at a value that asks for nothing.
+    """
+    known = {
+        "peft_type": ("LORA",),
+        "bias": ("none", None),
+        "init_lora_weights": INITS,
+        "fan_in_fan_out": (wanted.fan_in_fan_out,),
+    }
+    wrong = []
+    # What PEFT then looks up by itself must be said.
+    for name, value in {**dict.fromkeys(("peft_type", "target_modules")), **settings}.items():
+        if name in known:
+            fine = value in known[name]
+        elif name == "target_modules":
+            # A name too many has no weights to load.
+            fine = value == "all-linear" or _hits(value, wanted) == set(wanted.layers)
+        elif name == "exclude_modules":
+            fine = not value or _hits(value, wanted) == set()
+        else:
+            fine = name in HARMLESS or value is None or value is False or value in ("", [], {})
+        if not fine:
+            wrong.append(f"{name} = {json.dumps(value)[:100]}")
+    return wrong
+
+
+def _hits(value: object, wanted: Targets) -> set[str] | None:
+    """The layers that a setting of PEFT names; None when it is no pattern and no list of names."""
+    try:
+        return hits(value, wanted.layers)
+    except (TypeError, re.error):
+        return None
 
 
 def base_name(model: nn.Module) -> str:
@@ -104,7 +174,9 @@ def file_sha256(file: Path) -> str:
 
 
 def read_json(file: Path) -> dict:
-    """A JSON object. Raises LiftError when the file is missing or damaged."""
+    """A JSON object. Raises LiftError when the file is missing or damaged. A save into its folder
+    that was killed is finished first."""
+    files.repair(file.parent)
     try:
         found = json.loads(file.read_text())
     except FileNotFoundError as error:

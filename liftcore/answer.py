@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
 from liftcore import model as models
 from liftcore.errors import UsageError
-from liftcore.groups import evaluating
+from liftcore.tokens import chat_ids, chat_pieces, text_ids
 
 CONTEXTS = ("none", "truncated")
+SPLIT = 4  # tokens that one character may be split into, at most: the bytes of UTF-8
 
 
 @torch.no_grad()
 def greedy(model: nn.Module, prompts: Tensor, new_tokens: int) -> Tensor:
     """Greedy continuation of prompts int64 [B, P] of equal length -> int64 [B, new_tokens].
 
-    No end-of-text stops it: recall compares a fixed number of tokens.
+    No end-of-text stops it: recall compares a fixed number of tokens. A model that gives no
+    past_key_values reads all again for each token. It runs in evaluation mode.
     """
     lm_head = models.head(model)
     body = models.body(model)
     caches = keeps_a_cache(model)
     cache, step, out = None, prompts, []
-    for _ in range(new_tokens):
-        if caches:
-            result = body(input_ids=step, past_key_values=cache, use_cache=True)
-            cache = result.past_key_values
-        else:
-            result = body(input_ids=torch.cat([prompts, *out], dim=1), use_cache=False)
-        step = lm_head.logits(result.last_hidden_state[:, -1]).argmax(-1, keepdim=True)  # [B, 1]
-        out.append(step)
+    with models.evaluating(model):
+        for _ in range(new_tokens):
+            if caches:
+                result = body(input_ids=step, past_key_values=cache, use_cache=True)
+                cache = result.past_key_values
+            else:
+                result = body(input_ids=torch.cat([prompts, *out], dim=1), use_cache=False)
+            step = lm_head.logits(result.last_hidden_state[:, -1]).argmax(-1, keepdim=True)
+            out.append(step)  # [B, 1]
     return torch.cat(out, dim=1)
 
 
@@ -42,7 +49,7 @@ def keeps_a_cache(model: nn.Module) -> bool:
     """
     kept = vars(model).get("_liftcore_caches")
     if kept is None:
-        with evaluating(model):
+        with models.evaluating(model):
             kept = model._liftcore_caches = _continues(models.body(model), model)
     return kept
 
@@ -67,7 +74,7 @@ def _continues(body: nn.Module, model: nn.Module) -> bool:
 
 def complete(model: nn.Module, tokenizer, text: str, max_new_tokens: int) -> str:
     """The text that follows `text` as the document would go on, greedily."""
-    ids = models.prefix_ids(tokenizer) + tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids = models.prefix_ids(tokenizer) + text_ids(tokenizer, text)
     return generate(model, tokenizer, ids, max_new_tokens)
 
 
@@ -103,11 +110,34 @@ def room(tokenizer, title: str, question: str, window: int) -> int:
 
 
 def truncate(tokenizer, tokens: list[int], room: int) -> str:
-    """The document's text when it has at most `room` tokens, else head half + "..." + tail half."""
+    """The document's text when it has at most `room` tokens, else head half + "..." + tail half,
+    both of whole characters."""
     if len(tokens) <= room:
         return tokenizer.decode(tokens)
     half = max(1, room // 2)
-    return tokenizer.decode(tokens[:half]) + "\n...\n" + tokenizer.decode(tokens[-half:])
+    # Where the cut falls into a character, a few tokens more show what it is.
+    longer = tokenizer.decode(tokens[: half + SPLIT])
+    end = _shared(tokenizer.decode(tokens[:half]), longer)
+    while 0 < end < len(longer) and _belongs_together(longer[end - 1], longer[end]):
+        end -= 1
+    earlier = tokenizer.decode(tokens[-half - SPLIT :])
+    start = len(earlier) - _shared(tokenizer.decode(tokens[-half:])[::-1], earlier[::-1])
+    while 0 < start < len(earlier) and _belongs_together(earlier[start - 1], earlier[start]):
+        start += 1
+    return longer[:end] + "\n...\n" + earlier[start:]
+
+
+def _shared(text: str, longer: str) -> int:
+    """How many characters both begin with."""
+    if longer.startswith(text):
+        return len(text)
+    pairs = enumerate(zip(text, longer, strict=False))
+    return next((n for n, (a, b) in pairs if a != b), min(len(text), len(longer)))
+
+
+def _belongs_together(left: str, right: str) -> bool:
+    """Whether two code points belong to what a reader takes for one character."""
+    return "\u200d" in (left, right) or unicodedata.category(right)[0] == "M"
 
 
 def question_ids(tokenizer, title: str, text: str, question: str) -> list[int]:
@@ -122,23 +152,14 @@ def prompt_ids(tokenizer, prompt: str, cue: str) -> list[int]:
     """A user's turn and the beginning of the model's; without a chat template prompt + cue."""
     if tokenizer.chat_template:
         return chat_ids(tokenizer, [{"role": "user", "content": prompt}])
-    ids = tokenizer(prompt + cue, add_special_tokens=False)["input_ids"]
-    return models.prefix_ids(tokenizer) + ids
-
-
-def chat_ids(tokenizer, messages: list[dict[str, str]]) -> list[int]:
-    """A chat in the tokenizer's template, up to where the model's next turn begins."""
-    return tokenizer.apply_chat_template(
-        messages, add_generation_prompt=True, tokenize=True, return_dict=True
-    )["input_ids"]
+    return models.prefix_ids(tokenizer) + text_ids(tokenizer, prompt + cue)
 
 
 def reply_ids(tokenizer, reply: str) -> list[int]:
     """A reply behind prompt_ids() as the model should give it: its tokens and the end of its
     turn."""
     text = reply.strip() if tokenizer.chat_template else " " + reply.strip()
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return [*ids, *end_of_turn(tokenizer)]
+    return [*text_ids(tokenizer, text), *end_of_turn(tokenizer)]
 
 
 def end_of_turn(tokenizer) -> list[int]:
@@ -146,7 +167,9 @@ def end_of_turn(tokenizer) -> list[int]:
     behind a reply, else the end of text; empty when the tokenizer has neither."""
     if tokenizer.chat_template:
         turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "REPLY"}]
-        behind = tokenizer.apply_chat_template(turns, tokenize=False).rpartition("REPLY")[2]
+        pieces = chat_pieces(tokenizer, turns)
+        last = max(n for n, (_, said) in enumerate(pieces) if said)
+        behind = "".join(text for text, _ in pieces[last + 1 :])
         special = set(tokenizer.all_special_ids)
         special |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
         ids = tokenizer(behind, add_special_tokens=False)["input_ids"]
@@ -159,16 +182,28 @@ def end_of_turn(tokenizer) -> list[int]:
 def generate(model: nn.Module, tokenizer, ids: list[int], max_new_tokens: int) -> str:
     """The text that follows the prompt `ids`, greedily, up to the end of the model's turn."""
     prompt = torch.tensor([ids], device=next(model.parameters()).device)
-    out = model.generate(
-        input_ids=prompt,
-        attention_mask=torch.ones_like(prompt),
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        pad_token_id=tokenizer.pad_token_id
-        if tokenizer.pad_token_id is not None
-        else tokenizer.eos_token_id,
-    )
+    with models.evaluating(model), plain_generation(model, tokenizer):
+        out = model.generate(
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            use_cache=True,
+        )
     return tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True)
+
+
+@contextmanager
+def plain_generation(model: nn.Module, tokenizer) -> Iterator[None]:
+    """Within it model.generate() takes nothing from the model's generation_config but the tokens
+    that end a turn: no penalty, no forced or forbidden token, no length, no beams."""
+    from transformers import GenerationConfig
+
+    own = model.generation_config
+    ends = tokenizer.eos_token_id if own.eos_token_id is None else own.eos_token_id
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=pad)
+    try:
+        yield
+    finally:
+        model.generation_config = own

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from liftcore import files
 from liftcore.config import LiftConfig
 from liftcore.errors import LiftError
 
 FILE_NAME = "training_state.safetensors"
+# Of the file: what is in it, and what it means.
+FORMAT = "2"
 # Beside it, for the run to go on: a folder with the questions that the model made itself, and a
 # teacher's targets (liftcore/objectives/studied.py, teacher_cache.py).
 SAMPLES = "samples"
+# Stands in it, so that nobody else's folder of that name is taken for it.
+MARK = ".liftcore"
 
 
 @dataclass
@@ -57,6 +63,60 @@ def write_atomically(path: Path, write) -> None:
             temporary.unlink()
 
 
+def is_state(path: Path) -> bool:
+    """Whether a file of that name is liftcore's: a state, or one that cannot be read."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {"run", "position"} <= (file.metadata() or {}).keys()
+    except (SafetensorError, OSError):
+        return path.is_file()
+
+
+def try_saving(path: Path, size: int) -> None:
+    """Raises LiftError when a state of `size` bytes cannot be written to `path`."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError("a folder has this name")
+        files.try_writing(path.parent)
+    except OSError as error:
+        raise LiftError(f"cannot write {path}: {files.reason(error)}") from error
+    files.check_room(path.parent, size)
+
+
+def make_samples(folder: Path) -> Path:
+    """The folder for what a run in `folder` makes. Raises LiftError when somebody else's has its
+    name, or when it cannot be made."""
+    samples = folder / SAMPLES
+    if has_samples(folder):
+        return samples
+    if os.path.lexists(samples):
+        raise LiftError(f"{samples} is not liftcore's: move it away, or resume in another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        marked = Path(tempfile.mkdtemp(prefix=files.NEW, dir=folder))
+        (marked / MARK).touch()
+        os.rename(marked, samples)
+    except OSError as error:
+        raise LiftError(f"cannot make the folder {samples}: {files.reason(error)}") from error
+    return samples
+
+
+def has_samples(folder: Path) -> bool:
+    """Whether make_samples() made a folder in `folder`."""
+    return (folder / SAMPLES / MARK).is_file()
+
+
+def remove_samples(folder: Path) -> None:
+    """Removes what a run made; files of other kinds stay."""
+    if not has_samples(folder):
+        return
+    for file in (folder / SAMPLES).iterdir():
+        if file.name == "questions.json" or file.suffix == ".safetensors" or file.name[0] == ".":
+            file.unlink()
+    with contextlib.suppress(OSError):
+        (folder / SAMPLES).rmdir()
+
+
 def leftovers(folder: Path) -> list[Path]:
     """Halves of a state file that a kill left behind."""
     return list(folder.glob(f".{FILE_NAME}.*"))
@@ -64,7 +124,11 @@ def leftovers(folder: Path) -> list[Path]:
 
 def save(path: Path, state: dict[str, Tensor], position: Position, run: dict[str, str]) -> None:
     """Writes the optimizer's state, the position and what identifies the run."""
-    meta = {"position": json.dumps(dataclasses.asdict(position)), "run": json.dumps(run)}
+    meta = {
+        "format": FORMAT,
+        "position": json.dumps(dataclasses.asdict(position)),
+        "run": json.dumps(run),
+    }
     tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
     write_atomically(path, lambda file: save_file(tensors, file, metadata=meta))
 
@@ -77,6 +141,10 @@ def read(path: Path, run: dict[str, str]) -> tuple[dict[str, Tensor], Position]:
     try:
         with safe_open(path, "pt") as file:
             meta = file.metadata()
+            if meta.get("format", "1") != FORMAT:
+                raise LiftError(
+                    f"{path} was written by another version of liftcore; --force starts anew"
+                )
             saved, position = json.loads(meta["run"]), Position(**json.loads(meta["position"]))
             state = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError, ValueError) as error:

@@ -76,15 +76,17 @@ def sft_options(parser: argparse.ArgumentParser) -> None:
 
 def absorb(args) -> dict:
     from liftcore import checkpoint, document, lift, model, usage
-    from liftcore.memory import check_output
+    from liftcore.memory import check_output, check_room
     from liftcore.objectives.build import SELF
+    from liftcore.targets import check_mergeable, targets
 
     chosen = config(args, _preset(args), **_of_start(args.init))
     file = Path(args.file)
     text = document.read_text(file)
     title = args.title or document.title_of(file)
     out = Path(args.out or f"{file.stem}-memory")
-    check_output(out, force=args.force)
+    keep = not args.without_document
+    check_output(out, force=args.force, merge=args.merge, with_document=keep)
     state = out / checkpoint.FILE_NAME
     if state.exists() and not args.resume and not args.force:
         raise LiftError(
@@ -97,6 +99,9 @@ def absorb(args) -> dict:
             if each != SELF:
                 stack.callback(each.close)
         base, tokenizer = model.load(args.model, device=args.device, dtype=dtype(args.dtype))
+        if args.merge:
+            check_mergeable(base, targets(base).layers)
+        check_room(out, base, chosen.rank, merge=args.merge)
         source = document.from_text(text, tokenizer, title)
         if not args.resume:
             state.unlink(missing_ok=True)
@@ -106,6 +111,8 @@ def absorb(args) -> dict:
             memory = lift.absorb(
                 base, tokenizer, source, config=chosen, resume=out, qa=sources, init=args.init
             )
+            seconds = time.perf_counter() - started
+            memory.save(out, force=True, merge=args.merge, with_document=keep)
         except KeyboardInterrupt:
             if state.exists():
                 print(
@@ -113,8 +120,6 @@ def absorb(args) -> dict:
                     file=sys.stderr,
                 )
             raise
-        seconds = time.perf_counter() - started
-    memory.save(out, force=True, merge=args.merge, with_document=not args.without_document)
     _print_absorbed(memory, out)
     training = memory.training
     return {
@@ -203,14 +208,15 @@ def _questions(made: dict) -> str:
 
 
 def sft(args) -> dict:
-    from liftcore import model
+    from liftcore import model, output
     from liftcore import sft as starting
-    from liftcore.memory import check_output
+    from liftcore.memory import check_room
 
     chosen = config(args, _preset(args), **({} if args.preset else starting.DEFAULTS))
     out = Path(args.out)
-    check_output(out, force=args.force)
+    output.check(out, force=args.force, names=(*output.ADAPTER, output.START))
     base, tokenizer = model.load(args.model, device=args.device, dtype=dtype(args.dtype))
+    check_room(out, base, chosen.rank)
     start = starting.sft(base, tokenizer, args.corpus, config=chosen)
     start.save(out)
     print(

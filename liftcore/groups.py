@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from liftcore.kernels.lora_group import ACTIVATIONS, lora_gate_up, lora_qkv
 from liftcore.kernels.lora_group_cpu import activated
+from liftcore.linear import features, observed
+from liftcore.model import evaluating
 
 LARGEST = 3  # members of lora_qkv
 # Sizes of a gate's argument in a trial. The activations differ most, and are least like a line,
@@ -116,7 +118,7 @@ def _gated(model: nn.Module, parent: str, members, down: str, inner: Tensor | No
     for gate, up, order in ((one, two, members), (two, one, members[::-1])):
         for activation in ACTIVATIONS:
             g, u = gate(x), up(x)
-            if g.shape != u.shape or u.shape[-1] != last.in_features:
+            if g.shape != u.shape or u.shape[-1] != features(last)[0]:
                 return plain
             ours = last(activated(g, activation == "gelu_tanh") * u)
             if ours.shape == right.shape and _same_rows(ours, right):
@@ -126,7 +128,7 @@ def _gated(model: nn.Module, parent: str, members, down: str, inner: Tensor | No
 
 def _probe(one: nn.Module, two: nn.Module, like: Tensor) -> Tensor:
     """Rows [1, 4 · probes, K] for which the gate's argument, whichever it is, has those sizes."""
-    x = torch.randn(4, one.in_features, generator=torch.Generator().manual_seed(0)).to(like)
+    x = torch.randn(4, features(one)[0], generator=torch.Generator().manual_seed(0)).to(like)
     smaller = min(one(x).float().std(), two(x).float().std())
     # Products of two have to fit into fp16.
     sizes = [min(s, 30.0) if like.dtype == torch.float16 else s for s in PROBES]
@@ -188,7 +190,7 @@ class Group:
         for handle in self.handles:
             handle.remove()
         if self.down is not None:
-            del self.parent.forward
+            vars(self.parent).pop("forward", None)
 
     def output(self, member: nn.Module, x: Tensor) -> Tensor | None:
         """The member's output for x; None when the member must compute it by itself."""
@@ -200,9 +202,10 @@ class Group:
             inputs = self._inputs(x)
             if inputs is None:
                 return None
-            y, *self.ready = lora_qkv(x, *inputs)
-            self.x = x
-            return y
+            ys = lora_qkv(x, *inputs)
+            # A list by name: torch.compile of torch 2.11 makes a tuple of `y, *ready = ys`.
+            self.x, self.ready = x, list(ys[1:])
+            return ys[0]
         if x is not self.x or name is None:
             return None
         at = self.names.index(name) - 1
@@ -250,26 +253,3 @@ def _others(parent: nn.Module, paths: tuple[str, ...]) -> dict[str, nn.Module]:
 def _untouched(module: nn.Module) -> bool:
     """Whether a module and those in it run as their classes say, unwatched."""
     return not any("forward" in vars(m) or observed(m) for m in module.modules())
-
-
-def observed(module: nn.Module) -> bool:
-    """Whether somebody hooks into the calls of a module, so that none may be left out."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
-
-
-@contextmanager
-def evaluating(model: nn.Module):
-    """Within it no module of the model trains: no dropout, no random number used."""
-    training = [m for m in model.modules() if m.training]
-    for m in training:
-        m.training = False
-    try:
-        yield
-    finally:
-        for m in training:
-            m.training = True

@@ -46,7 +46,7 @@ def path(device: torch.device) -> tuple[str, str]:
     if chosen != "plain":
         return f"Triton kernels ({chosen})", f"a {device.type} device that they are made for"
     if not tiles.HAS_TRITON:
-        return "plain PyTorch", "Triton is not installed"
+        return "plain PyTorch", "Triton is not installed, or older than 3.6"
     if device.type != "cuda":
         return "plain PyTorch", f"Triton kernels need a CUDA device; this is {device}"
     return "plain PyTorch", f"{device_name(device)} is older than the kernels are made for"

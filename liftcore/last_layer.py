@@ -25,18 +25,6 @@ NAME = "liftcore_last_layer"
 WORTH = 0.85
 
 
-def positions(weights: Tensor, count: int) -> Tensor:
-    """The scored positions of each row in ascending order, filled up with others.
-
-    weights [B, S] -> int64 [B, count] on the same device, each position at most once a row. No
-    device sync. On a CPU raises ValueError when a row has more than `count` scored positions; on
-    a GPU the caller must know.
-    """
-    if weights.device.type == "cpu" and int((weights != 0).sum(-1).max()) > count:
-        raise ValueError(f"positions: a row has more than {count} scored positions")
-    return torch.argsort((weights == 0).to(torch.int8), dim=-1, stable=True)[:, :count]
-
-
 class LastLayer:
     """The last layer of a model, for scored rows only.
 
@@ -78,7 +66,8 @@ class LastLayer:
                 full = type(self.layer).forward(self.layer, hidden_states, **kwargs)
                 return _take(full, index, hidden_states.shape[1])
 
-        with _replaced(self.layer, forward=forward):
+        # Also where transformers checkpoints the call and not the forward.
+        with _replaced(self.layer, forward=forward, gradient_checkpointing=False):
             yield
 
     def _chosen(self, hidden: Tensor, index: Tensor, kwargs: dict) -> Tensor:

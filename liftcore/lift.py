@@ -11,22 +11,23 @@ from pathlib import Path
 from torch import nn
 
 from liftcore import adapter as adapters
-from liftcore import checkpoint, report
+from liftcore import checkpoint, output, report
 from liftcore import document as documents
 from liftcore import model as models
 from liftcore.config import LiftConfig
 from liftcore.document import Document
 from liftcore.errors import LiftError, NothingToLearnError, UsageError
-from liftcore.lora import Adapter
+from liftcore.exclusive import alone_with
+from liftcore.lora import Adapter, own_adapter_after
 from liftcore.memory import Memory
-from liftcore.objectives.build import SELF, digest_of, mix_of, pair_sources, summary
+from liftcore.objectives.build import SELF, digest_of, objectives_of, pair_sources, summary
 from liftcore.objectives.pairs import PairSource
 from liftcore.objectives.self_study import SelfStudy
 from liftcore.objectives.studied import StudiedPairs
 from liftcore.objectives.teacher import without_adapter
 from liftcore.progress import ProgressLine
-from liftcore.sample_steps import SampleSteps
-from liftcore.train import follow, train
+from liftcore.training.loop import train
+from liftcore.training.source import StepSource
 
 
 def absorb(
@@ -72,37 +73,42 @@ def absorb(
             f"segment_length {config.segment_length} does not fit the model's window of "
             f"{models.window(model)} tokens"
         )
-    models.head(model)
-    previous = getattr(model, "_liftcore_adapter", None)
-    adapter = _beginning(model, config, init)
-    adapter.install()
-    state_file = Path(resume) / checkpoint.FILE_NAME if resume is not None else None
-    line = ProgressLine(config.epochs, adapter.values.device, enabled=progress)
-    options = dict(
-        state_file=state_file,
-        run={
-            **checkpoint.identity(config, source.sha256, model),
-            "title": source.title,
-            "questions": digest_of(sources),
-            "start": "" if init is None else adapters.file_sha256(Path(init) / adapters.WEIGHTS),
-        },
-        on_step=line.update,
-        say=line.say,
-    )
-    with line, _put_back_on_failure(adapter, previous):
-        if config.objectives == ("segments",):
-            result = train(model, adapter, source.tokens, config, prefix=prefix, **options)
-        else:
-            cache = None if resume is None else Path(resume) / checkpoint.SAMPLES
+    with alone_with(model), own_adapter_after(model, on_failure=True):
+        models.head(model)
+        adapter = _beginning(model, config, init)
+        adapter.install()
+        # What comes behind the training is tried before it.
+        report.try_measuring(model, source.tokens, prefix=prefix)
+        state_file = Path(resume) / checkpoint.FILE_NAME if resume is not None else None
+        line = ProgressLine(config.epochs, adapter.values.device, enabled=progress)
+        start = "" if init is None else adapters.file_sha256(Path(init) / adapters.WEIGHTS)
+        options = dict(
+            state_file=state_file,
+            run={
+                **checkpoint.identity(config, source.sha256, model),
+                "title": source.title,
+                "questions": digest_of(sources),
+                "start": start,
+            },
+            on_step=line.update,
+            say=line.say,
+        )
+        with line:
+            # Where what is made once is kept: questions of the model's own, a teacher's targets.
+            keeps = resume is not None and config.objectives != ("segments",)
+            cache = checkpoint.make_samples(Path(resume)) if keeps else None
             study = partial(_studied, model, tokenizer, source, config, cache, line.say)
             sources = [study() if each == SELF else each for each in sources]
-            with closing(mix_of(model, tokenizer, source, config, sources, cache)) as mix:
-                steps = partial(SampleSteps, model, adapter, mix, config)
-                with _why_nothing(sources):
-                    result = follow(steps, adapter, mix.window, **options)
+            objectives = objectives_of(model, tokenizer, source, config, sources, cache)
+            window, weights = models.window(model), config.weights
+            steps = StepSource(objectives, config, window, weights=weights, prefix=len(prefix))
+            with closing(steps), _why_nothing(sources):
+                result = train(adapter, steps, **options)
             result = replace(result, questions=[summary(each) for each in sources])
-        line.say("measuring recall")
-        found = report.measure(model, source.tokens, prefix=prefix)
+            line.say("measuring recall")
+            measured = report.unmeasured(len(source.tokens))
+            with output.or_warning("the report on recall"):
+                measured = report.measure(model, source.tokens, prefix=prefix)
     return Memory(
         model=model,
         tokenizer=tokenizer,
@@ -112,7 +118,7 @@ def absorb(
         sha256=source.sha256,
         length=len(source.tokens),
         config=config,
-        report=found,
+        report=measured,
         training=result,
     )
 
@@ -165,15 +171,3 @@ def _beginning(model: nn.Module, config: LiftConfig, init: str | Path | None) ->
             f"settings {config.rank} and {config.lora_alpha:g}: set rank and alpha to the former"
         )
     return adapter
-
-
-@contextmanager
-def _put_back_on_failure(adapter: Adapter, previous: Adapter | None):
-    """A run that fails must not leave a half-trained adapter in the caller's model."""
-    try:
-        yield
-    except BaseException:
-        adapter.remove()
-        if previous is not None:
-            previous.install()
-        raise

@@ -1,4 +1,4 @@
-"""LoRA on every linear layer of a decoder: attach it, switch it, take it off.
+"""LoRA on the linear layers of a decoder: attach it, switch it, take it off.
 
 The parameters of an adapter are views of one flat buffer, so that the optimizer, a checkpoint
 and a copy are each one operation on one tensor.
@@ -13,16 +13,17 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from liftcore.errors import LiftError, UsageError
-from liftcore.groups import Group, Siblings, find, observed
+from liftcore.groups import Group, Siblings, find
 from liftcore.kernels.lora import lora_linear
+from liftcore.linear import features, matrix, observed
 from liftcore.model import body
+from liftcore.targets import targets
 
 
 class LoraLinear(nn.Module):
-    """A frozen nn.Linear with a LoRA branch: y = x Wᵀ + scaling (x Aᵀ) Bᵀ (+ bias)."""
+    """A frozen linear layer with a LoRA branch: y = x Wᵀ + scaling (x Aᵀ) Bᵀ (+ bias)."""
 
-    def __init__(self, base: nn.Linear, lora_a: Tensor, lora_b: Tensor, scaling: float):
+    def __init__(self, base: nn.Module, lora_a: Tensor, lora_b: Tensor, scaling: float):
         super().__init__()
         self.base = base
         self.lora_a = nn.Parameter(lora_a)  # [R, K]
@@ -42,11 +43,11 @@ class LoraLinear(nn.Module):
 
     @property
     def in_features(self) -> int:
-        return self.base.in_features
+        return features(self.base)[0]
 
     @property
     def out_features(self) -> int:
-        return self.base.out_features
+        return features(self.base)[1]
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.enabled:
@@ -54,7 +55,7 @@ class LoraLinear(nn.Module):
         if self.group is not None and (y := self.group.output(self, x)) is not None:
             return y
         return lora_linear(
-            x, self.base.weight, self.lora_a, self.lora_b, self.scaling, self.base.bias
+            x, matrix(self.base), self.lora_a, self.lora_b, self.scaling, self.base.bias
         )
 
 
@@ -62,7 +63,7 @@ def _parts(layer: nn.Module, x: Tensor) -> tuple | None:
     """What the ops need of a LoraLinear; None when it must run by itself."""
     if not layer.enabled or "forward" in vars(layer) or observed(layer):
         return None
-    return layer.base.weight, layer.lora_a, layer.lora_b, layer.scaling, layer.base.bias
+    return matrix(layer.base), layer.lora_a, layer.lora_b, layer.scaling, layer.base.bias
 
 
 class Adapter:
@@ -71,46 +72,49 @@ class Adapter:
     values, grads   flat [P] in the model's dtype; every lora_a, lora_b and its .grad is a view.
                     The A of layers that share an input lie one behind the other, then their B
     layers          module path -> LoraLinear
+    targets         what the layers are, how PEFT finds them, and what gets no LoRA
     groups          the layers that share an input
     """
 
     def __init__(self, model: nn.Module, rank: int, alpha: float, seed: int = 0):
-        targets = linear_layers(model)
+        self.targets = targets(model)
+        bases = self.targets.layers
         self.model, self.rank, self.alpha = model, rank, float(alpha)
-        first = next(iter(targets.values())).weight
-        sizes = [rank * (m.in_features + m.out_features) for m in targets.values()]
+        first = next(iter(bases.values())).weight
+        sizes = [rank * sum(features(m)) for m in bases.values()]
         self.values = torch.zeros(sum(sizes), dtype=first.dtype, device=first.device)
         self.grads = torch.zeros_like(self.values)
-        self.groups = _groups(model, list(targets))
+        self.groups = _groups(model, list(bases))
         self.layers: dict[str, LoraLinear] = {}
-        offsets = self._offsets(targets)
+        offsets = self._offsets(bases)
         # Drawn on the CPU in fp32, so that every device and dtype starts from the same numbers.
         generator = torch.Generator().manual_seed(seed)
-        for path, base in targets.items():
+        for path, base in bases.items():
             a_at, b_at = offsets[path]
-            a_shape, b_shape = (rank, base.in_features), (base.out_features, rank)
+            k, n = features(base)
+            a_shape, b_shape = (rank, k), (n, rank)
             lora_a = _view(self.values, a_at, a_shape)
             # Uniform in ±1/sqrt(K), as nn.Linear and PEFT start A; B starts at 0.
             start = torch.rand(a_shape, generator=generator).mul_(2).sub_(1)
-            lora_a.copy_(start / math.sqrt(base.in_features))
+            lora_a.copy_(start / math.sqrt(k))
             layer = LoraLinear(base, lora_a, _view(self.values, b_at, b_shape), self.scaling)
             layer.lora_a.grad = _view(self.grads, a_at, a_shape)
             layer.lora_b.grad = _view(self.grads, b_at, b_shape)
             self.layers[path] = layer
 
-    def _offsets(self, targets: dict[str, nn.Linear]) -> dict[str, tuple[int, int]]:
+    def _offsets(self, bases: dict[str, nn.Module]) -> dict[str, tuple[int, int]]:
         """Module path -> where its A and its B start in the flat buffers."""
         group_of = {path: group.members for group in self.groups for path in group.members}
-        starts: dict[str, list[int]] = {path: [] for path in targets}
+        starts: dict[str, list[int]] = {path: [] for path in bases}
         offset = 0
-        for path in targets:
+        for path in bases:
             members = group_of.get(path, (path,))
             if starts[path]:
                 continue  # placed with the first of its group
-            for features in ("in_features", "out_features"):
+            for side in (0, 1):
                 for member in members:
                     starts[member].append(offset)
-                    offset += self.rank * getattr(targets[member], features)
+                    offset += self.rank * features(bases[member])[side]
         return {path: tuple(at) for path, at in starts.items()}
 
     @property
@@ -124,10 +128,13 @@ class Adapter:
             return
         if current is not None:
             current.remove()
+        # First, so that remove() undoes what an interrupt leaves of this.
+        self._working = []
+        self.model._liftcore_adapter = self
         for path, layer in self.layers.items():
             _set(self.model, path, layer)
-        self._working = [Group(self.model, found, _parts, "group") for found in self.groups]
-        self.model._liftcore_adapter = self
+        for siblings in self.groups:
+            self._working.append(Group(self.model, siblings, _parts, "group"))
 
     def remove(self) -> None:
         """Puts the model's own layers back."""
@@ -165,6 +172,24 @@ class Adapter:
 
 
 @contextmanager
+def own_adapter_after(model: nn.Module, *, on_failure: bool = False):
+    """Behind it the model has the adapter again that it had before, or none; with on_failure only
+    when something is raised."""
+    before, failed = getattr(model, "_liftcore_adapter", None), True
+    try:
+        yield
+        failed = False
+    finally:
+        if failed or not on_failure:
+            # An interrupt may have left either of them half installed.
+            current = getattr(model, "_liftcore_adapter", None)
+            if current is not None:
+                current.remove()
+            if before is not None:
+                before.install()
+
+
+@contextmanager
 def only_adapter_trains(adapter: Adapter):
     """Within it no other parameter of the model gets a gradient."""
     own = {id(p) for m in adapter.layers.values() for p in (m.lora_a, m.lora_b)}
@@ -178,35 +203,9 @@ def only_adapter_trains(adapter: Adapter):
             p.requires_grad_(True)
 
 
-def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
-    """Module path -> nn.Linear, for all of the decoder but the LM head.
-
-    Raises LiftError when there is none, when the model carries PEFT layers already, or when the
-    layers differ in device or dtype; UsageError when they are quantised.
-    """
-    if any(hasattr(m, "lora_A") and hasattr(m, "base_layer") for m in model.modules()):
-        raise LiftError("the model has PEFT adapters already: merge or unload them first")
-    current = getattr(model, "_liftcore_adapter", None)
-    bases = {id(layer): layer.base for layer in current.layers.values()} if current else {}
-    skip = {id(model.get_output_embeddings()), *map(id, bases.values())}
-    # A model that also sees or hears has other towers; only the decoder reads the document.
-    decoder = {id(m) for m in body(model).modules()}
-    found = {}
-    for path, module in model.named_modules():
-        if id(module) in decoder and id(module) not in skip:
-            module = bases.get(id(module), module)
-            if isinstance(module, nn.Linear):
-                found[path] = module
-    if not found:
-        raise LiftError(f"{type(model).__name__} has no nn.Linear layers to put LoRA on")
-    weights = [m.weight for m in found.values()]
-    if not all(w.is_floating_point() for w in weights):
-        raise UsageError("the model's linear layers are quantised; load it in bf16 or fp32")
-    if len({(w.device, w.dtype) for w in weights}) > 1:
-        raise LiftError(
-            "the model's linear layers differ in device or dtype; load it on one device"
-        )
-    return found
+def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Module path -> layer of those that get LoRA; raises what liftcore.targets.targets() does."""
+    return targets(model).layers
 
 
 def _view(flat: Tensor, offset: int, shape: tuple[int, int]) -> Tensor:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-import json
-import os
-import shutil
-import tempfile
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,19 +13,18 @@ import torch
 from torch import nn
 
 from liftcore import adapter as adapters
-from liftcore import answer, checkpoint, model
-from liftcore.checkpoint import FILE_NAME as STATE_FILE
+from liftcore import answer, files, model, output
 from liftcore.config import LiftConfig
-from liftcore.document import read_text
+from liftcore.document import read_bytes
 from liftcore.errors import LiftError, UsageError
-from liftcore.lora import Adapter
+from liftcore.exclusive import alone_with
+from liftcore.linear import matrix
+from liftcore.lora import Adapter, linear_layers
+from liftcore.output import ADAPTER, DOCUMENT, INFO, MERGED, PICTURE
 from liftcore.report import Report
-from liftcore.train import Result
-
-INFO = "liftcore.json"
-DOCUMENT = "document.txt"
-PICTURE = "recall.png"
-MERGED = "merged"
+from liftcore.targets import check_mergeable
+from liftcore.tokens import text_ids
+from liftcore.training.loop import Result
 
 
 @dataclass
@@ -59,22 +55,24 @@ class Memory:
         if context == "truncated":
             if self.text is None:
                 raise LiftError("this memory was saved without its document; use context none")
-            tokens = self.tokenizer(self.text, add_special_tokens=False, verbose=False)["input_ids"]
-        self.adapter.install()
-        return answer.ask(
-            self.model,
-            self.tokenizer,
-            question,
-            title=self.title,
-            document=tokens,
-            max_new_tokens=max_new_tokens,
-        ).strip()
+            tokens = text_ids(self.tokenizer, self.text)
+        with alone_with(self.model):
+            self.adapter.install()
+            return answer.ask(
+                self.model,
+                self.tokenizer,
+                question,
+                title=self.title,
+                document=tokens,
+                max_new_tokens=max_new_tokens,
+            ).strip()
 
     def complete(self, text: str, *, max_new_tokens: int = 32) -> str:
         """How the document goes on after `text`, from the weights alone, greedily decoded."""
         _check_length(max_new_tokens)
-        self.adapter.install()
-        return answer.complete(self.model, self.tokenizer, text, max_new_tokens)
+        with alone_with(self.model):
+            self.adapter.install()
+            return answer.complete(self.model, self.tokenizer, text, max_new_tokens)
 
     def save(
         self,
@@ -87,40 +85,31 @@ class Memory:
         """Writes the adapter in PEFT's form, liftcore.json, the document and the recall picture.
 
         With merge also the model with the adapter added to its weights, in folder/merged.
-        Everything is written aside first and then moved in, so that what was there before stays
-        when the disk is full. Raises LiftError when the folder is not empty, unless force.
+        Everything is written aside first and then takes its place all at once, also when the
+        process is killed (the next load or save finishes it). Only files that liftcore wrote are
+        replaced or removed. A picture, a copy of the document or a merged model that cannot be
+        written is a warning. Raises LiftError when the folder is not empty, unless force, when
+        it holds somebody else's file of such a name, or when it cannot be written: the memory
+        then is in another folder, which the message names.
         """
         folder = Path(folder)
-        check_output(folder, force=force)
-        aside = None
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-            self._write(aside, merge=merge, with_document=with_document)
-            folder.mkdir(exist_ok=True)
-            for stale in {DOCUMENT, PICTURE} - {e.name for e in aside.iterdir()}:
-                (folder / stale).unlink(missing_ok=True)
-            shutil.rmtree(folder / MERGED, ignore_errors=True)
-            for entry in sorted(aside.iterdir(), key=lambda e: e.name == INFO):
-                os.replace(entry, folder / entry.name)
-        except LiftError:
-            raise
-        except Exception as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise LiftError(f"cannot save to {folder}: {reason}") from error
-        finally:
-            if aside is not None:
-                shutil.rmtree(aside, ignore_errors=True)
-        for state in (folder / STATE_FILE, *checkpoint.leftovers(folder)):
-            state.unlink(missing_ok=True)
-        shutil.rmtree(folder / checkpoint.SAMPLES, ignore_errors=True)
+        output.save(folder, lambda new: self._write(new, with_document), force=force)
+        if merge:
+            with output.or_warning(f"{folder / MERGED}"):
+                output.add(folder, INFO, self._write_merged)
         return folder
 
-    def _write(self, folder: Path, *, merge: bool, with_document: bool) -> None:
+    def _write(self, folder: Path, with_document: bool) -> tuple[str, dict]:
         from liftcore import __version__
 
         sha256 = adapters.write(self.adapter, folder)
-        info = {
+        if with_document and self.text is not None:
+            with output.or_warning(DOCUMENT, folder / DOCUMENT):
+                (folder / DOCUMENT).write_bytes(self.text.encode())
+        if self.report.positions and _has_matplotlib():
+            with output.or_warning(PICTURE, folder / PICTURE):
+                self.report.png(folder / PICTURE, self.title)
+        return INFO, {
             "liftcore": __version__,
             "base_model": adapters.base_name(self.model),
             "document": {"title": self.title, "sha256": self.sha256, "tokens": self.length},
@@ -130,14 +119,10 @@ class Memory:
             "adapter_sha256": sha256,
             "vllm_max_lora_rank": adapters.vllm_rank(self.adapter.rank),
         }
-        (folder / INFO).write_text(json.dumps(info, indent=2) + "\n")
-        if with_document and self.text is not None:
-            (folder / DOCUMENT).write_bytes(self.text.encode())
-        if _has_matplotlib():
-            self.report.png(folder / PICTURE, self.title)
-        if merge:
-            merged(self.adapter).save_pretrained(folder / MERGED)
-            self.tokenizer.save_pretrained(folder / MERGED)
+
+    def _write_merged(self, folder: Path) -> None:
+        merged(self.adapter).save_pretrained(folder / MERGED)
+        self.tokenizer.save_pretrained(folder / MERGED)
 
 
 def _check_length(max_new_tokens: int) -> None:
@@ -146,27 +131,47 @@ def _check_length(max_new_tokens: int) -> None:
 
 
 def merged(adapter: Adapter) -> nn.Module:
-    """A copy of the adapter's model with W + scaling · B A in place of W."""
-    adapter.remove()
-    try:
-        plain = copy.deepcopy(adapter.model)
-    finally:
-        adapter.install()
+    """A copy of the adapter's model with W + scaling · B A in place of W.
+
+    Raises LiftError when a layer shares its weight with another.
+    """
+    with alone_with(adapter.model):
+        installed = getattr(adapter.model, "_liftcore_adapter", None)
+        if installed is not None:
+            installed.remove()
+        try:
+            check_mergeable(adapter.model, adapter.targets.layers)
+            plain = copy.deepcopy(adapter.model)
+        finally:
+            if installed is not None:
+                installed.install()
     with torch.no_grad():
         for path, layer in adapter.layers.items():
-            weight = plain.get_submodule(path).weight
+            weight = matrix(plain.get_submodule(path))
             delta = layer.lora_b.float() @ layer.lora_a.float() * adapter.scaling
             weight.copy_(weight.float() + delta)
     return plain
 
 
-def check_output(folder: Path, *, force: bool) -> None:
-    """Raises LiftError when `folder` cannot take a memory: it is a file, or not empty."""
-    if folder.exists() and not folder.is_dir():
-        raise LiftError(f"{folder} is a file, not a folder")
-    states = {folder / STATE_FILE, folder / checkpoint.SAMPLES, *checkpoint.leftovers(folder)}
-    if folder.is_dir() and not force and set(folder.iterdir()) - states:
-        raise LiftError(f"{folder} is not empty; --force (force=True) writes into it")
+def check_output(
+    folder: Path, *, force: bool, merge: bool = False, with_document: bool = True
+) -> None:
+    """Raises LiftError when `folder` cannot take a memory, as far as can be known before it is
+    made: see output.check."""
+    names = [*ADAPTER, INFO]
+    names += [DOCUMENT] if with_document else []
+    names += [PICTURE] if _has_matplotlib() else []
+    output.check(folder, force=force, names=tuple(names), merge=merge)
+
+
+def check_room(folder: Path, model: nn.Module, rank: int, *, merge: bool = False) -> None:
+    """Raises LiftError when the disk has no room for the memory of a run, and for its state."""
+    layers = linear_layers(model).values()
+    values = rank * sum(m.in_features + m.out_features for m in layers)
+    size = next(model.parameters()).element_size()
+    weights = sum(p.numel() * p.element_size() for p in model.parameters()) if merge else 0
+    # The state holds fp32 masters and two moments.
+    files.check_room(folder, values * (12 + size) + weights)
 
 
 def load_memory(
@@ -202,19 +207,20 @@ def load_memory(
     if (adapter.rank, adapter.alpha) != (config.rank, config.lora_alpha):
         raise LiftError(f"{folder / adapters.CONFIG} was changed: its r or lora_alpha differs")
     text = None
-    if (folder / DOCUMENT).is_file():
-        text = read_text(folder / DOCUMENT)
-        if hashlib.sha256(text.encode()).hexdigest() != sha256:
+    # Somebody else's file of that name is none of the memory's.
+    if DOCUMENT in info.get("files", [DOCUMENT]) and (folder / DOCUMENT).is_file():
+        saved = read_bytes(folder / DOCUMENT, limit=float("inf"))
+        if hashlib.sha256(saved).hexdigest() != sha256:
             raise LiftError(
                 f"{folder / DOCUMENT} was changed since it was saved (its hash differs)"
             )
-    adapter.install()
+        text = saved.decode()
+    with alone_with(base_model):
+        adapter.install()
     return Memory(
         base_model, tokenizer, adapter, title, text, sha256, length, config, report, training
     )
 
 
 def _has_matplotlib() -> bool:
-    import importlib.util
-
     return importlib.util.find_spec("matplotlib") is not None

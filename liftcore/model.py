@@ -36,7 +36,7 @@ def load(name_or_path: str | Path, *, device: str | torch.device | None = None, 
     source = _source(name)
     with embedded.quiet_transformers():
         try:
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+            model = AutoModelForCausalLM.from_pretrained(source, **dtype_keyword(dtype))
         except (OSError, ValueError) as error:
             raise LiftError(_why_not_loaded(name, error)) from error
         try:
@@ -58,6 +58,14 @@ def is_chat(name_or_path: str | Path) -> bool:
     with embedded.quiet_transformers(), contextlib.suppress(Exception):
         return bool(AutoTokenizer.from_pretrained(_source(str(name_or_path))).chat_template)
     return False
+
+
+def dtype_keyword(dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """{"dtype": dtype}, or by the older name for a transformers before 4.56."""
+    import transformers
+
+    major, minor = map(int, transformers.__version__.split(".")[:2])
+    return {"dtype" if (major, minor) >= (4, 56) else "torch_dtype": dtype}
 
 
 def _source(name: str) -> str | Path:
@@ -144,6 +152,20 @@ class Head:
         return soft_cap(self.product(hidden).float() * self.logit_scale, self.softcap)
 
 
+@contextlib.contextmanager
+def evaluating(model: nn.Module):
+    """Within it no module of the model trains: no dropout, no random number used, no gradient
+    checkpointing, which would forbid a cache. Each module's own mode is put back."""
+    training = [m for m in model.modules() if m.training]
+    for m in training:
+        m.training = False
+    try:
+        yield
+    finally:
+        for m in training:
+            m.training = True
+
+
 def body(model: nn.Module) -> nn.Module:
     """The decoder without its head: input ids -> last hidden state."""
     decoder = model.get_decoder()
@@ -202,8 +224,9 @@ def _bias(output: nn.Module) -> Tensor | None:
 def _check_head(model: nn.Module, lm_head: Head) -> None:
     vocabulary = lm_head.weight.shape[0]
     ids = torch.arange(8, device=lm_head.weight.device)[None] * max(1, vocabulary // 9)
-    right = model(input_ids=ids, use_cache=False).logits.float()
-    ours = lm_head.logits(body(model)(input_ids=ids, use_cache=False).last_hidden_state)
+    with evaluating(model):
+        right = model(input_ids=ids, use_cache=False).logits.float()
+        ours = lm_head.logits(body(model)(input_ids=ids, use_cache=False).last_hidden_state)
     if ours.shape != right.shape:
         raise LiftError(
             f"{type(model).__name__} gives logits of shape {list(right.shape)} for "

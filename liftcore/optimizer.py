@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -84,13 +82,13 @@ class MasterAdamW:
 class DeviceAdamW:
     """The same update in one op that needs nothing of the host: it can stand in a CUDA graph.
 
-    rates: fp32 [steps] on the device, the rate of each update.
+    rate: fp32 [1] on the device, what it holds when an update runs.
     """
 
-    def __init__(self, adapter: Adapter, config: LiftConfig, rates: Tensor):
+    def __init__(self, adapter: Adapter, config: LiftConfig, rate: Tensor):
         self.adapter = adapter
         values = adapter.values
-        self.fields = adamw.state([values], [adapter.grads], rates, masters=[values])
+        self.fields = adamw.state([values], [adapter.grads], rate, masters=[values])
         self.settings = adamw.Settings(
             config.max_grad_norm, config.beta1, config.beta2, config.eps, config.weight_decay
         )
@@ -121,26 +119,3 @@ class DeviceAdamW:
 def _check(state: dict[str, Tensor], master: Tensor) -> None:
     if state["master"].shape != master.shape:
         raise ValueError("the saved state belongs to an adapter of another size")
-
-
-def learning_rate(config: LiftConfig, step: int, total: int) -> float:
-    """The rate of a step (counted from 0) out of `total`: linear warm-up, then constant, or a
-    half cosine down to 0."""
-    warm = math.ceil(config.warmup * total)
-    if step < warm:
-        return config.learning_rate * (step + 1) / warm
-    if config.lr_schedule == "constant":
-        return config.learning_rate
-    done = (step - warm) / max(1, total - warm)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def rate_at(config: LiftConfig, before: float, after: float) -> float:
-    """The same for a run whose number of steps is not known: the rate of a step that begins when
-    the share `before` of all token-passes is done, and ends at `after`."""
-    if before < config.warmup:
-        return config.learning_rate * min(1.0, after / config.warmup)
-    if config.lr_schedule == "constant":
-        return config.learning_rate
-    done = (before - config.warmup) / (1 - config.warmup)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

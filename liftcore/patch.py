@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from liftcore import groups, patch_lora, patch_loss
 from liftcore.lora import LoraLinear
+from liftcore.model import evaluating
 
 LOSS = "loss"
 
@@ -117,5 +118,5 @@ def _logits(causal: nn.Module) -> Tensor:
     """The model's logits [1, 12, V] for a few tokens."""
     weight = causal.get_input_embeddings().weight
     ids = torch.arange(12, device=weight.device)[None] * max(1, weight.shape[0] // 13)
-    with groups.evaluating(causal):
+    with evaluating(causal):
         return causal(input_ids=ids, use_cache=False).logits

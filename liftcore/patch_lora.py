@@ -5,10 +5,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from liftcore.bound import Bound, check_device, held
-from liftcore.groups import Group, Siblings, observed
+from liftcore.groups import Group, Siblings
 from liftcore.kernels.autocast import autocasting
 from liftcore.kernels.lora import lora_linear
 from liftcore.kernels.lora_branch import add_lora
+from liftcore.linear import is_linear, is_transposed, matrix, observed, unlike
 
 MARK, GROUP = "_liftcore_lora", "_liftcore_group"
 # Quantised bases that compute base(x) with a gradient for x by themselves.
@@ -53,8 +54,8 @@ def unfit(module: nn.Module) -> str | None:
     base = base_kind(module.base_layer)
     if base not in ("plain", "quantised"):
         return base
-    if getattr(module, "fan_in_fan_out", False):
-        return "its weight is transposed (fan_in_fan_out)"
+    if getattr(module, "fan_in_fan_out", False) != is_transposed(module.base_layer):
+        return "its fan_in_fan_out is not that of its base"
     names = list(module.lora_A)
     if not names:
         return "it has no adapter"
@@ -70,18 +71,17 @@ def base_kind(base: nn.Module) -> str:
     weight = getattr(base, "weight", None)
     if kind in QUANTISED.get(package, ()):
         return "quantised"
-    if not isinstance(base, nn.Linear) or not isinstance(weight, Tensor):
+    if not is_linear(base) or not isinstance(weight, Tensor):
         return f"its base is {kind}"
     if type(weight.data) is not Tensor:
         package, kind = type(weight.data).__module__.partition(".")[0], type(weight.data).__name__
         return "quantised" if package in QUANTISED else f"its base weight is a {kind}"
-    if not weight.is_floating_point() or type(base).forward is not nn.Linear.forward:
+    if not weight.is_floating_point():
         return f"its base is {kind}"
     if weight.requires_grad or (base.bias is not None and base.bias.requires_grad):
         return "its base weight or bias is trained"
-    if "forward" in vars(base) or observed(base):
-        return "its base is hooked"
-    return "plain"
+    why = unlike(base)
+    return f"its base is {why}" if why else "plain"
 
 
 def unfit_adapter(module: nn.Module, name: str) -> str | None:
@@ -144,7 +144,7 @@ def _arguments(module: nn.Module, name: str, x: Tensor) -> tuple:
     if not autocasting(x):
         # PEFT keeps fp32 adapters on a bf16 model: they are masters, and the product is bf16.
         a, b = a.to(base.weight.dtype), b.to(base.weight.dtype)
-    return base.weight, a, b, module.scaling[name], base.bias
+    return matrix(base), a, b, module.scaling[name], base.bias
 
 
 def _runs_ours(module: nn.Module) -> bool:

@@ -15,11 +15,11 @@ from transformers.modeling_utils import PreTrainedModel
 from liftcore import model as models
 from liftcore.bound import Bound, check_device, held, innermost
 from liftcore.errors import LiftError
-from liftcore.groups import evaluating, observed
 from liftcore.kernels.autocast import autocasting
 from liftcore.kernels.head_loss import linear_cross_entropy
+from liftcore.linear import observed
 from liftcore.loss_output import Logits, LossOutput, form
-from liftcore.model import Head
+from liftcore.model import Head, evaluating
 
 STATE, MARK = "_liftcore_loss", "_liftcore_forward"
 

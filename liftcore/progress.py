@@ -8,7 +8,7 @@ import time
 
 import torch
 
-from liftcore.train import Progress
+from liftcore.training.loop import Progress
 from liftcore.usage import gib, peak_bytes
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import textwrap
+import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,15 +20,17 @@ from liftcore.errors import LiftError
 PROBES = 64
 PROMPT = 32
 NEW = 32
+TITLE = 80  # letters of a title that fit above the picture
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True)
 class Report:
     """Greedy recall at random places: the share of `new_tokens` generated tokens that equal the
-    document's, after a prompt of `prompt_tokens` tokens of it and nothing else."""
+    document's, after a prompt of `prompt_tokens` tokens of it and nothing else. None, and no
+    positions, when it could not be measured."""
 
-    recall: float
+    recall: float | None
     length: int  # tokens of the document
     positions: list[int]  # start of each prompt, sorted
     shares: list[float]  # share of equal tokens of each probe
@@ -50,6 +57,8 @@ class Report:
 
     def text(self, width: int = 60) -> str:
         """Two lines: the number, and the strip."""
+        if not self.positions:
+            return "recall was not measured"
         worst = sorted(zip(self.shares, self.positions, strict=True))[:3]
         weak = ", ".join(f"token {p} ({s:.0%})" for s, p in worst if s < 0.9)
         lines = [
@@ -60,12 +69,18 @@ class Report:
         return "\n".join(lines + ([f"weakest at {weak}"] if weak else []))
 
     def png(self, file: Path, title: str) -> None:
-        """Draws the strip. Raises LiftError when matplotlib is not installed."""
-        try:
-            from matplotlib.backends.backend_agg import FigureCanvasAgg
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise LiftError("the picture needs matplotlib: pip install 'liftcore[plot]'") from error
+        """Draws the strip, with the title as it stands: no formulas in it, and a box for a letter
+        that the font lacks. Raises LiftError when matplotlib is not installed, and when nothing
+        was measured."""
+        if not self.positions:
+            raise LiftError("recall was not measured: there is nothing to draw")
+        with _quiet_matplotlib() as matplotlib, matplotlib.rc_context({"text.usetex": False}):
+            self._draw(file, title)
+
+    def _draw(self, file: Path, title: str) -> None:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
         figure = Figure(figsize=(8, 1.9), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
@@ -81,14 +96,60 @@ class Report:
         axes.set_facecolor("0.85")
         axes.set_yticks([])
         axes.set_xlabel("position in the document (tokens); grey: not probed")
-        axes.set_title(f"{title}: greedy recall {self.recall:.1%}", loc="left", fontsize=11)
+        title = textwrap.shorten(title, TITLE, placeholder=" …")
+        title = f"{title}: greedy recall {self.recall:.1%}"
+        axes.set_title(title, loc="left", fontsize=11, parse_math=False)
         bar = figure.colorbar(image, ax=axes, pad=0.01)
         bar.set_label("share recalled", fontsize=8)
         figure.savefig(file, dpi=150, format="png")
 
 
+@contextmanager
+def _quiet_matplotlib():
+    """matplotlib, whatever MPLBACKEND says, and without its notices on fonts and folders."""
+    logger = logging.getLogger("matplotlib")
+    level, backend = logger.level, os.environ.pop("MPLBACKEND", None)
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                import matplotlib
+            except ImportError as error:
+                raise LiftError(
+                    "the picture needs matplotlib: pip install 'liftcore[plot]'"
+                ) from error
+            yield matplotlib
+    finally:
+        logger.setLevel(level)
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+
+
+def unmeasured(length: int) -> Report:
+    """The report of a document whose recall could not be measured."""
+    return Report(None, length, [], [], PROMPT, NEW)
+
+
+def try_measuring(model: nn.Module, tokens: np.ndarray, *, prefix: list[int]) -> None:
+    """Raises LiftError when measure() would fail for this model."""
+    try:
+        measure(model, tokens, prefix=prefix, probes=1, new=2)
+    except Exception as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise LiftError(
+            f"{type(model).__name__} cannot be asked what it recalls, so it is not trained: {why}"
+        ) from error
+
+
 def measure(
-    model: nn.Module, tokens: np.ndarray, *, prefix: list[int], probes: int = PROBES, seed: int = 0
+    model: nn.Module,
+    tokens: np.ndarray,
+    *,
+    prefix: list[int],
+    probes: int = PROBES,
+    new: int = NEW,
+    seed: int = 0,
 ) -> Report:
     """Greedy recall of the model as it stands (adapter on or off) over tokens int64 [L].
 
@@ -97,7 +158,7 @@ def measure(
     """
     length = len(tokens)
     prompt = min(PROMPT, length // 2)
-    new = min(NEW, length - prompt)
+    new = min(new, length - prompt)
     last = length - prompt - new
     positions = np.sort(np.random.default_rng([seed, 64]).integers(0, last + 1, size=probes))
     rows = positions[:, None] + np.arange(prompt + new)

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 from torch import nn
@@ -14,17 +10,18 @@ from torch import nn
 from liftcore import adapter as adapters
 from liftcore import document as documents
 from liftcore import model as models
+from liftcore import output
 from liftcore.config import LiftConfig
 from liftcore.errors import LiftError, UsageError
-from liftcore.lora import Adapter
+from liftcore.exclusive import alone_with
+from liftcore.lora import Adapter, own_adapter_after
 from liftcore.objectives.build import objectives_of
-from liftcore.objectives.mix import Mix
 from liftcore.objectives.pairs import GivenPairs, read_pairs
+from liftcore.output import START as INFO
 from liftcore.progress import ProgressLine
-from liftcore.sample_steps import SampleSteps
-from liftcore.train import Result, follow
+from liftcore.training.loop import Result, train
+from liftcore.training.source import StepSource
 
-INFO = "sft.json"
 DEFAULTS = {"objectives": ("segments", "qa"), "epochs": 3}
 
 
@@ -40,30 +37,23 @@ class Start:
     pairs: int
 
     def save(self, folder: str | Path) -> Path:
-        """Writes the adapter in PEFT's form, and sft.json; raises LiftError when it cannot."""
+        """Writes the adapter in PEFT's form, and sft.json, all at once; files that liftcore did
+        not write stay. Raises LiftError when it cannot, and names where the adapter is instead.
+        """
         folder = Path(folder)
-        aside = None
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-            sha256 = adapters.write(self.adapter, aside)
-            info = {
-                "base_model": adapters.base_name(self.model),
-                "documents": self.documents,
-                "pairs": self.pairs,
-                "config": dataclasses.asdict(self.config),
-                "training": dataclasses.asdict(self.training),
-                "adapter_sha256": sha256,
-            }
-            (aside / INFO).write_text(json.dumps(info, indent=2) + "\n")
-            for entry in aside.iterdir():
-                os.replace(entry, folder / entry.name)
-        except OSError as error:
-            raise LiftError(f"cannot save to {folder}: {error.strerror or error}") from error
-        finally:
-            if aside is not None:
-                shutil.rmtree(aside, ignore_errors=True)
+        output.save(folder, self._write, force=True)
         return folder
+
+    def _write(self, folder: Path) -> tuple[str, dict]:
+        sha256 = adapters.write(self.adapter, folder)
+        return INFO, {
+            "base_model": adapters.base_name(self.model),
+            "documents": self.documents,
+            "pairs": self.pairs,
+            "config": dataclasses.asdict(self.config),
+            "training": dataclasses.asdict(self.training),
+            "adapter_sha256": sha256,
+        }
 
 
 def sft(
@@ -107,22 +97,11 @@ def sft(
         weights += config.weights
     if "qa" in config.objectives and not count:
         raise LiftError(f"{corpus} holds no questions: one .jsonl beside each .txt")
-    mix = Mix(objectives, weights, config, window, len(models.prefix_ids(tokenizer)))
-    previous = getattr(model, "_liftcore_adapter", None)
-    adapter = Adapter(model, config.rank, config.lora_alpha, config.seed)
-    adapter.install()
-    line = ProgressLine(config.epochs, adapter.values.device, enabled=progress)
-    try:
-        with line:
-            result = follow(
-                lambda: SampleSteps(model, adapter, mix, config),
-                adapter,
-                window,
-                on_step=line.update,
-                say=line.say,
-            )
-    finally:
-        adapter.remove()
-        if previous is not None:
-            previous.install()
+    prefix = len(models.prefix_ids(tokenizer))
+    source = StepSource(objectives, config, window, weights=weights, prefix=prefix)
+    with alone_with(model), own_adapter_after(model):
+        adapter = Adapter(model, config.rank, config.lora_alpha, config.seed)
+        adapter.install()
+        with ProgressLine(config.epochs, adapter.values.device, enabled=progress) as line:
+            result = train(adapter, source, on_step=line.update, say=line.say)
     return Start(model, adapter, config, result, len(files), count)

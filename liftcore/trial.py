@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from liftcore.attention import fast_attention
 from liftcore.errors import LiftError
-from liftcore.groups import evaluating
 from liftcore.lora import Adapter
-from liftcore.model import body, head
+from liftcore.model import body, evaluating, head
 from liftcore.norms import fast_norms
 from liftcore.usage import out_of_memory
 

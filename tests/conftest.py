@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -11,6 +12,7 @@ import pytest
 import torch
 from bees import PAIRS, TEXT
 from native_build import on_host, once, tools
+from saving import CONFIG
 from tiny import tiny_model
 
 import liftcore
@@ -47,6 +49,28 @@ def tiny_folder(tmp_path_factory, tokenizer):
     folder = tmp_path_factory.mktemp("tiny-model")
     tiny_model(vocab_size=len(tokenizer), pad_token_id=2).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def memory(tiny_folder):
+    model, tokenizer = liftcore.load(tiny_folder, device="cpu", dtype=torch.float32)
+    return liftcore.absorb(model, tokenizer, TEXT, title="Bees", config=CONFIG, progress=False)
+
+
+@pytest.fixture(scope="module")
+def other(memory):
+    """Another memory on the same model."""
+    given = memory.model, memory.tokenizer
+    text = TEXT.replace("bees", "goats")
+    return liftcore.absorb(*given, text, title="Goats", config=CONFIG, progress=False)
+
+
+@pytest.fixture
+def elsewhere(tmp_path_factory, monkeypatch):
+    """The folder for temporary ones, where a memory goes that could not be saved."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return folder
 
 

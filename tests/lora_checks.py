@@ -106,16 +106,19 @@ def assert_close(ours, right, labels, bound=1e-5):
 
 
 class Block(torch.nn.Module):
-    """q/k/v, gate/up and a linear with adapters as parameters, all bases frozen buffers."""
+    """q/k/v, gate/up and a linear with adapters as parameters, all bases frozen buffers.
 
-    def __init__(self, generator, way=None):
+    `ops` are the ops, or those of reference.py.
+    """
+
+    def __init__(self, generator, ops=(lora_qkv, lora_gate_up, lora_linear)):
         super().__init__()
         self.groups = [
             make_group(generator, 1, 16, (16, 8, 8), (4, 4, 4), bias=False),
             make_group(generator, 1, 16, (24, 24), (4, 4), bias=False),
             make_group(generator, 1, 24, (16,), (4,), bias=False),
         ]
-        self.way = way
+        self.ops = ops
         self.adapters = torch.nn.ParameterList(
             torch.nn.Parameter(t.detach()) for g in self.groups for t in g.trained[1:]
         )
@@ -127,13 +130,18 @@ class Block(torch.nn.Module):
             a, b = ([self.adapters[i] for i in range(at + j, at + j + n)] for j in (0, n))
             args.append((group.weights, a, b, group.scalings))
             at += 2 * n
-        q, k, v = lora_qkv(x, *args[0], way=self.way)
-        h = lora_gate_up(x + q * torch.cat([k, v], dim=-1), *args[1], way=self.way)
-        return lora_linear(h, *(m[0] for m in args[2]), way=self.way)
+        qkv, gate_up, linear = self.ops
+        q, k, v = qkv(x, *args[0])
+        h = gate_up(x + q * torch.cat([k, v], dim=-1), *args[1])
+        return linear(h, *(m[0] for m in args[2]))
 
 
 def check_parallel(seed: int, store) -> None:
-    """Gradients of a Block under DDP and FSDP2 on two processes, each with half of the rows."""
+    """Gradients of a Block under DDP and FSDP2 on two processes, each with half of the rows.
+
+    They are those of the plain ops under the same wrapper, which is not always the average:
+    over gloo, FSDP2 of torch 2.7 sums.
+    """
     torch.multiprocessing.spawn(_parallel, (seed, str(store)), nprocs=2)
 
 
@@ -142,24 +150,29 @@ def _parallel(rank: int, seed: int, store: str) -> None:
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    for wrap in ("ddp", "fsdp2"):
+    mine = slice(3 * rank, 3 * rank + 3)
+    plain = (reference.lora_qkv, reference.lora_gate_up, reference.lora_linear)
+
+    def gradients(wrap: str, *ops) -> list[Tensor]:
+        """Of all adapters, after two steps from the same start."""
         generator = torch.Generator().manual_seed(seed)
-        block = Block(generator)
+        block = Block(generator, *ops)
         x, dy = (torch.randn(6, 16, generator=generator) for _ in range(2))
-        block(x).backward(dy)
-        right = [p.grad / 2 for p in block.adapters]  # both average over the processes
         if wrap == "ddp":
             parallel = torch.nn.parallel.DistributedDataParallel(block)
         else:
             parallel = fully_shard(block, mesh=dist.init_device_mesh("cpu", (2,)))
-        mine = slice(3 * rank, 3 * rank + 3)
         for _ in range(2):
             block.zero_grad()
             parallel(x[mine]).backward(dy[mine])
-            grads = [p.grad for p in block.adapters]
-            grads = [g.full_tensor() if wrap == "fsdp2" else g for g in grads]
-            labels = [f"{wrap} adapter {i}" for i in range(len(right))]
-            assert_close(grads, right, labels, bound=1e-5)
+        grads = [p.grad for p in block.adapters]
+        return [g.full_tensor() if wrap == "fsdp2" else g for g in grads]
+
+    for wrap in ("ddp", "fsdp2"):
+        right = gradients(wrap, plain)
+        assert all(g.abs().max() > 0 for g in right)
+        labels = [f"{wrap} adapter {i}" for i in range(len(right))]
+        assert_close(gradients(wrap), right, labels, bound=1e-5)
     dist.barrier()
     # The backend's threads can abort a process that ends while they still run.
     os._exit(0)

@@ -1,10 +1,16 @@
 """Random runs for the ops of the CUDA library, and what they must give. Used on CPU and GPU."""
 
+import dataclasses
+
+import numpy as np
 import torch
 
-from liftcore import batch
 from liftcore.config import LiftConfig
 from liftcore.kernels import lora_adamw as adamw
+from liftcore.kernels import segment_batch as segmenting
+from liftcore.objectives.segments import Segments
+from liftcore.segments import cut
+from liftcore.training.batch import make, shape_of
 
 LOSSES = ("all", "new", "mean")
 
@@ -27,11 +33,43 @@ def random_run(rng, longest=300):
     return tokens, config, rng.integers(1, 9, size=int(rng.integers(0, 4))).tolist()
 
 
-def steps_of(tokens, config, prefix):
-    """(Segments, rows of a step) for every step of every epoch."""
-    for epoch in range(config.epochs):
-        segments, steps = batch.plan(len(tokens), config, epoch, prefix)
-        yield from ((segments, rows) for rows in steps)
+class OnDevice:
+    """A run's tables on a device, in random order; samples[n] are those of step n."""
+
+    def __init__(self, tokens, config, prefix, device="cpu"):
+        size, length = min(config.segment_length, len(tokens)), len(tokens)
+        rows, firsts, self.samples = [], [], []
+        for epoch in range(config.epochs):
+            segments = cut(length, config, epoch)
+            first = config.segment_length
+            if config.schedule == "jitter":
+                first = int(segments.stop[0] - segments.start[0])
+            every = Segments(np.asarray(tokens), config, prefix).samples(epoch)
+            order = np.random.default_rng([config.seed, epoch]).permutation(len(every))
+            for i in range(0, len(order), config.batch_size):
+                step = order[i : i + config.batch_size]
+                rows.append(np.pad(step, (0, config.batch_size - len(step)), constant_values=-1))
+                firsts.append(min(first, size))
+                self.samples.append([every[k] for k in step])
+        self.size = size
+        arrays = (
+            np.asarray(tokens, dtype=np.int64),
+            np.asarray(prefix, dtype=np.int64),
+            np.array(rows, dtype=np.int32),
+            np.array(firsts, dtype=np.int32),
+        )
+        self.tables = segmenting.Tables(*(torch.from_numpy(a).to(device) for a in arrays))
+        most = max(1, *(sum(np.count_nonzero(s.weights) for s in step) for step in self.samples))
+        self.buffers = segmenting.buffers(self.tables, size, most)
+        self.counter = segmenting.counter(device)
+        self.options = dict(
+            size=size, stride=min(config.step_length, size), loss=config.overlap_loss
+        )
+
+    def next(self):
+        """The batch of the step that the counter names, and the counter moved on."""
+        segmenting.segment_batch(self.tables, self.counter, self.buffers, **self.options)
+        return self.buffers
 
 
 def poison(buffers):
@@ -39,24 +77,18 @@ def poison(buffers):
         tensor.fill_(float("nan") if tensor.is_floating_point() else -(2**40))
 
 
-def assert_is(buffers, made, prefix_and_size):
-    """The op's buffers [B, P + S] hold the batch of batch.make, padded and nothing else."""
+def assert_is(buffers, samples, prefix_and_size):
+    """The op's buffers [B, P + S] hold the batch of the samples, padded and nothing else."""
     ids, labels, weights, positions, rows, count = (t.cpu() for t in buffers)
-    b, w = made.input_ids.shape
     assert ids.shape[1] == prefix_and_size
-    for ours, right, empty in (
-        (ids, made.input_ids, 0),
-        (labels, made.labels, batch.IGNORE),
-        (weights, made.weights, 0),
-    ):
-        padded = torch.full_like(ours, empty)
-        padded[:b, :w] = right
-        assert torch.equal(ours, padded)
+    shape = dataclasses.replace(shape_of(samples, 0.0), rows=len(ids), length=prefix_and_size)
+    right = make(samples, shape)
+    assert torch.equal(ids, right.input_ids)
+    assert torch.equal(labels.flatten(), right.labels)
+    assert torch.equal(weights.flatten(), right.weights)
     assert torch.equal(positions, torch.arange(prefix_and_size).expand_as(ids))
     n = int(count)
-    assert n == len(made.row_index)
-    place = made.row_index // w * prefix_and_size + made.row_index % w
-    assert torch.equal(rows[:n], place[: len(rows)])
+    assert torch.equal(rows[:n], right.hard_rows[: len(rows)]) and n == len(right.hard_rows)
     assert not weights.flatten()[rows[n:]].any(), "the rest names rows of weight 0"
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers
 from errors_and_seeds import fresh_seed
-from tiny import FAMILIES, tiny_model
+from tiny import FAMILIES, OLD_TRANSFORMERS, tiny_model
 from torch.nn.attention import SDPBackend
 
 from liftcore import attention
@@ -59,6 +59,8 @@ def test_attention_is_as_good_as_sdpa(dtype, some_rows):
 @pytest.mark.parametrize("fast", [False, True])
 def test_no_mask_tensor_reaches_the_attention(monkeypatch, family, fast):
     """Also with a sliding window that is longer than the segment."""
+    if OLD_TRANSFORMERS and not fast:
+        pytest.skip("its SDPA always gets a mask")
     model = tiny_model(family, dtype=torch.bfloat16)
     if getattr(model.config, "sliding_window", None):
         model.config.sliding_window = 64

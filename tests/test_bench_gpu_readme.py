@@ -50,8 +50,8 @@ def test_recall_needs_the_embedded_model(tmp_path, monkeypatch):
     monkeypatch.setattr(embedded, "GGUF", "no such file")
     result = gpu.run(recall, 0.01, tmp_path)
     assert not result["ran"] and gpu.EMBEDDED in result["reason"]
-    (tmp_path / embedded.NAME).mkdir()
-    (tmp_path / embedded.NAME / "config.json").touch()
+    embedded._converted().mkdir()
+    (embedded._converted() / "config.json").touch()
     assert gpu.is_there(gpu.EMBEDDED) and gpu.is_there("json") and not gpu.is_there("no_such_one")
 
 

@@ -8,7 +8,8 @@ from tiny import tiny_model
 
 from bench import recall, recall_official, recall_run, recall_settings
 from bench.recall_settings import Case, Setting
-from liftcore import batch, segments
+from liftcore import segments
+from liftcore.training.source import count
 
 SHORT = dict(segment_length=64, rank=2, learning_rate=3e-3)
 
@@ -86,7 +87,7 @@ def test_the_last_point_is_the_end_of_the_run(model, tokenizer, monkeypatch):
     )
     row = recall_run.run(case, model, tokenizer, sample, 2)
     config = recall_run.config_of(case, tokenizer, sample)
-    _, passes = batch.count(len(sample.tokens), config)
+    _, passes = count(len(sample.tokens), config)
     assert row["curve"][-1]["passes"] == passes > 4 * len(sample.tokens)
     assert row["seed"] == row["config"]["seed"] == 1
 
@@ -131,7 +132,7 @@ def test_the_grid_is_balanced_when_it_is_cut_short():
     assert len(set(keys)) == len(keys)
     grid = {s.name for s in recall_settings.SCHEDULES}
     assert len([k for k in keys if k[2] in grid]) == 6 * 3 * 5
-    for count in (3, 18, 35, 61):
-        runs = [k[2] for k in keys[:count]]
+    for first in (3, 18, 35, 61):
+        runs = [k[2] for k in keys[:first]]
         main = [runs.count(n) for n in ("jitter/all", "overlap/all", "trivial/all")]
         assert len(set(main)) == 1

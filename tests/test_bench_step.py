@@ -194,9 +194,9 @@ def test_a_round_is_enough_when_the_deadline_has_passed():
 def test_all_variants_take_the_same_steps(monkeypatch, on_device):
     """In fp32 the losses of two epochs are those of liftcore, with either kind of its steps."""
     if on_device:
-        from liftcore.graph import DeviceSteps
+        from liftcore.training.graph import GraphRunner
 
-        monkeypatch.setattr(step_variants, "make_steps", DeviceSteps)
+        monkeypatch.setattr(step_variants, "make_runner", GraphRunner)
     args, _ = step.options(["--device", "cpu", "--steps", "3", *SMALL])
     case = step_measure.Case(tiny_model(), None, 32, args)
     names = ["liftcore"] if on_device else list(step_variants.VARIANTS)
@@ -217,9 +217,9 @@ def test_all_variants_start_from_one_adapter_and_the_labels_of_transformers():
         layer = peft.model.base_model.model.get_submodule(path)
         assert torch.equal(layer.lora_A["default"].weight, lora_a)
         assert torch.equal(ours.adapter.layers[path].lora_a, lora_a)
-    batch = case.rows(0)[0]
-    labels = step_variants.unshifted(batch)
-    assert torch.equal(labels[:, 1:], batch.input_ids[:, 1:]) and (labels[:, 0] == -100).all()
+    batch = case.batches(0)[0]
+    ids, labels = batch["input_ids"], batch["labels"]
+    assert torch.equal(labels[:, 1:], ids[:, 1:]) and (labels[:, 0] == -100).all()
 
 
 def test_functions_that_a_peer_replaces_come_back():

@@ -13,7 +13,7 @@ from bench import understand, understand_analysis, understand_run
 from bench import understand_documents as documents
 from bench.understand_answers import answers, score
 from bench.understand_lines import EXTRA, LINES, MAIN, Case, Line, cases
-from bench.understand_train import TimedMix, train_for
+from bench.understand_train import Timed, train_for
 from liftcore import model as models
 from liftcore.config import LiftConfig
 from liftcore.fiction import Question
@@ -138,17 +138,16 @@ def test_the_clock_ends_a_run_and_its_rate(monkeypatch, rng):
     now = [100.0]
     monkeypatch.setattr(time, "process_time", lambda: now[0])
     config = LiftConfig(segment_length=12, batch_size=1, epochs=1000, warmup=0.1)
-    mix = TimedMix(50.0, [Rows(rng)], [1.0], config, 256)
+    source = Timed(50.0, [Rows(rng)], config, 256)
     now[0] = 500.0  # what happens before the first draw does not count
     steps = []
-    while step := mix.draw():
+    while step := source.draw():
         steps.append(step)
         now[0] += 2.0
-    assert len(steps) == 25 and mix.finished and mix.epoch == 2
-    assert steps[0].before == 0 and steps[0].after > 0
-    assert [s.before for s in steps] == pytest.approx([n / 25 for n in range(25)])
-    assert steps[10].after == pytest.approx(11 / 25) and steps[-1].after == 1
-    assert mix.tokens["rows"] == 25 * 12
+    assert len(steps) == 25 and source.finished and source.epoch == 2
+    assert 0 < steps[0].rate < steps[1].rate < steps[2].rate == config.learning_rate
+    assert [s.done for s in steps[1:]] == pytest.approx([n / 25 for n in range(2, 26)])
+    assert source.by_objective["rows"] == 25 * 12
 
 
 def test_training_takes_the_time_that_it_is_given(model, tokenizer):

@@ -187,6 +187,26 @@ def test_an_output_folder_that_is_not_empty_is_refused(absorb, text_file, tmp_pa
     assert (folder / "mine.txt").read_text() == "mine"
 
 
+def test_files_of_the_users_in_the_output_stay(absorb, text_file, tmp_path, monkeypatch):
+    mine = tmp_path / "memory" / "samples" / "a.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    code, _, err = absorb(text_file)
+    assert code == 1 and "not empty" in err and mine.read_text() == "mine"
+    # Its own questions would be kept in a folder of that name.
+    code, _, err = absorb(text_file, "--force")
+    assert code == 1 and "samples" in err and mine.read_text() == "mine"
+    assert absorb(text_file, "--force", "--objective", "segments")[0] == 0
+    assert mine.read_text() == "mine"
+
+    monkeypatch.setattr("liftcore.lift.absorb", lambda *a, **o: pytest.fail("it was trained"))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "document.txt").write_text("mine")
+    code, _, err = absorb(text_file, "--force", out=tmp_path / "other")
+    assert code == 1 and "document.txt" in err and err.count("\n") == 1
+    assert (tmp_path / "other" / "document.txt").read_text() == "mine"
+
+
 def test_a_model_without_a_tokenizer_and_a_model_that_is_not_there(text_file, tmp_path, capsys):
     from tiny import tiny_model
 

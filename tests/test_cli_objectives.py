@@ -93,10 +93,10 @@ def test_a_run_goes_on_with_the_same_questions_and_title_only(loaded, tmp_path):
 
     from liftcore import lift
 
-    kept, real = tmp_path / "m", lift.follow
+    kept, real = tmp_path / "m", lift.train
     given = dict(config=CONFIG.replace(epochs=4), resume=kept, progress=False)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(lift, "follow", lambda *a, **o: real(*a, **{**o, "on_step": stop_after(2)}))
+        patched.setattr(lift, "train", lambda *a, **o: real(*a, **{**o, "on_step": stop_after(2)}))
         with pytest.raises(KeyboardInterrupt):
             liftcore.absorb(*loaded, TEXT, title="Bees", qa=PAIRS, **given)
     with pytest.raises(LiftError, match="another questions"):
@@ -213,16 +213,16 @@ def test_self_study_is_the_default_and_is_kept_for_a_run_that_goes_on(
 
     monkeypatch.setattr(lift, "SelfStudy", Study)
     config, Study.made = CONFIG.replace(epochs=3), 0
-    real, kept = lift.follow, tmp_path / "m"
+    real, kept = lift.train, tmp_path / "m"
 
     def interrupted(*args, **options):
         return real(*args, **{**options, "on_step": stop_after(2)})
 
-    monkeypatch.setattr(lift, "follow", interrupted)
+    monkeypatch.setattr(lift, "train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         liftcore.absorb(*loaded, TEXT, config=config, resume=kept, progress=False)
     assert Study.made == 1 and (kept / "samples" / "questions.json").exists()
-    monkeypatch.setattr(lift, "follow", real)
+    monkeypatch.setattr(lift, "train", real)
     monkeypatch.setattr(Study, "generate_all", None)
     memory = liftcore.absorb(*loaded, TEXT, config=config, resume=kept, progress=False)
     assert memory.training.questions == [

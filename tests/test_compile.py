@@ -1,10 +1,10 @@
 """Every Triton kernel compiled for the GPUs of ARCHITECTURES, on a machine without a GPU."""
 
-import importlib.util
 import os
 
 import pytest
 
+from liftcore.kernels import tiles
 from liftcore.kernels.compile_check import (
     ARCHITECTURES,
     MODULES,
@@ -14,7 +14,7 @@ from liftcore.kernels.compile_check import (
 )
 
 pytestmark = [
-    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not there"),
+    pytest.mark.skipif(not tiles.HAS_TRITON, reason="no Triton that the kernels can use"),
     pytest.mark.skipif(
         os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter does not compile"
     ),

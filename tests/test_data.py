@@ -8,11 +8,12 @@ import torch
 from tiny import tiny_model
 from torch.utils.data import DataLoader
 
-from liftcore import batch
 from liftcore.config import LiftConfig
 from liftcore.data import Collator, SegmentDataset, SegmentStream
 from liftcore.errors import UsageError
+from liftcore.objectives.segments import Segments
 from liftcore.segments import cut
+from liftcore.training.batch import make
 
 TOKENIZER = SimpleNamespace(pad_token_id=None, eos_token_id=7)
 CONFIGS = {
@@ -59,22 +60,22 @@ def test_the_collator_names_keys_that_not_every_item_has(odd):
 @pytest.mark.parametrize("prefix", [[], [1]])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_items_are_those_that_liftcore_trains_on(tokens, name, prefix):
-    """The same tokens, targets and weights as batch.make, once labels are shifted."""
+    """The same tokens, targets and weights, once labels are shifted."""
     config = CONFIGS[name]
     data = SegmentDataset(tokens, config, prefix=prefix)
     stream = SegmentStream(tokens, config, prefix=prefix, weights=True)
     shuffled = {index: item for index, item in zip(stream.index, stream, strict=True)}
     found = []
     for epoch in range(config.epochs):
-        segments, steps = batch.plan(len(tokens), config, epoch, prefix)
-        # A segment of one token has nothing to predict it from.
-        rows = [i for step in steps for i in step if prefix or len(segments.weights[i]) > 1]
-        for i in sorted(rows):
-            ours = batch.make(tokens, segments, [i], prefix)
+        for i, sample in enumerate(Segments(tokens, config, prefix).samples(epoch)):
+            # A segment of one token has nothing to predict it from.
+            if not sample.weights.any():
+                continue
+            ours = make([sample])
             item = shuffled.pop((epoch, i))
             assert torch.equal(item["input_ids"], ours.input_ids[0])
-            assert torch.equal(item["weights"].roll(-1), ours.weights[0])
-            assert torch.equal(item["labels"].roll(-1), ours.labels[0])
+            assert torch.equal(item["weights"].roll(-1), ours.weights)
+            assert torch.equal(item["labels"].roll(-1), ours.labels)
             found.append(item["input_ids"].tolist())
     assert not shuffled
     assert [data[n]["input_ids"].tolist() for n in range(len(data))] == found

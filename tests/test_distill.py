@@ -6,7 +6,7 @@ import torch
 from distill_checks import TEXT, Letters, assert_taught, lively
 
 import liftcore
-from liftcore import answer, document, sample_batch
+from liftcore import answer, document
 from liftcore.config import LiftConfig
 from liftcore.kernels.reference import linear_soft_cross_entropy
 from liftcore.lora import Adapter
@@ -15,7 +15,7 @@ from liftcore.objectives.distill import DistilledPairs, DistilledSegments
 from liftcore.objectives.pairs import GivenPairs, Pair
 from liftcore.objectives.passages import Passages
 from liftcore.objectives.shared_pairs import SharedPairs
-from liftcore.sample_steps import sample_loss
+from liftcore.training.batch import batch_loss, make
 
 PAIR = Pair("Who keeps lamp 2?", "Clara", evidence="lamp 2 is called Clara")
 
@@ -226,10 +226,10 @@ def test_a_student_approaches_its_teacher():
         before = divergence(model, all_classes)
     values = [p for m in adapter.layers.values() for p in (m.lora_a, m.lora_b)]
     optimizer = torch.optim.AdamW(values, lr=1e-2, weight_decay=0.0)
-    batch, lm_head = sample_batch.make(samples), head(model)
+    batch, lm_head = make(samples), head(model)
     for _ in range(40):
         optimizer.zero_grad(set_to_none=False)
-        sample_loss(model, lm_head, batch, 1.0).backward()
+        batch_loss(model, lm_head, batch, 1.0).backward()
         optimizer.step()
     with torch.no_grad():
         after = divergence(model, all_classes)
@@ -242,7 +242,7 @@ def test_the_loss_of_samples_is_that_of_their_targets():
     model = lively()
     _, objective = segments(model, window=64, piece=16, k=5)
     samples = objective.samples(0)[:4]
-    ours = sample_loss(model, head(model), sample_batch.make(samples), 1.0)
+    ours = batch_loss(model, head(model), make(samples), 1.0)
     right = 0.0
     for s in samples:
         hidden = model.get_decoder()(torch.from_numpy(s.ids).long()[None]).last_hidden_state[0]

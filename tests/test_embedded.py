@@ -80,3 +80,12 @@ def test_absorb_makes_the_model_recall_a_document_it_never_saw(embedded):
 def test_import_is_light():
     code = "import sys, liftcore; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_tokenizer_is_the_models_own(tokenizer):
+    """Some versions of transformers read other settings out of the same file."""
+    text = "Hi there , how many ?\n"
+    ids = tokenizer(text)["input_ids"]
+    assert ids[:2] == [26843, 665], "nothing is put before a text"
+    assert tokenizer.decode(ids) == text, "nothing is tidied up"
+    assert tokenizer.eos_token == "<|im_end|>" and tokenizer.eos_token_id == 2

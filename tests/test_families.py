@@ -11,13 +11,14 @@ from liftcore.config import LiftConfig
 from liftcore.errors import LiftError
 from liftcore.lora import Adapter
 from liftcore.model import Head
-from liftcore.train import train
+from liftcore.training.loop import train
+from liftcore.training.source import segments_alone
 
 TAKEN = (
     "falcon", "falcon_mamba", "gemma3n_text", "gpt_neox", "gptj", "granitemoe", "jamba", "jetmoe",
     "lfm2", "llama4_text", "mamba", "mamba2", "mixtral", "nemotron", "olmo2",
     "opt", "phi", "qwen2_moe", "qwen3_5_text", "qwen3_next", "recurrent_gemma", "stablelm",
-    "starcoder2", "bamba", "cpmant",
+    "starcoder2", "bamba", "phimoe",
 )  # fmt: skip
 CONFIG = LiftConfig(segment_length=24, epochs=1, rank=2, alpha=4, learning_rate=1e-3)
 
@@ -45,7 +46,7 @@ def test_greedy_text_is_that_of_reading_everything_anew(family):
 def a_run(model, config=CONFIG):
     adapter = Adapter(model, 2, 4)
     adapter.install()
-    return train(model, adapter, np.arange(3, 63), config, prefix=[])
+    return train(adapter, segments_alone(np.arange(3, 63), config, []))
 
 
 def test_what_is_put_under_a_model_is_left_out_where_it_differs(monkeypatch):
@@ -91,7 +92,7 @@ def test_a_model_that_cannot_be_trained_is_refused_before_the_first_step(case):
     layer.forward = forward
     model._liftcore_head = Head(model.lm_head.weight, None, 1.0)
     with pytest.raises(LiftError, match=r"cannot be trained|not causal") as caught:
-        train(model, adapter, np.arange(3, 63), CONFIG, prefix=[])
+        train(adapter, segments_alone(np.arange(3, 63), CONFIG, []))
     assert "\n" not in str(caught.value)
 
 

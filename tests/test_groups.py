@@ -11,12 +11,11 @@ from tiny import FAMILIES, tiny_model
 
 from liftcore import groups
 from liftcore import model as models
-from liftcore.batch import make
 from liftcore.config import LiftConfig
 from liftcore.kernels.lora_concat import stack
 from liftcore.lora import Adapter
-from liftcore.segments import cut
-from liftcore.steps import batch_loss
+from liftcore.objectives.segments import Segments
+from liftcore.training.batch import batch_loss, make
 
 
 def an_adapter(model, grouped=True):
@@ -47,7 +46,8 @@ def calls(monkeypatch):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_groups_of_every_family(family, rng, calls):
-    model = tiny_model(family, seed=int(rng.integers(1 << 30)))
+    # fp64: in fp32 some random models magnify the rounding of one op beyond any narrow bound.
+    model = tiny_model(family, seed=int(rng.integers(1 << 30)), dtype=torch.float64)
     adapter = an_adapter(model)
     for i in range(2):
         layer = f"model.layers.{i}"
@@ -57,14 +57,14 @@ def test_groups_of_every_family(family, rng, calls):
         assert mlp.down == f"{layer}.mlp.down_proj" and qkv.down is None
         assert mlp.activation == ("gelu_tanh" if "gemma" in family else "silu")
     tokens = rng.integers(3, 200, size=30)
-    segments = cut(30, LiftConfig(segment_length=16, stride=6, schedule="overlap"))
-    step = make(tokens, segments, range(len(segments)), [])
+    config = LiftConfig(segment_length=16, stride=6, schedule="overlap")
+    step = make(Segments(tokens, config, []).samples(0))
     found = []
     for grouped in (True, False):
         adapter.remove()
         adapter = an_adapter(model, grouped)
         logits = model(input_ids=step.input_ids).logits
-        loss = batch_loss(model, models.head(model), step, step.weight)
+        loss = batch_loss(model, models.head(model), step, step.weights.sum())
         loss.backward()
         gradients = [p.grad for m in adapter.layers.values() for p in (m.lora_a, m.lora_b)]
         found.append([logits, loss, *gradients])

@@ -1,6 +1,5 @@
 """The Triton kernels on the CPU, in a process of their own: Triton reads its switch on import."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -8,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from liftcore.kernels.tiles import HAS_TRITON
+
 HERE = Path(__file__).resolve().parent
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.skipif(not HAS_TRITON, reason="no Triton that the kernels can use")
 @pytest.mark.parametrize("file", sorted(p.name for p in (HERE / "interpreter").glob("test_*.py")))
 def test_kernels_in_the_interpreter(file):
     command = [sys.executable, "-m", "pytest", "-q", str(HERE / "interpreter" / file)]

@@ -71,17 +71,6 @@ def test_double_backward_is_refused():
         dx.sum().backward()
 
 
-@pytest.mark.parametrize("op", [lora_qkv, lora_gate_up])
-def test_compiled_in_one_graph(op):
-    g = fresh_seed()
-    group = make_group(g, 9, 20, (24, 24), (4, 3))
-    dys = [torch.randn(9, 24, generator=g) for _ in range(1 if op is lora_gate_up else 2)]
-    right = run(op, group, dys)
-    torch._dynamo.reset()
-    ours = run(torch.compile(op, fullgraph=True, backend="aot_eager"), group, dys)
-    assert_close(ours, right, names(group, len(dys)), bound=1e-6)
-
-
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpointing_gives_the_same(reentrant):
     group = make_group(fresh_seed(), 9, 20, (24,), (4,))
@@ -237,7 +226,8 @@ def test_no_tokens():
 @pytest.mark.parametrize("arch", [80, 90, 100])
 def test_rows_that_start_anywhere_take_small_tiles(arch):
     """Their large tiles would spill; an odd rank alone is no reason for small ones."""
-    pytest.importorskip("triton")
+    if not tiles.HAS_TRITON:
+        pytest.skip("no Triton that the kernels can use")
     from liftcore.kernels.launch import record
     from liftcore.kernels.lora_triton import chain
 

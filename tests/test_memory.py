@@ -20,6 +20,8 @@ from liftcore.report import Report
 TEXT = "Marta Quellin keeps bees on the roof of the old mill. Every June she gives the honey away."
 CONFIG = LiftConfig(segment_length=16, epochs=2, rank=4, learning_rate=5e-3)
 
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
 
 @pytest.fixture
 def memory(tiny_folder):
@@ -39,7 +41,7 @@ def test_peft_loads_it_and_gives_the_same_logits(memory, tiny_folder, tmp_path):
 
     folder = memory.save(tmp_path / "m")
     ours = logits(memory.model, memory.tokenizer)
-    base = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(tiny_folder)
     plain = logits(base, memory.tokenizer)
     theirs = logits(PeftModel.from_pretrained(base, folder).eval(), memory.tokenizer)
     assert not torch.allclose(ours, plain, atol=1e-4), "the adapter must do something"
@@ -224,7 +226,8 @@ def test_recall_compares_each_token_with_its_own_place(monkeypatch):
 def test_the_tokenizers_prefix_is_trained_and_probed(tiny_folder, monkeypatch):
     """What a tokenizer puts before any text (Llama's BOS) stands before segments and probes."""
     from liftcore import model as models
-    from liftcore import report, steps
+    from liftcore import report
+    from liftcore.training import runner
 
     class WithBos:
         bos_token_id = 1
@@ -236,10 +239,10 @@ def test_the_tokenizers_prefix_is_trained_and_probed(tiny_folder, monkeypatch):
     model, tokenizer = liftcore.load(tiny_folder, device="cpu", dtype=torch.float32)
     assert models.prefix_ids(tokenizer) == []
     batches, prompts = [], []
-    loss, greedy = steps.batch_loss, report.greedy
+    loss, greedy = runner.batch_loss, report.greedy
     monkeypatch.setattr(models, "prefix_ids", lambda tokenizer: [1])
     monkeypatch.setattr(
-        steps, "batch_loss", lambda m, h, step, *a: batches.append(step) or loss(m, h, step, *a)
+        runner, "batch_loss", lambda m, h, step, *a: batches.append(step) or loss(m, h, step, *a)
     )
     monkeypatch.setattr(report, "greedy", lambda m, p, n: prompts.append(p) or greedy(m, p, n))
     liftcore.absorb(model, tokenizer, TEXT, config=CONFIG, progress=False)
@@ -256,10 +259,10 @@ def test_a_second_memory_on_the_same_model_leaves_the_first_as_it_was(memory):
 
 
 def test_a_failed_run_leaves_the_model_as_it_was(memory, monkeypatch):
-    from liftcore import steps
+    from liftcore.training import runner
 
     monkeypatch.setattr(
-        steps, "batch_loss", lambda *a: torch.tensor(float("nan"), requires_grad=True)
+        runner, "batch_loss", lambda *a: torch.tensor(float("nan"), requires_grad=True)
     )
     with pytest.raises(LiftError, match="no longer a number"):
         liftcore.absorb(memory.model, memory.tokenizer, TEXT, config=CONFIG, progress=False)
@@ -297,11 +300,11 @@ def test_peft_reproduces_an_answer_without_liftcore(memory, tiny_folder, tmp_pat
     """A script that never imports liftcore gives the same continuation."""
     folder = memory.save(tmp_path / "m")
     script = f"""
-import sys, torch
+import sys
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained({str(tiny_folder)!r})
-model = AutoModelForCausalLM.from_pretrained({str(tiny_folder)!r}, dtype=torch.float32)
+model = AutoModelForCausalLM.from_pretrained({str(tiny_folder)!r})
 model = PeftModel.from_pretrained(model, {str(folder)!r}).eval()
 ids = tokenizer("Marta Quellin", return_tensors="pt")
 out = model.generate(**ids, max_new_tokens=12, do_sample=False)
@@ -311,3 +314,12 @@ assert "liftcore" not in sys.modules
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.rstrip("\n") == memory.complete("Marta Quellin", max_new_tokens=12)
+
+
+@pytest.mark.parametrize("start", ["\ufeff", "\ufeff\ufeff", ""])
+def test_a_memory_reads_back_the_text_that_it_hashed(tiny_folder, tmp_path, start):
+    model, tokenizer = liftcore.load(tiny_folder, device="cpu", dtype=torch.float32)
+    memory = liftcore.absorb(model, tokenizer, start + TEXT, config=CONFIG, progress=False)
+    folder = memory.save(tmp_path / "m")
+    again = liftcore.load_memory(folder, (model, tokenizer))
+    assert again.text == memory.text == TEXT and again.sha256 == memory.sha256

@@ -6,12 +6,11 @@ import torch
 from tiny import FAMILIES, tiny_model
 
 from liftcore import model as models
-from liftcore.batch import make
 from liftcore.config import LiftConfig
 from liftcore.errors import LiftError
 from liftcore.lora import Adapter, LoraLinear, only_adapter_trains
-from liftcore.segments import cut
-from liftcore.steps import batch_loss
+from liftcore.objectives.segments import Segments
+from liftcore.training.batch import batch_loss, make
 
 
 def randomised(adapter):
@@ -24,8 +23,7 @@ def randomised(adapter):
 def a_batch(rng, vocabulary=211, length=40):
     tokens = rng.integers(3, vocabulary, size=length)
     config = LiftConfig(segment_length=16, stride=6, schedule="overlap", overlap_loss="mean")
-    segments = cut(length, config)
-    return make(tokens, segments, range(len(segments)), [])
+    return make(Segments(tokens, config, []).samples(0))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -35,7 +33,7 @@ def test_loss_and_gradients_equal_the_models_own(rng, family):
     adapter = randomised(Adapter(model, rank=4, alpha=8))
     adapter.install()
     step = a_batch(rng)
-    loss = batch_loss(model, models.head(model), step, step.weight)
+    loss = batch_loss(model, models.head(model), step, step.weights.sum())
     loss.backward()
     ours = adapter.grads.clone()
     adapter.grads.zero_()

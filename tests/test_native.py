@@ -9,19 +9,20 @@ import torch
 from native_build import CSRC, arithmetic, once, run, tools, with_cmake
 from native_checks import (
     LOSSES,
+    OnDevice,
     assert_is,
     poison,
     random_run,
-    steps_of,
 )  # fmt: skip
 
-from liftcore import batch
 from liftcore.config import LiftConfig
 from liftcore.kernels import lora_adamw as adamw
 from liftcore.kernels import native
 from liftcore.kernels import segment_batch as segmenting
-from liftcore.resident import Resident
+from liftcore.objectives.sample import IGNORE
+from liftcore.objectives.segments import Segments
 from liftcore.segments import cut
+from liftcore.training.batch import make
 
 needs_cuda = pytest.mark.skipif(
     tools("nvcc", "cmake") is not None, reason=str(tools("nvcc", "cmake"))
@@ -161,13 +162,13 @@ def test_the_arithmetic_is_that_of_segments_and_batch(rng, shim):
                 labels.ctypes, row.ctypes, scored.ctypes,
             )  # fmt: skip
             assert (weights == segments.weights[i]).all(), config
-            made = batch.make(tokens, segments, [i], prefix)
+            made = make([Segments(tokens, config, prefix).samples(1)[i]])
             used = made.input_ids.shape[1]
             assert (ids[:used] == made.input_ids[0].numpy()).all() and not ids[used:].any()
-            assert (labels[:used] == made.labels[0].numpy()).all()
-            assert (labels[used:] == batch.IGNORE).all()
-            assert (row[:used] == made.weights[0].numpy()).all() and not row[used:].any()
-            assert np.array_equal(np.arange(*scored), made.row_index.numpy())
+            assert (labels[:used] == made.labels.numpy()).all()
+            assert (labels[used:] == IGNORE).all()
+            assert (row[:used] == made.weights.numpy()).all() and not row[used:].any()
+            assert np.array_equal(np.arange(*scored), made.hard_rows.numpy())
 
 
 # segment_batch
@@ -176,58 +177,44 @@ def test_the_arithmetic_is_that_of_segments_and_batch(rng, shim):
 def test_segment_batch_makes_every_batch_of_a_run(rng, path):
     for _ in range(40):
         tokens, config, prefix = random_run(rng, longest=150)
-        steps = list(steps_of(tokens, config, prefix))
-        if not steps:
-            continue
-        resident = Resident(tokens, config, prefix, "cpu")
-        assert (
-            len(steps)
-            == len(resident.order.segments)
-            == batch.count(len(tokens), config, prefix)[0]
-        )
-        assert resident.order.tokens.sum() == batch.count(len(tokens), config, prefix)[1]
-        for n, (segments, rows) in enumerate(steps):
-            assert int(resident.counter[0]) == n
-            poison(resident.buffers)
-            out = resident.next()
-            made = batch.make(tokens, segments, rows, prefix)
-            assert_is(out, made, len(prefix) + min(config.segment_length, len(tokens)))
-            assert resident.scored[n] == len(made.row_index) <= len(out.row_index)
+        run = OnDevice(tokens, config, prefix)
+        for n, samples in enumerate(run.samples):
+            assert int(run.counter[0]) == n
+            poison(run.buffers)
+            assert_is(run.next(), samples, len(prefix) + run.size)
         # A step too many: nothing is scored and the counter stands still.
-        poison(resident.buffers)
-        out = resident.next()
+        poison(run.buffers)
+        out = run.next()
         assert not out.count.any() and not out.weights.any() and not out.input_ids.any()
-        assert (out.labels == batch.IGNORE).all() and not out.weights.flatten()[out.row_index].any()
-        assert resident.counter.tolist() == [len(steps), 0]
+        assert (out.labels == IGNORE).all() and not out.weights.flatten()[out.row_index].any()
+        assert run.counter.tolist() == [len(run.samples), 0]
 
 
 def test_segment_batch_goes_on_where_the_counter_says(rng, path):
     config = LiftConfig(segment_length=16, batch_size=3, epochs=3)
     tokens = rng.integers(0, 99, size=200)
-    steps = list(steps_of(tokens, config, [1]))
-    resident = Resident(tokens, config, [1], "cpu")
-    n = int(rng.integers(1, len(steps)))
-    resident.counter[0] = n
-    assert_is(resident.next(), batch.make(tokens, *steps[n], [1]), 17)
-    resident.counter[0] = -1
-    assert not resident.next().count.any() and int(resident.counter[0]) == -1
+    run = OnDevice(tokens, config, [1])
+    n = int(rng.integers(1, len(run.samples)))
+    run.counter[0] = n
+    assert_is(run.next(), run.samples[n], 17)
+    run.counter[0] = -1
+    assert not run.next().count.any() and int(run.counter[0]) == -1
 
 
 def test_segment_batch_writes_no_more_rows_than_there_is_place_for(rng, path):
     config = LiftConfig(segment_length=32, batch_size=2)
     tokens = rng.integers(0, 99, size=200)
-    resident = Resident(tokens, config, [1], "cpu")
+    run = OnDevice(tokens, config, [1])
     around_it = torch.full((200,), -5)
-    few = resident.buffers._replace(row_index=around_it[10:30])
-    segmenting.segment_batch(resident.tables, resident.counter, few, size=32, stride=32)
-    segments, rows = next(steps_of(tokens, config, [1]))
-    assert_is(few, batch.make(tokens, segments, rows, [1]), 33)
+    few = run.buffers._replace(row_index=around_it[10:30])
+    segmenting.segment_batch(run.tables, run.counter, few, size=32, stride=32)
+    assert_is(few, run.samples[0], 33)
     assert (around_it[:10] == -5).all() and (around_it[30:] == -5).all()
 
 
 def small_run(**changes):
-    resident = Resident(np.arange(50), LiftConfig(segment_length=8, batch_size=2), [1], "cpu")
-    tables, out, step = resident.tables, resident.buffers, resident.counter
+    run = OnDevice(np.arange(50), LiftConfig(segment_length=8, batch_size=2), [1])
+    tables, out, step = run.tables, run.buffers, run.counter
     for name, value in changes.items():
         if name == "step":
             step = value

@@ -4,6 +4,7 @@ import pytest
 import torch
 from native_checks import (
     SHAPES,
+    OnDevice,
     around,
     assert_close,
     fill_grads,
@@ -15,7 +16,6 @@ from liftcore.config import LiftConfig
 from liftcore.kernels import lora_adamw as adamw
 from liftcore.kernels import segment_batch as segmenting
 from liftcore.optimizer import MasterAdamW
-from liftcore.resident import Resident
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SHADOW_TOLERANCE = {torch.float32: 4e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
@@ -168,9 +168,7 @@ def test_both_ops_compile_in_one_graph(rng):
     def fresh():
         state = adamw.state(shadows, grads, torch.tensor([1e-2]), masters=masters, scales=scales)
         copied = [tuple(t.clone() for t in part) for part in (state.shadows, state.grads)]
-        return state._replace(shadows=copied[0], grads=copied[1]), Resident(
-            tokens, config, [1], "cpu"
-        )
+        return state._replace(shadows=copied[0], grads=copied[1]), OnDevice(tokens, config, [1])
 
     def step(state, tables, counter, buffers):
         segmenting.segment_batch(tables, counter, buffers, size=16, stride=16)

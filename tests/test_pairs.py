@@ -75,3 +75,39 @@ def test_given_pairs_come_once():
     assert source.poll() == [Pair("a", "b")]
     assert source.poll() == [] and source.done and source.expected == 1
     assert GivenPairs([]).done
+
+
+@pytest.mark.parametrize(
+    "questions",
+    [
+        ("What is C?", "What is C++?", "What is C#?", "What is C*?"),
+        ("दिन क्या है?", "दान क्या है?", "दीन क्या है?"),
+        ("What is x²?", "What is x2?"),
+        ("Is it 5 or -5?", "Is it 5 or 5?"),
+        ("What is 1.5?", "What is 15?", "What is 1 5?"),
+        ("What is 5!?", "What is 5?"),
+        ("What is [0, 1]?", "What is (0, 1)?"),
+        ("What is blood of type A+?", "What is blood of type A-?", "What is blood of type A?"),
+        ("What is 🙂?", "What is 🙁?"),
+        ("Who is Zoe\u0308?", "Who is Zoe?"),
+    ],
+)
+def test_symbols_and_vowel_signs_tell_questions_apart(tmp_path, questions):
+    lines = [json.dumps({"question": q, "answer": str(n)}) for n, q in enumerate(questions)]
+    assert [pair.question for pair in read_pairs(write(tmp_path, *lines))] == list(questions)
+
+
+def test_questions_that_only_look_different_are_one():
+    same = [
+        "Who built  the “Mole”, and when?",
+        'who built the "mole" and WHEN ?',
+        "Who built the mole and when",
+    ]
+    assert len(Deduplicator().fresh([Pair(q, "a") for q in same])) == 1
+    assert len(Deduplicator().fresh([Pair("Zoë?", "a"), Pair("ZOE\u0308", "b")])) == 1
+
+
+def test_a_single_word_of_evidence_is_whole():
+    assert not stands_in("14", "It left at 14:05.") and stands_in("14:05", "It left at 14:05.")
+    assert not stands_in("C", "We use C++ here.") and stands_in("C", "C, and nothing else")
+    assert not stands_in("द", "दिन")

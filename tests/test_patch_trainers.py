@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from accelerate.state import AcceleratorState
 from peft import LoraConfig, get_peft_model
 from tiny import tiny_model
 
@@ -16,6 +17,13 @@ from liftcore.loss_output import LossOutput
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 ROWS = np.random.default_rng(7).integers(3, 200, size=(12, 10))
+
+
+@pytest.fixture(autouse=True)
+def precision_of_no_other_test(monkeypatch):
+    """transformers 4 and Accelerate keep the precision of the first Trainer in the process."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def peft_model():
@@ -94,6 +102,7 @@ def test_trainer(bf16, tmp_path, monkeypatch):
                 tmp_path,
                 bf16=bf16,
                 gradient_checkpointing=True,
+                gradient_checkpointing_kwargs={"use_reentrant": False},
                 label_names=["labels"],
                 eval_strategy="steps",
                 eval_steps=2,

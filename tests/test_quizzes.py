@@ -3,7 +3,7 @@
 import pytest
 
 from liftcore.objectives.self_study import SelfStudy
-from liftcore.objectives.terms import quizzes
+from liftcore.objectives.terms import quizzes, terms
 from liftcore.objectives.windows import every_sentence
 
 TEXT = """The Harbour
@@ -46,3 +46,28 @@ def test_self_study_makes_them_without_asking_the_model():
     made = [(p.question, p.answer) for _, job in plan for p in job.pairs]
     assert made == pairs(TEXT)
     assert all(p.evidence in " ".join(TEXT.split()) for _, job in plan for p in job.pairs)
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        "1.5kg", "14:05", "1,234.5", "3/4", "2024-05-06", "v1.2", "10%", "5 %", "$3.50", "-5",
+        "10 000", "1'234", "10–12", "192.168.0.1", "06.05.2024", "20°C", "5GB", "9:30am", "1e5",
+        "3 March 1822", "1822",
+    ],
+)  # fmt: skip
+def test_a_number_is_never_cut_within_itself(number):
+    for sentence in (f"The thing that was on the shelf has {number}.",
+                     f"They all said that it was ({number}) on the shelf."):  # fmt: skip
+        (made,) = terms(sentence)
+        assert made == number
+        assert [a for _, a in pairs(sentence)] == [number]
+
+
+@pytest.mark.parametrize("odd", ["12-year-old", "19th", "1990s", "16,000-ton", "#5", "10^6", "’99"])
+def test_what_is_more_than_a_number_is_not_asked_for(odd):
+    assert pairs(f"They all said that it was the {odd} one on the shelf.") == []
+
+
+def test_a_month_is_a_whole_word():
+    assert "5 May" not in terms("They met 5 Mayors there.")

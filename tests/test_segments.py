@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from liftcore import batch
 from liftcore.config import LiftConfig
 from liftcore.errors import UsageError
-from liftcore.segments import Segments, cut
+from liftcore.objectives import segments as objective
+from liftcore.segments import cut
+from liftcore.training.batch import make
 
 
 def cases(rng, schedule, n=40):
@@ -89,14 +90,16 @@ def test_batch_rows_predict_the_next_token(rng, prefix):
     config = LiftConfig(segment_length=16, stride=6, schedule="overlap", overlap_loss="new")
     tokens = rng.integers(100, 1000, size=61)
     segments = cut(len(tokens), config)
-    made = batch.make(tokens, segments, [0, 3, len(segments) - 1], prefix)
+    samples = objective.Segments(tokens, config, prefix).samples(0)
+    made = make([samples[i] for i in (0, 3, len(segments) - 1)])
+    labels, weights = (t.view_as(made.input_ids) for t in (made.labels, made.weights))
     scored = 0
     for row, i in enumerate([0, 3, len(segments) - 1]):
         ids = made.input_ids[row].tolist()
         text = tokens[segments.start[i] : segments.stop[i]].tolist()
         assert ids[: len(prefix) + len(text)] == prefix + text
-        for t, label in enumerate(made.labels[row].tolist()):
-            weight = made.weights[row, t].item()
+        for t, label in enumerate(labels[row].tolist()):
+            weight = weights[row, t].item()
             if label == -100:
                 assert weight == 0
                 continue
@@ -106,26 +109,8 @@ def test_batch_rows_predict_the_next_token(rng, prefix):
     # Without a prefix the first token of the document has nothing before it.
     expected = sum((segments.weights[i] > 0).sum() for i in (0, 3, len(segments) - 1))
     assert scored == expected - (0 if prefix else 1)
-    flat = made.labels.flatten()
-    assert made.row_index.tolist() == [t for t in range(len(flat)) if flat[t] != -100]
-
-
-def test_every_segment_is_used_once_an_epoch_and_order_changes(rng):
-    config = LiftConfig(segment_length=8, batch_size=3, seed=int(rng.integers(0, 99)))
-    orders = []
-    for epoch in range(4):
-        segments, steps = batch.plan(301, config, epoch, prefix=[1])
-        rows = [int(i) for step in steps for i in step]
-        assert sorted(rows) == list(range(len(segments)))
-        orders.append(rows)
-    assert any(o != orders[0] for o in orders[1:])
-
-
-def test_count_is_what_an_epoch_really_has():
-    config = LiftConfig(segment_length=10, stride=4, schedule="overlap", epochs=3, batch_size=4)
-    segments = cut(95, config)
-    steps, passes = batch.count(95, config)
-    assert steps == 3 * -(-len(segments) // 4) and passes == 3 * segments.tokens
+    flat = made.labels
+    assert made.hard_rows.tolist() == [t for t in range(len(flat)) if flat[t] != -100]
 
 
 @pytest.mark.parametrize(
@@ -162,32 +147,3 @@ def test_paper_preset_is_the_paper():
 def test_cutting_nothing_is_refused():
     with pytest.raises(UsageError):
         cut(0, LiftConfig())
-
-
-def test_steps_are_packed_to_a_number_of_tokens(rng):
-    for _ in range(20):
-        size, per_step = int(rng.integers(8, 40)), int(rng.integers(40, 200))
-        config = LiftConfig(segment_length=size, tokens_per_step=per_step)
-        length = int(rng.integers(1, 900))
-        segments, steps = batch.plan(length, config, 0, prefix=[1])
-        lengths = segments.stop - segments.start
-        assert sorted(i for rows in steps for i in rows) == list(range(len(segments)))
-        padded = [len(rows) * lengths[rows].max() for rows in steps]
-        assert max(padded) <= per_step
-        # Only the step of the shortest may have room left for one more segment.
-        room = [p + lengths[rows].max() <= per_step for p, rows in zip(padded, steps, strict=True)]
-        assert sum(room) <= 1
-
-
-def test_two_short_segments_share_a_step_that_holds_one_long_one():
-    config = LiftConfig(segment_length=16, batch_size=1)
-    segments = segments_of([5, 16, 16, 7])
-    sizes = sorted(
-        tuple(segments.stop[r] - segments.start[r]) for r in batch.order(segments, config, 0)
-    )
-    assert sizes == [(7, 5), (16,), (16,)]
-
-
-def segments_of(lengths):
-    stop = np.cumsum(lengths)
-    return Segments(stop - lengths, stop, [np.ones(n, dtype=np.float32) for n in lengths])

@@ -30,13 +30,13 @@ def test_sft_weighs_all_documents_alike_and_absorb_begins_from_it(
     loaded, corpus, tmp_path, monkeypatch
 ):
     model, tokenizer = loaded
-    seen, real = [], starting.SampleSteps
+    seen, real = [], starting.train
 
-    def spy(model, adapter, mix, config):
-        seen.append(mix)
-        return real(model, adapter, mix, config)
+    def spy(adapter, source, **options):
+        seen.append(source)
+        return real(adapter, source, **options)
 
-    monkeypatch.setattr(starting, "SampleSteps", spy)
+    monkeypatch.setattr(starting, "train", spy)
     config = CONFIG.replace(mix=(1.0, 0.5))
     start = starting.sft(model, tokenizer, corpus, config=config, progress=False)
     assert (start.documents, start.pairs) == (3, 2) and np.isfinite(start.training.loss)

@@ -9,12 +9,15 @@ import pytest
 import torch
 from tiny import tiny_model
 
-from liftcore import checkpoint, steps, train
+from liftcore import checkpoint
 from liftcore.answer import greedy
 from liftcore.config import LiftConfig
 from liftcore.errors import LiftError
 from liftcore.lora import Adapter
-from liftcore.optimizer import MasterAdamW, learning_rate
+from liftcore.optimizer import MasterAdamW
+from liftcore.training import loop, runner
+from liftcore.training.loop import train
+from liftcore.training.source import segments_alone
 
 CONFIG = LiftConfig(
     segment_length=24, epochs=6, batch_size=2, rank=4, learning_rate=5e-3, lr_schedule="cosine"
@@ -26,7 +29,7 @@ def absorb(tokens, config=CONFIG, dtype=torch.float32, **options):
     model = tiny_model(dtype=dtype, initializer_range=0.2)
     adapter = Adapter(model, config.rank, config.lora_alpha, config.seed)
     adapter.install()
-    result = train.train(model, adapter, tokens, config, prefix=[1], **options)
+    result = train(adapter, segments_alone(tokens, config, [1]), **options)
     return adapter.values.detach().clone(), result
 
 
@@ -62,7 +65,7 @@ def test_who_listens_to_the_steps_may_generate(tokens, dtype):
     def listen(progress):
         on_the_way.append(greedy(model, prompts, 6))
 
-    train.train(model, adapter, tokens, CONFIG, prefix=[1], on_step=listen)
+    train(adapter, segments_alone(tokens, CONFIG, [1]), on_step=listen)
     assert torch.equal(on_the_way[-1], greedy(model, prompts, 6))
     assert torch.equal(adapter.values, absorb(tokens, dtype=dtype)[0])
 
@@ -92,7 +95,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(rng, tokens, tmp_path, dtype):
 
 
 def test_the_state_is_saved_on_the_way(tokens, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
     file, seen = tmp_path / checkpoint.FILE_NAME, []
 
     def on_step(at):
@@ -111,6 +114,27 @@ def test_resume_refuses_another_run(tokens, tmp_path):
         absorb(tokens, state_file=file, run={"document": "b"})
 
 
+def test_the_state_of_another_version_is_refused(tokens, tmp_path, monkeypatch):
+    file = tmp_path / checkpoint.FILE_NAME
+    with pytest.raises(KeyboardInterrupt):
+        absorb(tokens, state_file=file, on_step=stop_after(2))
+    monkeypatch.setattr(checkpoint, "FORMAT", "3")
+    with pytest.raises(LiftError, match="another version of liftcore"):
+        absorb(tokens, state_file=file)
+    # The first versions did not say which they were.
+    save = checkpoint.save_file
+    monkeypatch.setattr(
+        checkpoint,
+        "save_file",
+        lambda t, f, metadata: save(t, f, {k: v for k, v in metadata.items() if k != "format"}),
+    )
+    file.unlink()
+    with pytest.raises(KeyboardInterrupt):
+        absorb(tokens, state_file=file, on_step=stop_after(2))
+    with pytest.raises(LiftError, match="another version of liftcore"):
+        absorb(tokens, state_file=file)
+
+
 @pytest.mark.parametrize(
     "damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"{}" * 99]
 )
@@ -124,8 +148,8 @@ def test_a_damaged_state_is_refused(tokens, tmp_path, damage):
 
 
 def test_a_nan_stops_with_advice_and_keeps_the_saved_state(tokens, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "SAVE_SECONDS", 0.0)
-    file, real = tmp_path / checkpoint.FILE_NAME, steps.batch_loss
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+    file, real = tmp_path / checkpoint.FILE_NAME, runner.batch_loss
     calls = []
 
     def breaks(*args):
@@ -133,7 +157,7 @@ def test_a_nan_stops_with_advice_and_keeps_the_saved_state(tokens, tmp_path, mon
         loss = real(*args)
         return loss * float("nan") if len(calls) == 5 else loss
 
-    monkeypatch.setattr(steps, "batch_loss", breaks)
+    monkeypatch.setattr(runner, "batch_loss", breaks)
     with pytest.raises(LiftError, match="learning rate") as error:
         absorb(tokens, state_file=file)
     assert str(file) in str(error.value) and "step 5" in str(error.value)
@@ -179,13 +203,13 @@ def test_optimizer_is_adamw_with_clipping_on_fp32_masters(rng):
 @pytest.mark.parametrize("overlap_loss", ["all", "new", "mean"])
 def test_one_normaliser_an_epoch_keeps_the_weights(tokens, monkeypatch, overlap_loss):
     """Σ over an epoch's steps of loss · normaliser is the weighted sum of equation 2."""
-    seen, real = [], steps.batch_loss
+    seen, real = [], runner.batch_loss
 
-    def spy(model, head, step, normaliser, last):
-        seen.append((normaliser, step.weight))
-        return real(model, head, step, normaliser, last)
+    def spy(model, head, batch, normaliser, last):
+        seen.append((normaliser, float(batch.weights.sum())))
+        return real(model, head, batch, normaliser, last)
 
-    monkeypatch.setattr(steps, "batch_loss", spy)
+    monkeypatch.setattr(runner, "batch_loss", spy)
     config = CONFIG.replace(schedule="overlap", stride=9, overlap_loss=overlap_loss, epochs=1)
     absorb(tokens, config)
     assert len({n for n, _ in seen}) == 1 and len({w for _, w in seen}) > 1
@@ -195,14 +219,71 @@ def test_one_normaliser_an_epoch_keeps_the_weights(tokens, monkeypatch, overlap_
 
 
 def test_a_full_disk_does_not_end_the_run(tokens, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
 
     def full(path, *rest):
         raise LiftError("cannot write: no space left")
 
     monkeypatch.setattr(checkpoint, "save", full)
-    with pytest.warns(UserWarning, match="no space"), pytest.raises(LiftError):
-        absorb(tokens, state_file=tmp_path / "state")  # the last save, at the end, does raise
+    right = absorb(tokens)[0]
+    with pytest.warns(UserWarning, match="no space") as said:
+        values, _ = absorb(tokens, state_file=tmp_path / "state")
+    assert torch.equal(values, right)
+    assert len(said) == 1, "once a run, not once a save"
+
+
+@pytest.mark.parametrize("obstacle", ["folder", "file"])
+def test_a_state_that_cannot_be_written_is_refused_before_the_first_step(
+    tokens, tmp_path, obstacle
+):
+    file, seen = tmp_path / "run" / checkpoint.FILE_NAME, []
+    if obstacle == "folder":
+        file.mkdir(parents=True)
+    else:
+        file.parent.write_text("mine")
+    with pytest.raises(LiftError, match="cannot write"):
+        absorb(tokens, state_file=file, on_step=seen.append)
+    assert not seen
+
+
+class Lagging(runner.Runner):
+    """Knows the loss of the step before, as a GPU's runner does."""
+
+    known = 0.0
+
+    def run(self, step):
+        known, self.known = self.known, super().run(step)
+        return known
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e-3, 1e9])
+def test_losses_may_be_known_late(tokens, tmp_path, monkeypatch, seconds):
+    right, expected = absorb(tokens)
+    monkeypatch.setattr(loop, "SAVE_SECONDS", seconds)
+    monkeypatch.setattr(loop, "make_runner", Lagging)
+    values, result = absorb(tokens, state_file=tmp_path / checkpoint.FILE_NAME)
+    assert torch.equal(values, right) and result.loss == expected.loss
+
+
+def test_a_run_is_the_same_whatever_mode_the_model_was_in(tokens):
+    """Dropout would draw random numbers that no state holds, and checkpointing recompute twice."""
+
+    def run(prepare):
+        model = tiny_model(initializer_range=0.2, attention_dropout=0.5)
+        prepare(model)
+        modes = [m.training for m in model.modules()]
+        adapter = Adapter(model, CONFIG.rank, CONFIG.lora_alpha, CONFIG.seed)
+        adapter.install()
+        train(adapter, segments_alone(tokens, CONFIG, [1]))
+        adapter.remove()
+        assert [m.training for m in model.modules()] == modes
+        return adapter.values
+
+    def training(model):
+        model.train()
+        model.gradient_checkpointing_enable()
+
+    assert torch.equal(run(lambda model: None), run(training))
 
 
 def test_a_kill_while_writing_leaves_the_old_state(tokens, tmp_path, monkeypatch):
@@ -238,7 +319,7 @@ def test_an_epoch_that_scores_nothing_is_no_failure(rng):
     model = tiny_model()
     adapter = Adapter(model, 4, 8.0)
     adapter.install()
-    result = train.train(model, adapter, two, config, prefix=[])
+    result = train(adapter, segments_alone(two, config, []))
     assert 0 < result.steps < 24 and np.isfinite(result.loss)
 
 
@@ -253,12 +334,3 @@ def test_small_updates_are_not_lost_in_bf16():
         optimizer.clip()
         optimizer.step(2e-4)
     assert adapter.values.float().mean().item() == pytest.approx(0.98, abs=0.004)
-
-
-def test_learning_rate_schedule():
-    config = LiftConfig(learning_rate=1.0, warmup=0.1, lr_schedule="cosine")
-    rates = [learning_rate(config, step, 100) for step in range(100)]
-    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
-    assert rates[10] == 1.0 and rates[55] == pytest.approx(0.5) and rates[99] < 0.01
-    constant = LiftConfig(learning_rate=1.0, warmup=0.0, lr_schedule="constant")
-    assert {learning_rate(constant, step, 100) for step in range(100)} == {1.0}

@@ -3,6 +3,10 @@
 import torch
 import transformers
 
+from liftcore.model import dtype_keyword
+
+# Before 4.56 the layers of transformers return tuples, and SDPA always gets a mask.
+OLD_TRANSFORMERS = "dtype" not in dtype_keyword(torch.float32)
 TINY = dict(
     vocab_size=211,
     hidden_size=48,
@@ -39,5 +43,5 @@ def tiny_model(family="llama", seed=0, dtype=torch.float32, **changes):
     kind, extra = (FAMILIES | MORE_FAMILIES)[family]
     torch.manual_seed(seed)
     config = kind(**{**TINY, **extra, **changes})
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model = transformers.AutoModelForCausalLM.from_config(config, **dtype_keyword(dtype))
     return model.eval().requires_grad_(False)

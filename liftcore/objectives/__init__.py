@@ -1,6 +1,6 @@
 """What is trained on: each objective turns a document into weighted samples.
 
-The loop knows none of them. liftcore.objectives.mix puts those of a run together.
+The loop knows none of them. liftcore.training.source puts those of a run together.
 """
 
 from __future__ import annotations
@@ -39,6 +39,11 @@ class Objective:
         """Samples of an epoch once nothing more arrives; before that an estimate that may
         change."""
         return len(self.samples(0))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of its longest sample in any epoch, as far as is known."""
+        return max(map(len, self.samples(0)), default=0)
 
     @property
     def seconds(self) -> float:

@@ -1,4 +1,4 @@
-"""The mix of a run: its objectives, by the names in the settings."""
+"""The objectives of a run, by the names in the settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from liftcore.document import Document
 from liftcore.errors import UsageError
 from liftcore.objectives import Objective
 from liftcore.objectives.distill import DistilledPairs, DistilledSegments
-from liftcore.objectives.mix import Mix
 from liftcore.objectives.pairs import GivenPairs, PairSource, as_pair, read_pairs
 from liftcore.objectives.qa import QuestionAnswering
 from liftcore.objectives.recitation import Recitation
@@ -23,40 +22,24 @@ from liftcore.objectives.shared_pairs import SharedPairs
 SELF = "self"
 
 
-def mix_of(
+def objectives_of(
     model,
     tokenizer,
     document: Document,
     config: LiftConfig,
     sources: Sequence[PairSource] = (),
     cache: Path | None = None,
-) -> Mix:
-    """The mix of config.objectives for one document; `sources` give the question-answer pairs, and
-    `cache` is a folder for what a teacher says. Raises UsageError for questions from nowhere."""
+) -> list[Objective]:
+    """One objective for each name in config.objectives, for one document.
+
+    sources   give the question-answer pairs; each objective that takes pairs gets all of them.
+              "distill" is for pairs where there is a source, else for the document itself
+    cache     a folder for what a teacher says
+
+    Raises UsageError for questions from nowhere.
+    """
     if "qa" in config.objectives and not sources:
         raise UsageError("the objective qa needs a source of questions")
-    return Mix(
-        objectives_of(model, tokenizer, document, config, sources, cache),
-        config.weights,
-        config,
-        models.window(model),
-        len(models.prefix_ids(tokenizer)),
-    )
-
-
-def objectives_of(
-    model,
-    tokenizer,
-    document: Document,
-    config: LiftConfig,
-    sources: Sequence[PairSource],
-    cache: Path | None = None,
-) -> list[Objective]:
-    """One objective for each name in config.objectives.
-
-    Each that takes pairs gets all of them. "distill" is for pairs where there is a source, else for
-    the document itself.
-    """
     title, tokens, window = document.title, document.tokens, models.window(model)
     shared = [SharedPairs(source) for source in sources]
 

@@ -23,7 +23,7 @@ from urllib.request import getproxies, proxy_bypass
 from liftcore.errors import LiftError, UsageError
 
 KEYS = ("LIFTCORE_QA_KEY", "OPENAI_API_KEY")
-LARGEST = 4 * 2**20  # bytes of an answer
+LARGEST = 2**20  # bytes of an answer; those wanted have some thousands
 
 
 class ServerError(LiftError):
@@ -163,10 +163,14 @@ class ChatServer:
                 connection.putheader("Authorization", f"Bearer {self._key.value}")
             connection.endheaders(body)
             response = connection.getresponse()
-            found = response.read(LARGEST)
+            answer = response.read(LARGEST + 1)
+            if len(answer) > LARGEST:
+                raise ServerError("answer too long", f"more than {LARGEST // 2**20} MiB")
             if response.length:
                 raise http.client.IncompleteRead(b"")
-            return response.status, response.headers, found
+            return response.status, response.headers, answer
+        except ServerError:
+            raise
         except Exception as error:
             # Nothing of the original may follow: its frames hold the headers.
             raise self._failure(error, expired.is_set(), timeout) from None

@@ -25,6 +25,7 @@ from liftcore.objectives.passages import Passages
 from liftcore.objectives.sample import Sample, SoftTargets, prompted
 from liftcore.objectives.teacher import K, Reading, Teacher
 from liftcore.segments import cut
+from liftcore.tokens import text_ids
 
 # Tokens that the teacher reads at once, and the longest piece that the student does.
 WINDOW = 1024
@@ -155,7 +156,7 @@ class DistilledPairs(Paired):
         room = answer.room(self.tokenizer, self.title, pair.question, window)
         if room < 2:
             return None
-        tokens = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        tokens = text_ids(self.tokenizer, text)
         if len(tokens) > room:
             text = answer.truncate(self.tokenizer, tokens, room)
         prompt = answer.question_ids(self.tokenizer, self.title, text, pair.question)

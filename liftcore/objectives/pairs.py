@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,9 +12,8 @@ from typing import Protocol
 
 from liftcore.document import read_text
 from liftcore.errors import LiftError, UsageError
-
-# Models write typographic quotes and dashes where the text has plain ones, and the reverse.
-_PLAIN = str.maketrans("‘’‚‛“”„‟«»‐‑‒–—―", '\'\'\'\'""""""------')
+from liftcore.objectives.words import goes_on, has_words, normalised, question_key
+from liftcore.tokens import check_text
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ class GivenPairs:
 
 
 class Deduplicator:
-    """Knows the questions seen so far, whatever their case, punctuation and spacing."""
+    """Knows the questions seen so far; the same ones are those of equal question_key()."""
 
     def __init__(self):
         self._seen: set[str] = set()
@@ -99,28 +96,23 @@ class Deduplicator:
         return found
 
 
-def question_key(question: str) -> str:
-    """The words of a question alone: equal for questions that are the same."""
-    return " ".join(re.findall(r"\w+", normalised(question)))
-
-
-def normalised(text: str) -> str:
-    """Text with plain quotes and dashes, single spaces and no capitals."""
-    return " ".join(unicodedata.normalize("NFKC", text).translate(_PLAIN).casefold().split())
-
-
 def stands_in(evidence: str, text: str) -> bool:
     """Whether the words of `evidence` stand in the text, but for case, spacing and quotes. The last
     of several may be cut off."""
-    words = normalised(evidence).strip("\"' .…")
-    end = "" if " " in words else r"(?!\w)"
-    found = re.search(rf"(?<!\w){re.escape(words)}{end}", normalised(text))
-    return bool(words) and found is not None
+    wanted, whole = normalised(evidence).strip("\"' .…"), normalised(text)
+    start = whole.find(wanted) if wanted else -1
+    while start >= 0:
+        stop = start + len(wanted)
+        if not goes_on(whole, start) and (" " in wanted or not goes_on(whole, stop)):
+            return True
+        start = whole.find(wanted, start + 1)
+    return False
 
 
 def read_pairs(path: str | Path) -> list[Pair]:
-    """The user's pairs: a UTF-8 file with one JSON object a line, keys question and answer, and
-    evidence if wanted; others are ignored. A question asked twice counts once.
+    """The user's pairs: a text file (see document.decode) with one JSON object a line, keys
+    question and answer, and evidence if wanted; others are ignored. A question asked twice counts
+    once.
 
     Raises UsageError that names the line, and LiftError for a file without pairs.
     """
@@ -157,9 +149,11 @@ def as_pair(found, where: str) -> Pair:
     for key in ("question", "answer"):
         if not isinstance(found.get(key), str) or not found[key].strip():
             raise UsageError(f"{where}: {key} is missing, empty or not a string")
-    if not question_key(found["question"]):
+    if not has_words(found["question"]):
         raise UsageError(f"{where}: the question has no words")
     evidence = found.get("evidence") or ""
     if not isinstance(evidence, str):
         raise UsageError(f"{where}: evidence is not a string")
+    for text in (found["question"], found["answer"], evidence):
+        check_text(text, where)
     return Pair(found["question"].strip(), found["answer"].strip(), evidence.strip())

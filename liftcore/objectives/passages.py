@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 
-from liftcore.objectives.pairs import normalised
 from liftcore.objectives.windows import blocks
+from liftcore.objectives.words import words
 
 SENTENCES = 16
 
@@ -17,25 +16,23 @@ class Passages:
     def __init__(self, text: str, count: int = SENTENCES):
         self.texts = [w.text for w in blocks(text, count, max(1, count // 2))] or [text]
         self.holding: dict[str, list[int]] = defaultdict(list)  # word -> numbers of passages
-        for number, passage in enumerate(self.texts):
-            for word in set(_words(passage)):
+        self.words = [words(passage) for passage in self.texts]
+        for number, held in enumerate(self.words):
+            for word in set(held):
                 self.holding[word].append(number)
 
     def about(self, text: str, evidence: str = "") -> str:
         """The passage with most of the words of `text`, where a rare word counts for more; one
         that holds the evidence, where there is such a passage."""
         shared: Counter[int] = Counter({0: 0.0})
-        words = _words(evidence)
-        for number, passage in enumerate(self.texts if words else ()):
+        asked = words(evidence)
+        # The last of several words may be cut off.
+        wanted = f" {' '.join(asked)}{'' if len(asked) > 1 else ' '}"
+        for number, held in enumerate(self.words if asked else ()):
             # More than all shared words together.
-            held = " ".join(words) in " ".join(_words(passage))
-            shared[number] += held * (len(text) + 1)
-        for word in sorted(set(_words(text))):
+            shared[number] += (wanted in f" {' '.join(held)} ") * (len(text) + 1)
+        for word in sorted(set(words(text))):
             holders = self.holding.get(word, ())
             for number in holders:
                 shared[number] += 1 / len(holders)
         return self.texts[min(shared, key=lambda number: (-shared[number], number))]
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", normalised(text))

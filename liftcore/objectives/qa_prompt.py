@@ -6,10 +6,13 @@ import json
 import re
 from collections import Counter
 
-from liftcore.objectives.pairs import Pair, question_key, stands_in
+from liftcore.objectives.pairs import Pair, stands_in
 from liftcore.objectives.windows import Window
+from liftcore.objectives.words import has_words
 
 LONGEST = 2000  # characters of a question, an answer or an evidence
+LONGEST_REPLY = 200_000  # characters of all that a model says about a window
+EFFORT = 20  # times that a reply is read at most, in search of JSON that is whole
 PROMPT = """\
 Below is a part of "{title}".
 
@@ -73,10 +76,11 @@ def read_answer(content: str) -> list[dict[str, str]]:
 
     Code fences, words around the JSON, objects one after the other and an end that is missing are
     all fine. An empty list is an answer: there was nothing to ask. Raises BadAnswerError when
-    there is no JSON, or none of that form.
+    there is no JSON, or none of that form, and for a reply of more than LONGEST_REPLY characters.
     """
-    content = re.sub(r"<think>.*?</think>", "", content, flags=re.DOTALL)[:200_000]
-    values = _json_values(content)
+    if len(content) > LONGEST_REPLY:
+        raise BadAnswerError("too long")
+    values = _json_values(_without_thoughts(content))
     if not values:
         raise BadAnswerError("invalid JSON")
     items = [item for value in values if not _is_empty(value) for item in _items(value)]
@@ -84,6 +88,18 @@ def read_answer(content: str) -> list[dict[str, str]]:
     if not good and not any(_is_empty(value) for value in values):
         raise BadAnswerError("wrong schema")
     return items
+
+
+def _without_thoughts(content: str) -> str:
+    """A reply without its <think> ... </think>. What is never closed stays: the answer may stand
+    in it."""
+    said, at = "", 0
+    while (start := content.find("<think>", at)) >= 0:
+        stop = content.find("</think>", start)
+        if stop < 0:
+            break
+        said, at = said + content[at:start], stop + len("</think>")
+    return said + content[at:]
 
 
 def accept(items: list, window: Window, count: int, rejected: Counter[str]) -> list[Pair]:
@@ -113,7 +129,7 @@ def _pair(item, window: Window) -> Pair | None:
         return None
     question, answer = plain_question(item.get("question", "")), item.get("answer", "").strip()
     evidence = item.get("evidence", "").strip()
-    if not question_key(question) or not answer:
+    if not has_words(question) or not answer:
         return None
     if max(len(question), len(answer), len(evidence)) > LONGEST:
         return None
@@ -123,15 +139,17 @@ def _pair(item, window: Window) -> Pair | None:
 def _json_values(content: str) -> list:
     """All objects and lists of a text that are JSON, the outermost of each."""
     values, at, decoder = [], 0, json.JSONDecoder(strict=False)
+    opening, left = re.compile(r"[\[{]"), EFFORT * len(content)
     for _ in range(1000):
-        start = re.compile(r"[\[{]").search(content, at)
-        if start is None:
+        start = opening.search(content, at)
+        if start is None or left <= 0:
             break
         try:
             value, at = decoder.raw_decode(content, start.start())
             values.append(value)
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError) as error:
             at = start.end()
+            left -= getattr(error, "pos", len(content)) - start.start() + 1
     return [value for value in values if value == [] or _objects(value)]
 
 
@@ -154,7 +172,12 @@ def _items(value) -> list[dict[str, str]]:
 def _text(value) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = str(value)
-    return value.strip() if isinstance(value, str) else ""
+    # Half a character, as "\\ud83d" stands for, is no text.
+    return value.strip() if isinstance(value, str) and _is_unicode(value) else ""
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _is_empty(value) -> bool:

@@ -53,6 +53,12 @@ class Recitation(Objective):
         prompt = (f"{about}{text}\n\n" if text else about) + f"Recite passage {number} of {total}."
         return answer.prompt_ids(self.tokenizer, prompt, CUE)
 
+    @property
+    def longest(self) -> int:
+        # The first epoch need not hold a segment of full length.
+        segment = min(self.config.segment_length, len(self.tokens))
+        return segment + len(self._prompt(self.text, len(self.tokens), len(self.tokens)))
+
     def samples(self, epoch: int) -> list[Sample]:
         segments = cut(len(self.tokens), self.config, epoch)
         found = []

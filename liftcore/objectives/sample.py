@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# The label of a token that is not scored, as transformers has it.
+IGNORE = -100
+
 
 @dataclass(frozen=True)
 class SoftTargets:
@@ -22,8 +25,8 @@ class SoftTargets:
 @dataclass(frozen=True)
 class Sample:
     """One row. weights[t] is what token t counts as a target, predicted from the tokens before it;
-    weights[0] is 0, and so is the weight of a prompt. With `soft` the targets are the teacher's
-    where a weight is above 0, else the tokens themselves."""
+    weights[0] is 0, and so is the weight of a prompt. A token is scored when its weight is not 0.
+    With `soft` the targets are the teacher's, else the tokens themselves."""
 
     ids: np.ndarray  # int32 [n], any prompt and BOS included
     weights: np.ndarray  # float32 [n]

@@ -21,6 +21,10 @@ class Segments(Objective):
         self.tokens, self.config = tokens, config
         self.prefix = prefix
 
+    @property
+    def longest(self) -> int:
+        return len(self.prefix) + min(self.config.segment_length, len(self.tokens))
+
     def samples(self, epoch: int) -> list[Sample]:
         segments = cut(len(self.tokens), self.config, epoch)
         return [

@@ -20,16 +20,17 @@ import torch
 from torch import nn
 
 from liftcore import model as models
-from liftcore.answer import chat_ids
+from liftcore.answer import plain_generation
 from liftcore.attention import own_attention
 from liftcore.config import QA_KINDS
 from liftcore.determinism import any_algorithm
 from liftcore.errors import UsageError
-from liftcore.groups import evaluating
+from liftcore.model import evaluating
 from liftcore.objectives import study_kinds as kinds_
 from liftcore.objectives.pairs import Deduplicator, Pair
 from liftcore.objectives.terms import Topics, continuation, ends, gaps, is_english, quizzes, terms
 from liftcore.objectives.windows import Window, blocks, every_sentence
+from liftcore.tokens import chat_ids, text_ids
 
 BLOCK = 3  # sentences of a summary, a rephrasing, a list of facts
 
@@ -213,18 +214,17 @@ class SelfStudy:
         device = next(self.model.parameters()).device
         ids = torch.tensor([[pad] * (width - len(r)) + r for r in rows], device=device)
         mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows], device=device)
-        how = {"temperature": self._temperature, "top_p": 0.95} if sample else {}
-        plain = {"temperature": None, "top_p": None}
-        out = self.model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=new_tokens,
-            do_sample=sample,
-            top_k=None,
-            pad_token_id=pad,
-            **(how or plain),
-        )[:, width:].tolist()
-        ends_ = self.model.generation_config.eos_token_id
+        # top_k 0: every token may be sampled.
+        how = {"temperature": self._temperature, "top_p": 0.95, "top_k": 0} if sample else {}
+        with plain_generation(self.model, self.tokenizer):
+            out = self.model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=new_tokens,
+                do_sample=sample,
+                **how,
+            )[:, width:].tolist()
+            ends_ = self.model.generation_config.eos_token_id
         stops = {pad, *(ends_ if isinstance(ends_, list) else [ends_])}
         found = []
         for new in out:
@@ -240,12 +240,11 @@ class SelfStudy:
         if self.tokenizer.chat_template:
             messages = [{"role": role, "content": text} for role, text in turns]
             ids = chat_ids(self.tokenizer, messages)
-            return ids + self.tokenizer(begun, add_special_tokens=False)["input_ids"]
+            return ids + text_ids(self.tokenizer, begun)
         form = {"user": "{}\nAnswer:", "assistant": " {}\n\n"}
         text = "".join(form[role].format(said) for role, said in turns)
         text += f" {begun}" if begun else ""
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return models.prefix_ids(self.tokenizer) + ids
+        return models.prefix_ids(self.tokenizer) + text_ids(self.tokenizer, text)
 
     @contextmanager
     def _ready(self, number: int):

@@ -44,7 +44,10 @@ class StudiedPairs(GivenPairs):
                 "rejected": dict(+study.rejected),
             }
             if file is not None:
-                write_atomically(file, lambda to: to.write_text(json.dumps(kept)))
+                try:
+                    write_atomically(file, lambda to: to.write_text(json.dumps(kept)))
+                except LiftError as error:
+                    warnings.warn(f"{error}; a resumed run makes them anew", stacklevel=2)
         super().__init__(Pair(**pair) for pair in kept["pairs"])
         self.seconds, self.rejected = kept["seconds"], Counter(kept["rejected"])
         if not kept["pairs"]:

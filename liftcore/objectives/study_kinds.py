@@ -9,9 +9,19 @@ import re
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
-from liftcore.objectives.pairs import normalised
-from liftcore.objectives.terms import COMMON, content_words, ends, names, stem, terms
+from liftcore.objectives.terms import (
+    COMMON,
+    LETTERS,
+    content_words,
+    ends,
+    names,
+    question_word,
+    stem,
+    terms,
+)
 from liftcore.objectives.windows import sentences
+from liftcore.objectives.words import normalised
+from liftcore.objectives.words import words as words_of
 
 Turns = list[tuple[str, str]]  # (role, text)
 
@@ -54,6 +64,12 @@ TEXTS = {
         "What are the facts about {topic}?",
     ),
 }  # fmt: skip
+OPENINGS = {
+    "who or what": "What is the name of",
+    "which date": "On which date",
+    "which year": "In which year",
+    "what time": "At what time",
+}
 QUESTION_TOKENS, ANSWER_TOKENS, TEXT_TOKENS = 32, 32, 96
 
 # Invented, and unlike each other: a small model clings to the words of its examples.
@@ -97,14 +113,12 @@ def opening(target: str) -> str:
     """The first words of a question for a term (see terms.py); none for ""."""
     if not target:
         return ""
-    counted = target.partition(" ")[2]
     if not any(c.isdigit() for c in target):
         return "What is the name of"
-    if re.search(r"[A-Z]", target):
-        return "On which date"
-    if re.fullmatch(r"1\d{3}|20\d\d", target):
-        return "In which year"
-    return f"How many {counted}" if counted.isalpha() else "What number"
+    kind = question_word(target)
+    if kind.startswith("how many ") and not target.endswith(("%", "‰")):
+        return kind.capitalize()
+    return OPENINGS.get(kind, "What number")
 
 
 def answer_turns(passage: str, question: str) -> Turns:
@@ -159,7 +173,7 @@ def answer_problem(answer: str, question: str, sentence: str) -> str:
 
 def _place(term: str, answer: str) -> int:
     """The word of the answer at which a term, or the last word of a name, stands; -1 if none."""
-    wanted, said = (re.findall(r"\w+", normalised(text)) for text in (term, answer))
+    wanted, said = words_of(term), words_of(answer)
     exact = any(c.isdigit() for c in term)
     ways = [wanted] if exact or len(wanted[-1]) < 4 else [wanted, wanted[-1:]]
     for way in ways:
@@ -226,7 +240,7 @@ def _foreign(text: str, passage: str) -> str:
         if word[0].isdigit():
             return "an invented number"
     for name in names(text):
-        parts = [w for w in re.findall(r"[^\W\d_]+", normalised(name)) if w not in COMMON]
+        parts = [w for w in LETTERS.findall(normalised(name)) if w not in COMMON]
         if any(len(w) > 2 and stem(w) not in known for w in parts):
             return "an invented name"
     return ""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from liftcore import model as models
-from liftcore.groups import evaluating
+from liftcore.model import evaluating
 from liftcore.objectives.sample import SoftTargets
 from liftcore.objectives.teacher_cache import TeacherCache, fingerprint
 

@@ -9,17 +9,34 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from liftcore.objectives.pairs import Pair, normalised
+from liftcore.objectives.pairs import Pair
 from liftcore.objectives.windows import Window, sentences
+from liftcore.objectives.words import MARKS, normalised
 
 GAP = "____"
 LONGEST_CUE = 400  # characters of a sentence that a question quotes
 
 _MONTH = "January|February|March|April|May|June|July|August|September|October|November|December"
-_NUMBER = re.compile(r"(?<![\w.,])\d[\d,.]*(?<![,.])(?:\s?%)?(?![\w])")
-_DATE = re.compile(rf"\b\d{{1,2}} (?:{_MONTH})(?: \d{{3,4}})?|\b(?:{_MONTH}) \d{{1,2}}, \d{{3,4}}")
-_NAME = re.compile(r"[^\W\d_a-zß-öø-ÿ][\w’'-]*(?: [^\W\d_a-zß-öø-ÿ][\w’'-]*)*")
-_WORD = re.compile(r"[^\W\d_]+")
+# What stands between spaces, brackets and quotes: a number is all of it, or none of its business.
+_CHUNK = re.compile(r"[^\s()\[\]{}\"“”„«»…—;]+")
+_NUMBER = re.compile(
+    r"[-−+]?[$€£¥₹]?\d+(?:[.,:/×'’–-]\d+)*(?:[%‰]|(?!(?:st|nd|rd|th|s)$)[^\W\d_][\w/]{0,5}|°\w?)?"
+    r"|v\d+(?:\.\d+)*"
+)
+_PLAIN = re.compile(r"[-−+]?[$€£¥₹]?(?:\d+(?:[.,’']\d+)*|\d+/\d+)")
+_GROUPED = re.compile(r"(?<![^\s(\[\"“„«])\d{1,3}(?: \d{3})+(?:[.,]\d+)?(?![\w'’-]|[.,:/]\d)")
+_COUNTED = re.compile(r" (?:[%‰](?!\w)|([a-z]{3,})(?![\w'’-]))")
+_YEAR = re.compile(r"1\d{3}|20\d\d")
+_CLOCK = re.compile(r"\d{1,2}:\d\d(?::\d\d)?(?:[ap]m)?")
+_DATE = re.compile(
+    rf"(?<![\w.,:/-])\d{{1,2}} (?:{_MONTH})(?![\w-])(?: \d{{3,4}}(?![\w:/-]))?"
+    rf"|\b(?:{_MONTH}) \d{{1,2}}, \d{{3,4}}(?![\w:/-])"
+    r"|(?<![\w.,:/-])(?:\d{4}-\d\d-\d\d|\d{1,2}([./])\d{1,2}\1\d{4})(?![\w:/-])"
+)
+_IN_NAME = rf"[\w’'{MARKS}-]"
+_NAME = re.compile(rf"[^\W\d_a-zß-öø-ÿ]{_IN_NAME}*(?: [^\W\d_a-zß-öø-ÿ]{_IN_NAME}*)*")
+LETTERS = re.compile(rf"(?:[^\W\d_]|[{MARKS}])+")
+_DIGITS = re.compile(r"\d+(?:[.,:/-]\d+)*")
 # Words too common to say what a text is about, or to show that an answer rests on it.
 _COMMON = """
 a about after all also an and any are as at be because been before being but by can could
@@ -37,17 +54,12 @@ _ENGLISH, _ENGLISH_SHARE = frozenset(["the", "of", "and", "to"]), 0.05
 def terms(text: str) -> list[str]:
     """What a question on a sentence may ask for, in order: dates, numbers with the word they
     count, and names. A capital at the start makes no name of a single word."""
-    spans = [match.span() for match in _DATE.finditer(text)]
-    for match in _NUMBER.finditer(text):
-        start, stop = match.span()
-        counted = re.match(r" ([a-z]{3,})\b", text[stop:])
-        if counted and counted[1] not in COMMON:
-            stop += counted.end()
-        spans.append((start, stop))
+    spans = [match.span() for match in _DATE.finditer(text)] + _numbers(text)
+    opens = len(text) - len(text.lstrip(" \n\"'“‘("))
     for match in _NAME.finditer(text):
         start, stop = match.span()
         first = match[0].split()[0]
-        if not text[:start].strip(" \n\"'“‘(") or first.casefold() in COMMON:
+        if start <= opens or first.casefold() in COMMON:
             # The capital may be that of the sentence: the first word counts with others only.
             if first.casefold() in COMMON:
                 start += len(first) + 1
@@ -55,17 +67,36 @@ def terms(text: str) -> list[str]:
                 continue
         if stop - start > 2:
             spans.append((start, stop))
-    found, last = [], 0
+    chosen, last = {}, 0
     for start, stop in sorted(spans, key=lambda s: (s[0], -s[1])):
-        if start >= last and text[start:stop] not in found:
-            found.append(text[start:stop])
+        if start >= last and text[start:stop] not in chosen:
+            chosen[text[start:stop]] = True
             last = stop
-    return found
+    return list(chosen)
+
+
+def _numbers(text: str) -> list[tuple[int, int]]:
+    """(start, stop) of the numbers, whole: with sign, unit, and the word that it counts."""
+    spans = [(match.start(), _counted(text, match.end())) for match in _GROUPED.finditer(text)]
+    for match in _CHUNK.finditer(text):
+        number = match[0].rstrip(".,:!?'’*")
+        if _NUMBER.fullmatch(number):
+            start, stop = match.start(), match.start() + len(number)
+            if stop == match.end() and _PLAIN.fullmatch(number):
+                stop = _counted(text, stop)
+            spans.append((start, stop))
+    return spans
+
+
+def _counted(text: str, stop: int) -> int:
+    """The end of a number that ends at `stop`, with a word behind it that it may count."""
+    counted = _COUNTED.match(text, stop)
+    return stop if counted is None or counted[1] in COMMON else counted.end()
 
 
 def is_english(text: str) -> bool:
     """Whether a text seems to be in the language of the quizzes."""
-    words = [word.casefold() for word in _WORD.findall(text)]
+    words = [word.casefold() for word in LETTERS.findall(text)]
     return sum(word in _ENGLISH for word in words) >= _ENGLISH_SHARE * len(words)
 
 
@@ -83,8 +114,8 @@ def content_words(text: str) -> set[str]:
     """The words that carry a text's meaning, without capitals and plural endings; numbers are
     among them."""
     plain = normalised(text)
-    numbers = {n.replace(",", "") for n in re.findall(r"\d[\d,.]*(?<![,.])", plain)}
-    words = {w for w in _WORD.findall(plain) if len(w) > 2 and w not in COMMON}
+    numbers = {n.replace(",", "") for n in _DIGITS.findall(plain)}
+    words = {w for w in LETTERS.findall(plain) if len(w) > 2 and w not in COMMON}
     return {stem(w) for w in words} | numbers
 
 
@@ -108,14 +139,24 @@ def quizzes(window: Window, most: int = 3) -> list[Pair]:
 
 
 def question_word(term: str) -> str:
-    """What asks for a term: which date, which year, how many of what, or who or what."""
+    """What asks for a term: which date or year, what time, how many of what, how much, or who or
+    what."""
     if _DATE.fullmatch(term):
         return "which date"
-    if re.fullmatch(r"1\d{3}|20\d{2}", term):
+    if _YEAR.fullmatch(term):
         return "which year"
-    if term[0].isdigit():
-        return f"how many {term.partition(' ')[2]}".strip()
-    return "who or what"
+    if _CLOCK.fullmatch(term):
+        return "what time"
+    if not _numbers(term):
+        return "who or what"
+    number, _, counted = term.rpartition(" ")
+    if counted.isalpha():
+        return f"how many {counted}" if number[0].isdigit() else "how much"
+    if term[-1] in "%‰":
+        return "how many percent" if term[-1] == "%" else "how many per mille"
+    if _PLAIN.fullmatch(term) or _GROUPED.fullmatch(term):
+        return "how many" if term[0].isdigit() else "how much"
+    return "how much" if re.search(r"\d[^\W\d_]|\d°", term) else "which number"
 
 
 def gaps(window: Window, most: int = 2) -> list[Pair]:

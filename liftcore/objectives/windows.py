@@ -9,9 +9,10 @@ from dataclasses import dataclass
 BEFORE = 2048  # characters of the document before a sentence
 LONGEST = 1000  # characters; longer sentences, such as tables, are cut between words
 
+# Every pattern here is linear: a run is looked at from its first character alone.
 # A stop, what closes around it, then space and what may open a sentence; or a stop in CJK text.
 _STOP = re.compile(
-    r"""[.!?…]+["'”’»)\]]*(?=\s+["'“‘«(\[]*[^\W_a-zà-öø-ÿ])|[。！？]+["'”’」』）]*|\n\s*\n"""
+    r"""(?<![.!?…])[.!?…]+["'”’»)\]]*(?=\s+["'“‘«(\[]*[^\W_a-zà-öø-ÿ])|[。！？]+["'”’」』）]*|\n\s*\n"""
 )
 # No sentence ends with these, nor with an initial ...
 _INNER = re.compile(

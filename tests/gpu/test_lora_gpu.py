@@ -15,7 +15,7 @@ from lora_checks import (
 )
 from torch.utils.checkpoint import checkpoint
 
-from liftcore.kernels import lora_triton, reference
+from liftcore.kernels import reference
 from liftcore.kernels.lora import lora_linear, path
 from liftcore.kernels.lora_concat import pack
 from liftcore.kernels.lora_group import lora_gate_up, lora_qkv
@@ -209,6 +209,8 @@ def test_checkpointing_gives_the_same(op, reentrant):
 
 
 def test_x_without_gradient_costs_no_dx(monkeypatch):
+    from liftcore.kernels import lora_triton
+
     launched, chain = [], lora_triton.chain
 
     def spy(*args, nt, **kwargs):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from native_checks import (
+    OnDevice,
     around,
     assert_close,
     assert_is,
@@ -10,16 +11,13 @@ from native_checks import (
     poison,
     random_adapter,
     random_run,
-    steps_of,
     twin_of,
 )
 
-from liftcore import batch
 from liftcore.config import LiftConfig
 from liftcore.kernels import lora_adamw as adamw
 from liftcore.kernels import native, reference_native
 from liftcore.kernels.lora_concat import pack
-from liftcore.resident import Resident
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -53,12 +51,10 @@ def test_the_library_is_live():
 def test_every_batch_of_random_runs(rng, path):
     for _ in range(20):
         tokens, config, prefix = random_run(rng)
-        resident = Resident(tokens, config, prefix, "cuda")
-        for segments, rows in steps_of(tokens, config, prefix):
-            poison(resident.buffers)
-            made = batch.make(tokens, segments, rows, prefix)
-            size = min(config.segment_length, len(tokens))
-            assert_is(resident.next(), made, len(prefix) + size)
+        run = OnDevice(tokens, config, prefix, "cuda")
+        for samples in run.samples:
+            poison(run.buffers)
+            assert_is(run.next(), samples, len(prefix) + run.size)
 
 
 @pytest.mark.parametrize("schedule", ["jitter", "overlap", "trivial"])
@@ -67,18 +63,18 @@ def test_one_graph_replays_a_whole_run(rng, path, schedule):
         segment_length=700, schedule=schedule, overlap_loss="new", batch_size=5, epochs=3
     )
     tokens = rng.integers(0, 50_000, size=20_011)
-    warm = Resident(tokens, config, [1], "cuda")
+    warm = OnDevice(tokens, config, [1], "cuda")
     warm.next()
     torch.cuda.synchronize()
-    resident = Resident(tokens, config, [1], "cuda")
-    graph = captured(resident.next)
-    for segments, rows in steps_of(tokens, config, [1]):
-        poison(resident.buffers)
+    run = OnDevice(tokens, config, [1], "cuda")
+    graph = captured(run.next)
+    for samples in run.samples:
+        poison(run.buffers)
         graph.replay()
-        assert_is(resident.buffers, batch.make(tokens, segments, rows, [1]), 701)
+        assert_is(run.buffers, samples, 701)
     graph.replay()
-    assert not resident.buffers.count.any()
-    assert resident.counter.tolist() == [len(resident.order.segments), 0]
+    assert not run.buffers.count.any()
+    assert run.counter.tolist() == [len(run.samples), 0]
 
 
 @pytest.mark.parametrize("grad_dtype", [None, torch.float32], ids=["own grad", "fp32 grad"])

@@ -10,62 +10,57 @@ exactly without streams, and with them as far as they give the same samples in t
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import numpy as np
 
 from liftcore.config import LiftConfig
+from liftcore.last_layer import WORTH
 from liftcore.objectives import Objective
 from liftcore.objectives.sample import Sample
+from liftcore.objectives.segments import Segments
+from liftcore.training.step import Step, learning_rate, pack, target_of, tokens_of, weight_of
 
 # Tokens of a sample of which none is known yet.
 GUESS = 64
+# Seconds to sleep when every sample is trained on and more are being made.
+NAP = 0.05
 
 
-@dataclass(frozen=True)
-class Step:
-    """What one step trains on."""
-
-    samples: list[Sample]
-    epoch: int
-    normaliser: float  # of the epoch: what the sum of the losses is divided by
-    before: float  # share of the run's token-passes done before this step, and after it
-    after: float
-
-    @property
-    def tokens(self) -> int:
-        return _tokens(self.samples)
-
-    @property
-    def weight(self) -> float:
-        return _weight(self.samples)
-
-
-class Mix:
+class StepSource:
     """Draws the steps of a run one after the other.
 
-    Each objective's token weights are multiplied by its γ. A step has room for the rows of
-    config.target_tokens tokens with a prefix of `prefix` tokens each. Samples of more than
+    Each objective's token weights are multiplied by its γ (default 1). A step has room for the
+    rows of config.target_tokens tokens with a prefix of `prefix` tokens each. Samples of more than
     `window` tokens are left out, and so are those without a target.
+
+    share   tells which share of the run is over, in place of the token-passes: a clock, say. The
+            run then ends at 1, whatever the number of epochs
+
+    done_steps, waited   steps drawn so far, and seconds that training waited for samples
     """
 
     def __init__(
         self,
         objectives: Sequence[Objective],
-        weights: Sequence[float],
         config: LiftConfig,
         window: int,
+        *,
+        weights: Sequence[float] | None = None,
         prefix: int = 0,
+        share: Callable[[], float] | None = None,
     ):
-        self.objectives, self.weights = list(objectives), list(weights)
-        self.config, self.window = config, window
-        rows = config.target_tokens // config.segment_length
-        self.target = config.target_tokens + rows * prefix
+        self.objectives, self.config, self.window = list(objectives), config, window
+        self.weights = [1.0] * len(self.objectives) if weights is None else list(weights)
+        self.target, self._clock = target_of(config, prefix), share
         self.left_out = 0
         self.trained = 0  # tokens of the steps drawn so far
+        self.done_steps, self.waited = 0, 0.0
         self._share = 0.0
         self.epoch, self.drawn = -1, 0  # the running epoch, and its steps drawn so far
         self.known = [0] * len(self.objectives)  # samples when the epoch began
@@ -84,19 +79,88 @@ class Mix:
         return max((objective.seconds for objective in self.objectives), default=0.0)
 
     @property
-    def done(self) -> bool:
+    def complete(self) -> bool:
         """No objective will have more samples."""
         return all(objective.done for objective in self.objectives)
 
     @property
+    def length(self) -> int:
+        """Tokens of the longest row, as far as is known; what a stream brings is seldom longer
+        than a segment."""
+        longest = max(objective.longest for objective in self.objectives)
+        if not (self.complete and longest):
+            longest = max(longest, self.config.segment_length)
+        return min(self.window, longest)
+
+    @property
+    def bound(self) -> int:
+        """Tokens that no row exceeds."""
+        return self.length if self.complete else self.window
+
+    @property
+    def rows(self) -> int:
+        """Rows of that length that a step has at most."""
+        most = max(1, self.target // self.length)
+        known = sum(o.expected for o in self.objectives)
+        return min(most, max(1, known)) if self.complete else most
+
+    @property
+    def partly_scored(self) -> bool:
+        """Whether there are, or may come, rows with few targets."""
+        for objective in self.objectives:
+            samples = objective.samples(0)
+            scored = sum(np.count_nonzero(s.weights) for s in samples)
+            if not objective.done or scored < WORTH * tokens_of(samples):
+                return True
+        return False
+
+    @property
     def finished(self) -> bool:
         """There is no further step, now or later."""
+        if self._clock is not None:
+            return self._clock() >= 1
         last = self.epoch >= self.config.epochs - 1
-        return last and self.done and not (self.planned or self.arrived or self._again)
+        return last and self.complete and not (self.planned or self.arrived or self._again)
+
+    @property
+    def expected_steps(self) -> int:
+        """The steps of the whole run, as far as can be said."""
+        if not self.done_steps:
+            return round(self.left() / self.target)
+        return self.done_steps + round(self.left() * self.done_steps / self.trained)
+
+    def steps(
+        self,
+        stop: Callable[[], bool] = lambda: False,
+        between: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> Iterator[Step]:
+        """The steps from here on. Waits for samples that are still being made, until `stop` says
+        True. Whatever makes samples, with the model perhaps, runs inside of `between()`."""
+        while True:
+            started, makes = time.perf_counter(), not self.complete
+            with between():
+                step = self._wait(stop)
+            if makes:
+                self.waited += time.perf_counter() - started
+            if step is None:
+                return
+            yield step
+
+    def _wait(self, stop: Callable[[], bool]) -> Step | None:
+        while not stop() and not self.finished:
+            if self.config.qa_first and not self.complete:
+                for objective in self.objectives:
+                    objective.poll()
+            elif step := self.draw():
+                return step
+            time.sleep(NAP)
+        return None
 
     def draw(self) -> Step | None:
         """The next step; None when there is none yet, or no more."""
         if self._again is not None and not self._go_through_again():
+            return None
+        if self._clock is not None and self.finished:
             return None
         if self.epoch < 0:
             self._begin(0)
@@ -105,17 +169,27 @@ class Mix:
             before = self._share_drawn()
             samples = self._next()
             if samples:
-                self.trained += _tokens(samples)
-                after = self._share_drawn()
-                return Step(samples, self.epoch, self.normaliser, before, after)
+                return self._step(samples, before)
             # None: an epoch that waits for more.
-            if samples is None or self.epoch >= self.config.epochs - 1:
+            if samples is None or (self.epoch >= self.config.epochs - 1 and not self._clock):
                 return None
             self._begin(self.epoch + 1)
+
+    def _step(self, samples: list[Sample], before: float) -> Step:
+        self.trained += tokens_of(samples)
+        number, self.done_steps = self.done_steps, self.done_steps + 1
+        after = self._share_drawn()
+        if self._clock is not None:
+            # As far again as the steps before it went; 0.01 for the first.
+            after = min(1.0, before + (before / number if number else 0.01))
+        rate = learning_rate(self.config, before, after)
+        return Step(samples, number, self.epoch, self.normaliser, rate, after)
 
     def _share_drawn(self) -> float:
         """The share of the run's token-passes that is drawn, in [0, 1]: an estimate that never
         goes back, and takes later epochs to be as long as this one."""
+        if self._clock is not None:
+            return min(1.0, self._clock())
         all_of_it = self.trained + self.left()
         self._share = max(self._share, self.trained / all_of_it if all_of_it else 1.0)
         return self._share
@@ -147,29 +221,30 @@ class Mix:
         """Plans an epoch of all samples there are, or of the first `known` of each objective."""
         self.epoch, self.drawn, self._turn = epoch, 0, True
         self.arrivals, self.arrived = [], deque()
-        samples: list[Sample] = []
+        planned: list[Sample] = []
         for i, objective in enumerate(self.objectives):
-            found = objective.samples(epoch)[: None if known is None else known[i]]
-            self.known[i] = len(found)
-            self._epoch_tokens[i] = sum(map(len, found))
+            samples = objective.samples(epoch)[: None if known is None else known[i]]
+            self.known[i] = len(samples)
+            self._epoch_tokens[i] = tokens_of(samples)
             if self._takes_part(i, epoch):
-                samples += self._weighted(found, i)
-        rng = np.random.default_rng([self.config.seed, epoch, 2])
-        self.planned = deque(pack(samples, self.target, rng))
-        self._waiting = sum(map(_tokens, self.planned))
-        total = sum(map(_weight, self.planned))
+                planned += self._weighted(samples, i)
+        rng = np.random.default_rng([self.config.seed, epoch, 1])
+        self.planned = deque(pack(planned, self.target, rng))
+        self._waiting = sum(map(tokens_of, self.planned))
+        total = sum(map(weight_of, self.planned))
         self.normaliser = total / len(self.planned) if self.planned else 0.0
 
     def _weighted(self, samples: Sequence[Sample], i: int) -> list[Sample]:
-        gamma, found = np.float32(self.weights[i]), []
+        """The samples that are trained on, their weights times the objective's γ."""
+        gamma, weighted = np.float32(self.weights[i]), []
         for sample in samples:
             if len(sample) > self.window:
                 self._leave_out(sample)
             elif sample.weights.any():
-                found.append(
+                weighted.append(
                     sample if gamma == 1 else replace(sample, weights=sample.weights * gamma)
                 )
-        return found
+        return weighted
 
     def _leave_out(self, sample: Sample) -> None:
         if not self.left_out:
@@ -187,10 +262,10 @@ class Mix:
 
     def _arrive(self, i: int, new: Sequence[Sample]) -> None:
         self.arrivals.append((self.drawn, i, len(new)))
-        self._epoch_tokens[i] += sum(map(len, new))
+        self._epoch_tokens[i] += tokens_of(new)
         new = self._weighted(new, i)
         self.arrived += new
-        self._waiting += _tokens(new)
+        self._waiting += tokens_of(new)
 
     def _next(self) -> list[Sample] | None:
         """The samples of the epoch's next step; [] at its end, None when it waits for more."""
@@ -203,9 +278,9 @@ class Mix:
         if not samples:
             return None if self._waits() else []
         self.drawn += 1
-        self._waiting -= _tokens(samples)
+        self._waiting -= tokens_of(samples)
         if not self.normaliser:
-            self.normaliser = _weight(samples)
+            self.normaliser = weight_of(samples)
         return samples
 
     def _first_arrived(self) -> list[Sample]:
@@ -225,25 +300,27 @@ class Mix:
         """Whether the running epoch goes on until nothing more arrives."""
         middle = self.epoch >= (self.config.epochs - 1) // 2
         others = any(o.done and self.known[i] for i, o in enumerate(self.objectives))
-        return not self.done and (middle or not others)
+        return not self.complete and (middle or not others)
 
     def state(self) -> dict[str, np.ndarray]:
         """What restore() needs to go on behind the steps drawn so far."""
+        at = [self.epoch, self.drawn, self.trained, self.done_steps]
         return {
-            "mix_at": np.array([self.epoch, self.drawn, self.trained], dtype=np.int64),
-            "mix_known": np.array(self.known, dtype=np.int64),
-            "mix_arrivals": np.array(self.arrivals, dtype=np.int64).reshape(-1, 3),
-            "mix_float": np.array([self._share, self.normaliser], dtype=np.float64),
+            "source_at": np.array(at, dtype=np.int64),
+            "source_known": np.array(self.known, dtype=np.int64),
+            "source_arrivals": np.array(self.arrivals, dtype=np.int64).reshape(-1, 3),
+            "source_float": np.array([self._share, self.normaliser], dtype=np.float64),
         }
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Goes on where state() was taken, as soon as the samples that it knew are there."""
         self._again = {k: v.tolist() for k, v in state.items()}
+        self.done_steps = self._again["source_at"][3]
 
     def _go_through_again(self) -> bool:
         """Draws the steps of the broken-off epoch once more; False while samples are missing."""
-        epoch, drawn, trained = self._again["mix_at"]
-        known, arrivals = self._again["mix_known"], self._again["mix_arrivals"]
+        epoch, drawn, trained, _ = self._again["source_at"]
+        known, arrivals = self._again["source_known"], self._again["source_arrivals"]
         if epoch >= 0:
             counts = list(known)
             for _, i, count in arrivals:
@@ -259,11 +336,11 @@ class Mix:
                 if i >= 0:
                     begin, known[i] = known[i], known[i] + count
                     self._arrive(i, lists[i][begin : known[i]])
-            for i, found in enumerate(lists):
-                if self._takes_part(i, epoch) and len(found) > counts[i]:
-                    self._arrive(i, found[counts[i] :])
+            for i, samples in enumerate(lists):
+                if self._takes_part(i, epoch) and len(samples) > counts[i]:
+                    self._arrive(i, samples[counts[i] :])
         self.trained = trained
-        self._share, self.normaliser = self._again["mix_float"]
+        self._share, self.normaliser = self._again["source_float"]
         self._again = None
         return True
 
@@ -272,25 +349,17 @@ class Mix:
             objective.close()
 
 
-def pack(samples: Sequence[Sample], target: int, rng: np.random.Generator) -> list[list[Sample]]:
-    """Steps of at most `target` tokens, padded to the longest of each, in random order.
-
-    Samples of like length share a step; a longer one than `target` has a step of its own.
-    """
-    shuffled = rng.permutation(len(samples))
-    lengths = np.array([len(s) for s in samples], dtype=np.int64)
-    by_length = shuffled[np.argsort(-lengths[shuffled], kind="stable")]
-    steps, begin = [], 0
-    while begin < len(by_length):
-        fitting = max(1, target // int(lengths[by_length[begin]]))
-        steps.append([samples[i] for i in by_length[begin : begin + fitting]])
-        begin += fitting
-    return [steps[i] for i in rng.permutation(len(steps))]
+def segments_alone(
+    tokens: np.ndarray, config: LiftConfig, prefix: Sequence[int], window: int | None = None
+) -> StepSource:
+    """The steps of a run on a document's segments, tokens int64 [L], each behind `prefix`."""
+    window = window or len(prefix) + config.segment_length
+    return StepSource([Segments(tokens, config, prefix)], config, window, prefix=len(prefix))
 
 
-def _tokens(samples: Sequence[Sample]) -> int:
-    return sum(map(len, samples))
-
-
-def _weight(samples: Sequence[Sample]) -> float:
-    return float(sum(s.weights.sum(dtype=np.float64) for s in samples))
+def count(length: int, config: LiftConfig, prefix: Sequence[int] = ()) -> tuple[int, int]:
+    """(steps, token-passes) of a whole run on the segments of `length` tokens."""
+    source = segments_alone(np.zeros(length, dtype=np.int64), config, prefix)
+    while source.draw() is not None:
+        pass
+    return source.done_steps, source.trained

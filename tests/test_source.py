@@ -1,4 +1,4 @@
-"""The mix: weights, packing, epochs, streams that are late, and going on in the middle."""
+"""The source of steps: weights, packing, epochs, rates, late streams, going on in the middle."""
 
 from collections import Counter
 
@@ -7,14 +7,15 @@ import pytest
 from streams import Fixed, Stream, sample
 
 from liftcore.config import LiftConfig
-from liftcore.objectives.mix import Mix, pack
 from liftcore.objectives.segments import Segments
+from liftcore.training.source import StepSource, count, segments_alone
+from liftcore.training.step import learning_rate, pack
 
 CONFIG = LiftConfig(segment_length=20, batch_size=2, epochs=3, rank=4)
 
 
 def mix_of(objectives, weights=None, config=CONFIG, **options):
-    return Mix(objectives, weights or [1.0] * len(objectives), config, 100, **options)
+    return StepSource(objectives, config, 100, weights=weights, **options)
 
 
 def drain(mix, most=1000):
@@ -151,7 +152,7 @@ def test_a_stream_alone_is_waited_for_in_the_first_epoch():
 def test_a_stream_that_gives_nothing_costs_nothing():
     mix = mix_of([Fixed(numbered(4, 20, 20, "segments")), Stream([None] * 5, expected=100)])
     steps = [s for s in (mix.draw() for _ in range(30)) if s]
-    assert len(steps) == 6 and mix.finished and steps[-1].after == 1
+    assert len(steps) == 6 and mix.finished and steps[-1].done == 1
     empty = mix_of([Stream([None] * 3, expected=100)])
     assert all(empty.draw() is None for _ in range(9)) and empty.finished
 
@@ -160,12 +161,12 @@ def test_the_share_never_goes_back_and_ends_at_one():
     stream = Stream([None, numbered(4), None, numbered(60)[4:], None], expected=8)
     mix = mix_of([Fixed(numbered(6, 20, 20, "segments")), stream])
     steps = [s for s in (mix.draw() for _ in range(200)) if s]
-    shares = [x for s in steps for x in (s.before, s.after)]
-    assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == 1
+    shares = [step.done for step in steps]
+    assert shares == sorted(shares) and shares[0] > 0 and shares[-1] == 1
     assert mix.finished
     known = drain(mix_of([Fixed(numbered(6, 20, 20)), Fixed(numbered(8), "qa")]))
     done = np.cumsum([s.tokens for s in known]) / sum(s.tokens for s in known)
-    assert [s.after for s in known] == pytest.approx(done.tolist()), "exact without streams"
+    assert [s.done for s in known] == pytest.approx(done.tolist()), "exact without streams"
 
 
 def test_segments_alone_come_first():
@@ -177,7 +178,7 @@ def test_segments_alone_come_first():
     ]
     assert kinds == [{"segments"}, {"segments"}, {"segments", "qa"}]
     done = np.cumsum([s.tokens for s in steps]) / sum(s.tokens for s in steps)
-    assert [s.after for s in steps] == pytest.approx(done.tolist())
+    assert [s.done for s in steps] == pytest.approx(done.tolist())
 
 
 def test_it_goes_on_in_the_middle(rng):
@@ -197,7 +198,7 @@ def test_it_goes_on_in_the_middle(rng):
         rest = drain(second)
         assert [ids(s) for s in rest] == [ids(s) for s in whole[stop:]]
         for mine, right in zip(rest, whole[stop:], strict=True):
-            assert (mine.before, mine.after) == (right.before, right.after)
+            assert (mine.number, mine.rate, mine.done) == (right.number, right.rate, right.done)
             assert mine.normaliser == right.normaliser and mine.epoch == right.epoch
 
 
@@ -239,3 +240,61 @@ def test_close_closes_the_objectives():
     stream = Stream([None])
     mix_of([stream]).close()
     assert stream.closed
+
+
+def test_the_rate_follows_the_share_of_the_run():
+    config = LiftConfig(learning_rate=1.0, warmup=0.1)
+    assert learning_rate(config, 0.0, 0.05) == pytest.approx(0.5)
+    assert learning_rate(config, 0.09, 0.2) == 1.0 == learning_rate(config, 0.1, 0.2)
+    assert (
+        learning_rate(config, 0.55, 0.6) == pytest.approx(0.5)
+        and learning_rate(config, 1.0, 1.0) < 1e-9
+    )
+    constant = config.replace(lr_schedule="constant", warmup=0.0)
+    assert learning_rate(constant, 0.0, 0.1) == learning_rate(constant, 0.99, 1.0) == 1.0
+
+
+def test_warm_up_and_cosine_step_by_step():
+    """Steps of equal length: the rates of the usual schedules."""
+    config = CONFIG.replace(learning_rate=1.0, warmup=0.1, lr_schedule="cosine", epochs=50)
+    rates = [s.rate for s in drain(mix_of([Fixed(numbered(8, 10, 10, "segments"))], config=config))]
+    assert len(rates) == 100
+    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert rates[10] == 1.0 and rates[55] == pytest.approx(0.5) and rates[99] < 0.01
+
+
+def test_a_clock_ends_the_run_and_sets_the_rates():
+    """Whatever the number of epochs."""
+    ticks = iter(np.linspace(0, 1.2, 61))
+    config = CONFIG.replace(learning_rate=1.0, warmup=0.0, lr_schedule="cosine", epochs=1)
+    source = mix_of([Fixed(numbered(4, 20, 20))], config=config, share=lambda: float(next(ticks)))
+    steps = list(source.steps())
+    assert len(steps) > 5 and steps[-1].epoch >= 2, "more than the epochs of the settings"
+    rates = [step.rate for step in steps]
+    assert rates == sorted(rates, reverse=True) and rates[-1] < 0.05
+
+
+def test_segments_of_a_document(rng):
+    """Every segment once an epoch, in another order each time; counted as they are drawn."""
+    config = LiftConfig(segment_length=8, batch_size=3, seed=int(rng.integers(0, 99)), epochs=4)
+    tokens, orders = rng.integers(3, 200, size=301), []
+    steps = drain(segments_alone(tokens, config, [1]))
+    for epoch in range(4):
+        rows = [i for step in steps if step.epoch == epoch for i in ids(step)]
+        every = [tuple(s.ids) for s in Segments(tokens, config, [1]).samples(epoch)]
+        assert Counter(rows) == Counter(every)
+        orders.append([every.index(row) for row in rows])
+    assert any(o != orders[0] for o in orders[1:])
+    passes = sum(step.tokens for step in steps)
+    assert count(301, config, [1]) == (len(steps), passes)
+
+
+def test_the_number_of_steps_is_known_from_the_start(rng):
+    config = CONFIG.replace(schedule="overlap", stride=5)
+    source = segments_alone(rng.integers(3, 200, size=203), config, [])
+    source.draw()
+    expected = [source.expected_steps]
+    while source.draw() is not None:
+        expected.append(source.expected_steps)
+    assert set(expected) <= {len(expected) - 1, len(expected), len(expected) + 1}
+    assert expected[-1] == len(expected) == source.done_steps

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,21 +12,23 @@ import torch
 from errors_and_seeds import rel
 from streams import Fixed, Stream, sample
 from test_training import stop_after
-from tiny import tiny_model
+from tiny import OLD_TRANSFORMERS, tiny_model
 
-from liftcore import checkpoint, sample_batch, sample_steps
+from liftcore import checkpoint
 from liftcore.config import LiftConfig
 from liftcore.errors import LiftError
 from liftcore.last_layer import LastLayer
 from liftcore.lora import Adapter
 from liftcore.memory_plan import MemoryPlan
 from liftcore.model import head
-from liftcore.objectives.mix import Mix
 from liftcore.objectives.sample import Sample, SoftTargets
 from liftcore.objectives.segments import Segments
-from liftcore.optimizer import rate_at
-from liftcore.sample_steps import SampleSteps, sample_loss
-from liftcore.train import follow
+from liftcore.training import runner as training_runner
+from liftcore.training.batch import batch_loss, make, shape_of
+from liftcore.training.loop import train
+from liftcore.training.runner import Runner
+from liftcore.training.source import StepSource
+from liftcore.training.step import learning_rate
 
 # A large eps: Adam would turn rounding in a gradient near 0 into a whole step.
 CONFIG = LiftConfig(segment_length=24, epochs=3, batch_size=4, rank=4, learning_rate=5e-3, eps=1e-2)
@@ -63,8 +66,10 @@ def plain_loss(model, samples):
 
 @pytest.mark.parametrize("kinds", ["hard", "soft", "both"])
 @pytest.mark.parametrize("chosen", [False, True])
-@pytest.mark.parametrize("round_to", [1, 16])
-def test_the_loss_is_that_of_each_sample_alone(rng, kinds, chosen, round_to):
+@pytest.mark.parametrize("room", [False, True])
+def test_the_loss_is_that_of_each_sample_alone(rng, kinds, chosen, room):
+    if chosen and OLD_TRANSFORMERS:
+        pytest.skip("layers that return tuples are computed in full")
     samples = random_samples(rng, 4, soft=kinds == "soft")
     if kinds == "both":
         samples += random_samples(rng, 3, soft=True)
@@ -75,44 +80,56 @@ def test_the_loss_is_that_of_each_sample_alone(rng, kinds, chosen, round_to):
     )
     adapter.install()
     last = LastLayer(model, 32)
-    assert last.works
-    batch = sample_batch.make(samples, round_to, 2.0 if chosen else 0.0)
-    assert batch.input_ids.shape[1] % round_to == 0 and (batch.chosen is not None) == chosen
-    ours = sample_loss(model, head(model), batch, 3.0, last)
+    assert last.works is not OLD_TRANSFORMERS
+    shape = shape_of(samples, 2.0 if chosen else 0.0)
+    if room:
+        shape = replace(
+            shape,
+            rows=shape.rows + 2,
+            length=shape.length + 5,
+            chosen=shape.chosen and shape.chosen + 1,
+            hard=shape.hard and shape.hard + 9,
+            soft=shape.soft and shape.soft + 3,
+        )
+    batch = make(samples, shape)
+    assert (batch.chosen is not None) == chosen and len(batch.hard_rows) == shape.hard
+    ours = batch_loss(model, head(model), batch, 3.0, last if last.works else None)
     ours.backward()
     grads, right = adapter.grads.clone(), plain_loss(model, samples) / 3.0
     adapter.grads.zero_()
     right.backward()
     assert rel(ours, right) < 1e-5 and rel(grads, adapter.grads) < 1e-4
-    rows = len(batch.hard_rows) + len(batch.soft_rows)
-    assert rows == sum(np.count_nonzero(s.weights) for s in samples), "only scored rows"
+    scored = sum(np.count_nonzero(s.weights) for s in samples)
+    assert int((batch.weights != 0).sum()) == scored
+    rows = torch.cat([batch.hard_rows, batch.soft_rows])
+    assert int((batch.weights[rows] != 0).sum()) == scored
+    if not room:
+        assert len(rows) == scored, "only scored rows"
 
 
 def mix_of(tokens, extra=(), config=CONFIG, weights=None):
     objectives = [Segments(tokens, config, [1]), *extra]
-    return Mix(objectives, weights or [1.0] * len(objectives), config, 200, 1)
+    return StepSource(objectives, config, 200, weights=weights, prefix=1)
 
 
-def steps_of(mix, config=CONFIG, dtype=torch.float32):
+def fresh_adapter(config=CONFIG, dtype=torch.float32):
     model = tiny_model(dtype=dtype, initializer_range=0.2)
     adapter = Adapter(model, config.rank, config.lora_alpha, config.seed)
     adapter.install()
-    return SampleSteps(model, adapter, mix, config)
+    return adapter
 
 
-def trained(mix, config=CONFIG, dtype=torch.float32, plan=None, **options):
+def runner_of(source, kind=Runner):
+    return kind(fresh_adapter(source.config), source)
+
+
+def trained(source, dtype=torch.float32, plan=None, **options):
     """(adapter values, result) of a whole run on a fresh tiny model."""
-    model = tiny_model(dtype=dtype, initializer_range=0.2)
-    adapter = Adapter(model, config.rank, config.lora_alpha, config.seed)
-    adapter.install()
-
-    def make():
-        steps = SampleSteps(model, adapter, mix, config)
+    adapter = fresh_adapter(source.config, dtype)
+    with pytest.MonkeyPatch.context() as patch:
         if plan is not None:
-            steps.use(plan)
-        return steps
-
-    result = follow(make, adapter, 200, **options)
+            patch.setattr(training_runner, "choose", lambda *a: plan)
+        result = train(adapter, source, **options)
     return adapter.values.detach().clone(), result
 
 
@@ -125,26 +142,11 @@ def answers(count=7, **options):
     return Fixed([sample(12, 4, "qa", first=3 + i) for i in range(count)], "qa")
 
 
-def test_a_mix_of_segments_alone_learns_as_the_plain_steps_do(rng):
-    """One step an epoch: then the order within it does not matter."""
-    from liftcore.train import train
-
-    tokens = rng.integers(3, 200, size=72)
-    config = CONFIG.replace(schedule="trivial", batch_size=3, lr_schedule="constant", warmup=0.0)
-    mixed, result = trained(mix_of(tokens, config=config), config)
-    model = tiny_model(initializer_range=0.2)
-    adapter = Adapter(model, 4, 8.0, 0)
-    adapter.install()
-    plain = train(model, adapter, tokens, config, prefix=[1])
-    assert rel(mixed, adapter.values) < 1e-4 and result.steps == plain.steps == 3
-    assert result.loss == pytest.approx(plain.loss, rel=1e-4)
-
-
 def test_training_lowers_the_loss_of_every_objective(rng):
     few, losses = rng.integers(3, 20, size=150), []
     config = CONFIG.replace(epochs=16, eps=1e-8)
     mix = mix_of(few, [answers()], config)
-    trained(mix, config, on_step=lambda p: losses.append(p.loss))
+    trained(mix, on_step=lambda p: losses.append(p.loss))
     assert np.mean(losses[-8:]) < 0.7 * np.mean(losses[:8])
 
 
@@ -157,7 +159,7 @@ def test_a_step_in_smaller_passes_is_the_same_step(tokens, micro):
 
 def test_out_of_memory_halves_the_pass_and_goes_on(tokens, monkeypatch):
     whole, _ = trained(mix_of(tokens, [answers()]))
-    rows, real = [], sample_steps.sample_loss
+    rows, real = [], training_runner.batch_loss
 
     def full(model, lm_head, batch, *rest):
         loss = real(model, lm_head, batch, *rest)
@@ -167,7 +169,7 @@ def test_out_of_memory_halves_the_pass_and_goes_on(tokens, monkeypatch):
             raise torch.OutOfMemoryError("CUDA is full")
         return loss
 
-    monkeypatch.setattr(sample_steps, "sample_loss", full)
+    monkeypatch.setattr(training_runner, "batch_loss", full)
     small, result = trained(mix_of(tokens, [answers()]))
     assert rel(small, whole) < 1e-4 and "1 segment at once" in result.how and min(rows) <= 30
 
@@ -207,7 +209,7 @@ class Late(Stream):
 def test_a_run_waits_at_its_end_for_what_is_still_being_made(tokens):
     seen, config = [], CONFIG.replace(epochs=1)
     mix = mix_of(tokens, [Late(20)], config)
-    _, result = trained(mix, config, on_step=lambda p: seen.append(time.perf_counter()))
+    _, result = trained(mix, on_step=lambda p: seen.append(time.perf_counter()))
     rows = [*mix.objectives[1].known, *mix.objectives[0].samples(0)]
     assert mix.finished and result.token_passes == sum(map(len, rows))
     assert seen[-1] > mix.objectives[1].ended, "the last step is of what came last"
@@ -220,7 +222,7 @@ def test_a_run_waits_at_its_end_for_what_is_still_being_made(tokens):
 def test_questions_first_waits_at_the_start(tokens):
     config = CONFIG.replace(qa_first=True)
     mix, known = mix_of(tokens, [Late(9)], config), []
-    _, result = trained(mix, config, on_step=lambda p: known.append(len(mix.objectives[1].known)))
+    _, result = trained(mix, on_step=lambda p: known.append(len(mix.objectives[1].known)))
     assert set(known) == {6} and result.waited > 0 and mix.arrivals == []
 
 
@@ -244,29 +246,28 @@ def test_an_interrupt_ends_the_wait_and_the_run_goes_on(tokens, tmp_path):
     config = CONFIG.replace(epochs=1)
     mix = mix_of(tokens, [Never(12)], config)
     with pytest.raises(KeyboardInterrupt):
-        trained(mix, config, state_file=file, on_step=lambda p: steps.append(p.step))
+        trained(mix, state_file=file, on_step=lambda p: steps.append(p.step))
     again = mix_of(tokens, [Late(0)], config)
-    _, result = trained(again, config, state_file=file)
+    _, result = trained(again, state_file=file)
     assert result.steps == steps[-1] + 1, "the answers fill one step"
 
 
 def test_an_interrupt_before_anything_came(tmp_path):
     """Questions alone, of which none is there yet."""
     config, file = CONFIG.replace(epochs=1), tmp_path / "state"
-    never = Mix([Never(5)], [1.0], config, 200)
+    never = StepSource([Never(5)], config, 200)
     with pytest.raises(KeyboardInterrupt):
-        trained(never, config, state_file=file)
+        trained(never, state_file=file)
     assert checkpoint.read(file, {})[1].step == 0
-    mix = Mix([Stream([None, [sample(12, 4)]])], [1.0], config, 200)
-    assert trained(mix, config, state_file=file)[1].steps == 1
-    nothing = Mix([Stream([None, None])], [1.0], config, 200)
+    mix = StepSource([Stream([None, [sample(12, 4)]])], config, 200)
+    assert trained(mix, state_file=file)[1].steps == 1
+    nothing = StepSource([Stream([None, None])], config, 200)
     with pytest.raises(LiftError, match="nothing to learn"):
-        trained(nothing, config)
+        trained(nothing)
 
 
 def test_samples_may_be_made_with_the_model_between_two_steps():
     """Caches and sampling work then, although the steps attend in a way that knows neither."""
-    from liftcore.train import prepared
 
     class Generates(Stream):
         def poll(self):
@@ -274,38 +275,25 @@ def test_samples_may_be_made_with_the_model_between_two_steps():
             seen.append(model.generate(ids, max_new_tokens=3, do_sample=False, pad_token_id=0))
             return super().poll()
 
-    seen, model = [], tiny_model(dtype=torch.bfloat16)
+    seen, losses, model = [], [], tiny_model(dtype=torch.bfloat16)
     adapter = Adapter(model, 4, 8.0)
     adapter.install()
     config = CONFIG.replace(epochs=1)
-    mix = Mix([Generates([None, [sample(12, 4)], None])], [1.0], config, 200)
+    mix = StepSource([Generates([None, [sample(12, 4)], None])], config, 200)
     before = model.config._attn_implementation
-    with prepared(model, adapter, 200):
-        during = model.config._attn_implementation
-        assert during != before
-        steps = SampleSteps(model, adapter, mix, config)
-        assert [steps.run(n) for n in steps.numbers(0, lambda: False)] == [None]
-        assert model.config._attn_implementation == during
-    assert len(seen) >= 3 and np.isfinite(steps.latest(0))
-
-
-def test_the_rate_follows_the_share_of_the_run():
-    config = LiftConfig(learning_rate=1.0, warmup=0.1)
-    assert rate_at(config, 0.0, 0.05) == pytest.approx(0.5)
-    assert rate_at(config, 0.09, 0.2) == 1.0 == rate_at(config, 0.1, 0.2)
-    assert rate_at(config, 0.55, 0.6) == pytest.approx(0.5) and rate_at(config, 1.0, 1.0) < 1e-9
-    constant = config.replace(lr_schedule="constant", warmup=0.0)
-    assert rate_at(constant, 0.0, 0.1) == rate_at(constant, 0.99, 1.0) == 1.0
+    train(adapter, mix, on_step=lambda p: losses.append(p.loss))
+    assert model.config._attn_implementation == before
+    assert len(seen) >= 3 and len(losses) == 1 and np.isfinite(losses[0])
 
 
 def test_each_step_is_taken_at_its_rate(tokens):
-    steps, rates = steps_of(mix_of(tokens, [answers()])), []
-    step = steps.optimizer.step
-    steps.optimizer.step = lambda rate: rates.append(rate) or step(rate)
-    shares = []
-    for n in steps.numbers(0, lambda: False):
-        shares.append((steps.step.before, steps.step.after))
-        steps.run(n)
-        assert steps.latest(n) == pytest.approx(float(steps.losses[n]))
-    assert rates == [rate_at(CONFIG, *share) for share in shares]
-    assert rates[-1] < 0.1 * CONFIG.learning_rate < max(rates)
+    source, rates = mix_of(tokens, [answers()]), []
+    runner = runner_of(source)
+    update = runner.optimizer.step
+    runner.optimizer.step = lambda rate: rates.append(rate) or update(rate)
+    expected, before = [], 0.0
+    for step in source.steps():
+        expected.append(learning_rate(CONFIG, before, step.done))
+        before = step.done
+        assert runner.run(step) == pytest.approx(float(runner.losses[step.number]))
+    assert rates == expected and rates[-1] < 0.1 * CONFIG.learning_rate < max(rates)

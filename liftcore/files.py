@@ -1,0 +1,230 @@
+"""Files of a folder that change together: all of them or none, whatever ends the process.
+
+The new files are written into a folder inside, `.liftcore-new-…`. Its renaming to
+`.liftcore-commit` decides for them: from then on each is moved to its place, and what was there
+before to `.liftcore-commit/old`. A kill before that leaves the old files; after it repair() moves
+the rest. A move that fails is no kill: then all go back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from liftcore.errors import LiftError
+from liftcore.usage import gib
+
+NEW = ".liftcore-new-"
+COMMIT = ".liftcore-commit"
+PLAN = "plan.json"
+# No name that is made up here or for a state file is longer.
+LONGEST = ".liftcore-trial-" + "x" * 64
+
+
+def replace(folder: Path, fill: Callable[[Path], Iterable[str]]) -> None:
+    """Lets fill(an empty folder) write files, and puts them into `folder` all at once.
+
+    fill() returns the names of the files that are to go; all names may hold "/". Other files of
+    `folder` are not touched. What fill() raises is passed on, OSError raised where a file cannot
+    be written or moved: the old files then stay, and nothing else does.
+    """
+    made = made_folders(folder)
+    try:
+        with _locked(folder):
+            _tidy(folder)
+            _stage(folder, fill)
+            _finish(folder)
+    except BaseException:
+        remove_empty(made)
+        raise
+
+
+def repair(folder: Path) -> None:
+    """Finishes a replace() that was killed. Raises LiftError where it cannot."""
+    if not (folder / COMMIT).is_dir():
+        return
+    try:
+        with _locked(folder, wait=True):
+            _finish(folder)
+    except (OSError, ValueError) as error:
+        # Put back is as good as finished: the files of before are whole.
+        if (folder / COMMIT / PLAN).exists():
+            raise LiftError(
+                f"a save into {folder} was cut short and cannot be finished "
+                f"({reason(error)}): open it once where it can be written"
+            ) from error
+
+
+def tidy(folder: Path) -> None:
+    """repair(), and removes what killed saves left behind; LiftError while another one runs."""
+    if folder.is_dir():
+        repair(folder)
+        with _locked(folder):
+            _tidy(folder)
+
+
+def try_writing(folder: Path) -> None:
+    """Writes a file into the folder and takes it away again, with all folders that it made."""
+    made = made_folders(folder)
+    try:
+        trial = folder / f"{LONGEST}{os.getpid()}"
+        trial.write_bytes(b"x")
+        trial.unlink()
+    finally:
+        remove_empty(made)
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Raises LiftError when the disk of `folder` has less than `needed` bytes left."""
+    folder = folder.absolute()
+    there = next(each for each in (folder, *folder.parents) if each.exists())
+    with contextlib.suppress(OSError):
+        disk = shutil.disk_usage(there)
+        if disk.total and disk.free < needed:
+            raise LiftError(
+                f"the disk of {folder} has {gib(disk.free)} left, and {gib(needed)} are needed: "
+                "make room, or save elsewhere"
+            )
+
+
+def made_folders(folder: Path) -> list[Path]:
+    """Makes the folder and those above it; returns the new ones, the innermost first."""
+    missing = []
+    for each in (folder, *folder.parents):
+        if os.path.lexists(each):
+            break
+        missing.append(each)
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Removes those of the folders that are empty, in this order."""
+    for each in folders:
+        with contextlib.suppress(OSError):
+            each.rmdir()
+
+
+def names_in(folder: Path) -> list[str]:
+    """Every file in and below the folder, as names with "/"."""
+    entries = sorted(folder.rglob("*"))
+    return [e.relative_to(folder).as_posix() for e in entries if e.is_symlink() or not e.is_dir()]
+
+
+def reason(error: BaseException) -> str:
+    """Why, in one line."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split())
+
+
+def _stage(folder: Path, fill: Callable[[Path], Iterable[str]]) -> None:
+    """Writes the new files and what is to become of them, and decides for them."""
+    stage = Path(tempfile.mkdtemp(prefix=NEW, dir=folder))
+    try:
+        new = stage / "new"
+        new.mkdir()
+        stage.chmod(new.stat().st_mode)  # whoever may read the folder may see what is decided
+        stale = sorted(fill(new))
+        plan = {"new": names_in(new), "stale": stale}
+        (stage / PLAN).write_text(json.dumps(plan))
+        mode = (stage / PLAN).stat().st_mode
+        for file in (*(new / name for name in plan["new"]), stage / PLAN):
+            # safetensors writes for the owner alone; a server may run as somebody else.
+            file.chmod(mode)
+            _sync(file)
+        os.rename(stage, folder / COMMIT)
+    except BaseException:
+        shutil.rmtree(stage, ignore_errors=True)
+        raise
+    _sync(folder)
+
+
+def _finish(folder: Path) -> None:
+    """Moves what is decided to its place; may be called again after a kill at any point."""
+    commit = folder / COMMIT
+    if (commit / PLAN).exists():
+        plan = json.loads((commit / PLAN).read_text())
+        try:
+            for name in plan["stale"]:
+                _move(folder / name, commit / "old" / name)
+            for name in plan["new"]:
+                if (commit / "new" / name).exists():
+                    _move(folder / name, commit / "old" / name)
+                    _move(commit / "new" / name, folder / name)
+        except Exception:
+            _put_back(folder, plan)
+            raise
+        remove_empty(_parents(folder, plan["stale"]))
+        _sync(folder)
+        (commit / PLAN).unlink()
+    shutil.rmtree(commit, ignore_errors=True)
+
+
+def _put_back(folder: Path, plan: dict[str, list[str]]) -> None:
+    commit = folder / COMMIT
+    for name in plan["new"]:
+        if not (commit / "new" / name).exists():
+            _move(folder / name, commit / "new" / name)
+    for name in names_in(commit / "old"):
+        _move(commit / "old" / name, folder / name)
+    remove_empty(_parents(folder, plan["new"]))
+    (commit / PLAN).unlink()
+    shutil.rmtree(commit, ignore_errors=True)
+
+
+def _parents(folder: Path, names: Iterable[str]) -> list[Path]:
+    """The folders in `folder` that hold the names, the innermost first."""
+    inner = {parent for name in names for parent in Path(name).parents if parent.name}
+    return [folder / each for each in sorted(inner, key=lambda p: -len(p.parts))]
+
+
+def _move(source: Path, target: Path) -> None:
+    """Moves a file, if there is one; a folder is nobody's file."""
+    if not os.path.lexists(source):
+        return
+    if source.is_dir() and not source.is_symlink():
+        raise IsADirectoryError(f"{source} is a folder")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(source, target)
+
+
+def _tidy(folder: Path) -> None:
+    _finish(folder)
+    for left in folder.glob(f"{NEW}*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """To the disk, so that not even a power cut leaves half; some file systems refuse."""
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def _locked(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Within it no other process saves into the folder. A kill gives the lock back; where the
+    system has none there is none. Raises LiftError when it is taken and not waited for."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(ImportError):
+            import fcntl
+
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError as error:
+                raise LiftError(f"another process is saving into {folder}") from error
+            except OSError:
+                pass
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,108 @@
+"""What a plain linear layer is: y = x Wᵀ (+ bias), under whatever name.
+
+nn.Linear is one, and so is the Conv1D of transformers, whose weight is transposed. A subclass of
+nn.Linear with a forward of its own is one when a trial says so.
+"""
+
+from __future__ import annotations
+
+from inspect import signature
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Layers with a forward of their own -> what their trial said.
+_tried: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def is_transposed(layer: nn.Module) -> bool:
+    """Whether the layer is a Conv1D of transformers: weight [K, N], as in GPT-2."""
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(layer, Conv1D)
+
+
+def is_linear(layer: nn.Module) -> bool:
+    """Whether the layer is of a class that holds the weight of a product."""
+    return isinstance(layer, nn.Linear) or is_transposed(layer)
+
+
+def matrix(layer: nn.Module) -> Tensor:
+    """The weight as [N, K]; a view where the layer keeps it transposed."""
+    return layer.weight if isinstance(layer, nn.Linear) else layer.weight.T
+
+
+def features(layer: nn.Module) -> tuple[int, int]:
+    """(K, N): the width of the layer's input and of its output."""
+    if isinstance(layer, nn.Linear) or not hasattr(layer, "nf"):
+        return layer.in_features, layer.out_features
+    return layer.nx, layer.nf
+
+
+def unlike(layer: nn.Module) -> str | None:
+    """What a layer of is_linear() is, if it cannot be computed as x Wᵀ (+ bias): "hooked",
+    "parametrized" or the name of its class; None when it can."""
+    kind = type(layer)
+    # A weight that is computed at each call is none that a product may keep.
+    if "weight" not in layer._parameters:
+        return "parametrized"
+    if "forward" in vars(layer) or observed(layer):
+        return "hooked"
+    if kind.forward is nn.Linear.forward or _is_conv1d(kind):
+        return None
+    if layer not in _tried:
+        # A caller that hands over more than x knows more of the layer than we do.
+        _tried[layer] = len(signature(kind.forward).parameters) == 2 and _is_product(layer)
+    return None if _tried[layer] else kind.__name__
+
+
+def observed(module: nn.Module) -> bool:
+    """Whether somebody hooks into the calls of a module, so that none may be left out."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
+def _is_conv1d(kind: type) -> bool:
+    from transformers.pytorch_utils import Conv1D
+
+    return kind.forward is Conv1D.forward
+
+
+@torch.no_grad()
+def _is_product(layer: nn.Module) -> bool:
+    """Whether the layer gives x Wᵀ (+ bias) for small, usual and large x, in either mode."""
+    weight, bias = matrix(layer), layer.bias
+    if weight.is_meta:
+        return True  # there is nothing to compute with; sizes are all that is asked for
+    eps = torch.finfo(weight.dtype).eps
+    devices = [weight.device] if weight.is_cuda else []
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, weight.shape[1], generator=draw)
+    modes = [(module, module.training) for module in layer.modules()]
+    try:
+        # It may draw random numbers: those of the caller stay as they are.
+        with torch.random.fork_rng(devices):
+            for scale in (1e-3, 1.0, 1e3):
+                given = (x * scale).to(weight.device, weight.dtype)
+                right = F.linear(given, weight, bias).float()
+                for training in (False, True):
+                    layer.train(training)
+                    got = layer(given.clone())
+                    if not isinstance(got, Tensor) or got.dtype != given.dtype:
+                        return False
+                    error = (got.float() - right).norm()
+                    # 16-bit sums may be rounded once more; fp32 ones in another order.
+                    if got.shape != right.shape or not error <= max(eps, 1e-5) * right.norm():
+                        return False
+        return True
+    except Exception:  # a forward of unknown form may fail in any way
+        return False
+    finally:
+        for module, training in modes:
+            module.training = training

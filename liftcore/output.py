@@ -1,0 +1,234 @@
+"""The folder that a run ends in: what in it is liftcore's own, whether a result will fit into it,
+and how the result gets there, or somewhere at least."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from liftcore import adapter as adapters
+from liftcore import checkpoint, files
+from liftcore.errors import LiftError
+
+INFO = "liftcore.json"
+START = "sft.json"
+DOCUMENT = "document.txt"
+PICTURE = "recall.png"
+MERGED = "merged"
+ADAPTER = (adapters.CONFIG, adapters.WEIGHTS)
+
+# Writes a result into an empty folder; returns the name of its description and what stands there.
+Fill = Callable[[Path], tuple[str, dict]]
+
+
+def check(folder: Path, *, force: bool, names: tuple[str, ...] = (), merge: bool = False) -> None:
+    """Raises LiftError when a result of these files cannot be saved to `folder`, as far as can be
+    known: it is no folder, not empty (unless force), cannot be written, or holds a file of such a
+    name that liftcore did not write. Finishes and removes what killed saves have left.
+    """
+    try:
+        files.tidy(_folder(folder))
+        if not force:
+            _refuse_full(folder)
+        for half in checkpoint.leftovers(folder):
+            half.unlink()
+        refuse_foreign(folder, [*names, checkpoint.FILE_NAME])
+        if merge:
+            _refuse_foreign_merged(folder)
+        files.try_writing(folder)
+    except OSError as error:
+        raise LiftError(f"cannot save to {folder}: {files.reason(error)}") from error
+
+
+def save(folder: Path, fill: Fill, *, force: bool) -> None:
+    """Puts what fill() writes into `folder`, all of it or nothing, in place of an older result.
+
+    The description gets one entry more: "files", the names of all that was written. Raises
+    LiftError when it cannot be saved; the result then is in another folder, which the message
+    names.
+    """
+    try:
+        files.tidy(_folder(folder))
+        if not force:
+            _refuse_full(folder)
+        files.replace(folder, lambda new: _filled(folder, new, fill))
+    except Exception as error:
+        raise LiftError(
+            f"cannot save to {folder}: {files.reason(error)}; {_saved_elsewhere(fill)}"
+        ) from error
+    checkpoint.remove_samples(folder)
+    for half in checkpoint.leftovers(folder):
+        half.unlink(missing_ok=True)
+
+
+def add(folder: Path, info: str, fill: Callable[[Path], None]) -> None:
+    """Puts more files to a result whose description is `info`, all of them or none."""
+
+    def filled(new: Path) -> list[str]:
+        fill(new)
+        more = files.names_in(new)
+        refuse_foreign(folder, more)
+        content = json.loads((folder / info).read_text())
+        content["files"] = sorted({*content["files"], *more})
+        write_json(new / info, content)
+        return []
+
+    files.replace(folder, filled)
+
+
+@contextmanager
+def or_warning(what: str, file: Path | None = None) -> Iterator[None]:
+    """What fails within it is a warning: the rest of a result is not lost with it. Half of `file`
+    is removed."""
+    try:
+        yield
+    except Exception as error:
+        if file is not None:
+            file.unlink(missing_ok=True)
+        warnings.warn(f"{what} was not written: {files.reason(error)}", stacklevel=3)
+
+
+def write_json(file: Path, content: dict) -> None:
+    """A JSON object as text; what JSON does not know, as a number or a string."""
+    file.write_text(json.dumps(content, indent=2, default=_plain) + "\n")
+
+
+def _plain(value: object) -> object:
+    return value.item() if hasattr(value, "item") else str(value)
+
+
+def _filled(folder: Path, new: Path, fill: Fill) -> list[str]:
+    """Fills `new`; returns the files in `folder` that the result replaces or has no need of."""
+    info, content = fill(new)
+    names = sorted({*files.names_in(new), info})
+    write_json(new / info, {**content, "files": names})
+    refuse_foreign(folder, names)
+    stale = ours(folder) - set(names)
+    state = checkpoint.FILE_NAME
+    if (folder / state).exists() and checkpoint.is_state(folder / state):
+        stale.add(state)
+    return sorted(stale)
+
+
+def ours(folder: Path) -> set[str]:
+    """The files in `folder` that a description there names, or that stood beside one before
+    descriptions named them."""
+    names: set[str] = set()
+    for info in (INFO, START):
+        if not (folder / info).is_file():
+            continue
+        content = {}
+        with contextlib.suppress(OSError, ValueError):
+            content = json.loads((folder / info).read_text())
+        content = content if isinstance(content, dict) else {}
+        if info == START and "adapter_sha256" not in content:
+            continue  # somebody else's
+        listed = content.get("files")
+        names.add(info)
+        if isinstance(listed, list):
+            names |= {name for name in listed if _is_a_name_of_ours(name)}
+        else:
+            names |= {*ADAPTER, PICTURE}
+            if _is_its_document(folder / DOCUMENT, content):
+                names.add(DOCUMENT)
+    return {name for name in names if _is_in(folder, name)}
+
+
+def refuse_foreign(folder: Path, names: list[str]) -> None:
+    """Raises LiftError when one of the names is taken by what liftcore did not write."""
+    own = ours(folder)
+    state = folder / checkpoint.FILE_NAME
+    if state.is_file() and checkpoint.is_state(state):
+        own.add(state.name)
+    for name in names:
+        if os.path.lexists(folder / name) and name not in own:
+            raise _foreign(folder, name)
+        for parent in PurePosixPath(name).parents:
+            inside = folder / parent
+            if parent.name and os.path.lexists(inside) and not _is_plain_folder(inside, folder):
+                raise _foreign(folder, str(parent))
+
+
+def _refuse_foreign_merged(folder: Path) -> None:
+    merged = folder / MERGED
+    if not os.path.lexists(merged):
+        return
+    if not _is_plain_folder(merged, folder):
+        raise _foreign(folder, MERGED)
+    refuse_foreign(folder, [f"{MERGED}/{name}" for name in files.names_in(merged)])
+
+
+def _foreign(folder: Path, name: str) -> LiftError:
+    return LiftError(
+        f"{folder} holds {name}, which liftcore did not write: move it away, or save elsewhere"
+    )
+
+
+def _is_plain_folder(path: Path, parent: Path) -> bool:
+    """No link, and on the same file system."""
+    return path.is_dir() and not path.is_symlink() and path.stat().st_dev == parent.stat().st_dev
+
+
+def _is_a_name_of_ours(name: object) -> bool:
+    """A description may come from anybody: it names no file outside, and none of other kinds."""
+    if not isinstance(name, str):
+        return False
+    parts = PurePosixPath(name).parts
+    known = (INFO, START, DOCUMENT, PICTURE, *ADAPTER)
+    return name in known or (len(parts) > 1 and parts[0] == MERGED and ".." not in parts)
+
+
+def _is_in(folder: Path, name: str) -> bool:
+    """Whether it is a file in the folder, no link on the way."""
+    inner = [p for p in PurePosixPath(name).parents if p.name]
+    file = folder / name
+    return (
+        all(_is_plain_folder(folder / each, folder) for each in inner)
+        and os.path.lexists(file)
+        and (file.is_symlink() or not file.is_dir())
+    )
+
+
+def _is_its_document(file: Path, content: object) -> bool:
+    with contextlib.suppress(OSError, KeyError, TypeError):
+        return hashlib.sha256(file.read_bytes()).hexdigest() == content["document"]["sha256"]
+    return False
+
+
+def _folder(folder: Path) -> Path:
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise LiftError(f"{folder} is a file, not a folder")
+    return folder
+
+
+def _refuse_full(folder: Path) -> None:
+    """Raises LiftError for a folder with more than what an unfinished run keeps there."""
+    run = {folder / checkpoint.FILE_NAME, *checkpoint.leftovers(folder)}
+    if checkpoint.has_samples(folder):
+        run.add(folder / checkpoint.SAMPLES)
+    if folder.is_dir() and set(folder.iterdir()) - run:
+        raise LiftError(f"{folder} is not empty; --force (force=True) writes into it")
+
+
+def _saved_elsewhere(fill: Fill) -> str:
+    """Saves to where there may be room for it, and says where that was."""
+    for place in (tempfile.gettempdir, os.getcwd, Path.home):
+        folder = None
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="liftcore-saved-", dir=place()))
+            files.replace(folder, lambda new, folder=folder: _filled(folder, new, fill))
+        except Exception as error:
+            why = files.reason(error)
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+        else:
+            return f"it was saved to {folder} instead"
+    return f"nor could it be saved elsewhere ({why})"

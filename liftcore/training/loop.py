@@ -1,0 +1,220 @@
+"""The training loop: steps in, adapter out."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from liftcore import checkpoint
+from liftcore.checkpoint import Position
+from liftcore.determinism import deterministic
+from liftcore.errors import LiftError, NothingToLearnError
+from liftcore.interrupt import Interrupt
+from liftcore.lora import Adapter, only_adapter_trains
+from liftcore.model import evaluating
+from liftcore.training.graph import GraphRunner
+from liftcore.training.runner import Runner, as_owned
+from liftcore.training.source import StepSource
+from liftcore.training.step import Step
+from liftcore.trial import fastest
+
+# A kill loses at most this much and a step; the writing of the file must fit in 30 seconds too.
+SAVE_SECONDS = float(os.environ.get("LIFTCORE_SAVE_SECONDS", 20))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a step reports."""
+
+    epoch: int
+    step: int
+    steps: int  # of the whole run, as far as can be said
+    tokens: int  # token-passes since the (re)start
+    seconds: float  # since the (re)start
+    loss: float  # on a GPU of a step shortly before
+
+
+@dataclass(frozen=True)
+class Result:
+    seconds: float  # training time of the whole run, interruptions left out
+    steps: int
+    token_passes: int
+    loss: float  # mean of the last epoch
+    how: str = ""  # the memory plan, and whether CUDA graphs ran
+    # Of samples that are made while training runs: seconds that making them took, how many of
+    # these training went on beside, and how many training waited.
+    making: float = 0.0
+    hidden: float = 0.0
+    waited: float = 0.0
+    questions: list[dict] = field(default_factory=list)  # of each source: counts, failures
+
+
+def train(
+    adapter: Adapter,
+    source: StepSource,
+    *,
+    state_file: Path | None = None,
+    run: dict[str, str] | None = None,
+    on_step: Callable[[Progress], None] = lambda progress: None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Result:
+    """Trains the adapter, which is installed, on the steps of the source.
+
+    With a state_file the state is saved there every 20 seconds and on an interrupt, and a run
+    found there goes on, bit for bit on a CPU; `run` says what must be the same. A state that cannot
+    be written is a LiftError before the first step, and a warning later. `say` hears how the steps
+    will run; `on_step` may generate with the model. Raises LiftError when the loss is no longer a
+    number (the last saved state stays) and when not even one row fits into memory.
+    """
+    made_before = source.seconds
+    with ExitStack() as stack:
+        interrupt = stack.enter_context(Interrupt())
+        if state_file is not None:
+            # fp32 masters and two moments.
+            checkpoint.try_saving(state_file, 12 * adapter.values.numel())
+        left = stack.enter_context(prepared(adapter, source.bound))
+        log = _Log(make_runner(adapter, source), source, state_file, run or {})
+        log.runner.left += left
+        for step in source.steps(lambda: interrupt.asked, lambda: as_owned(adapter.model)):
+            loss = log.runner.run(step)
+            log.add(step)
+            if log.runner.how != log.said:
+                log.said = log.runner.how
+                say(log.said)
+            due = interrupt.asked or time.perf_counter() - log.saved > SAVE_SECONDS
+            if due or not np.isfinite(loss):
+                # On a GPU the latest loss may be of a step before one that failed.
+                log.check()
+            with as_owned(adapter.model):
+                on_step(log.progress(step, loss))
+            if due or interrupt.asked:
+                log.save()
+                interrupt.raise_if_asked()
+        log.check()
+        if interrupt.asked or time.perf_counter() - log.started > SAVE_SECONDS:
+            log.save()
+            interrupt.raise_if_asked()
+        return log.result(made_before)
+
+
+@contextmanager
+def prepared(adapter: Adapter, length: int) -> Iterator[list[str]]:
+    """Within it the adapter's model trains its adapter only, deterministically, on rows of at most
+    `length` tokens, with the fastest attention and norms that its device has and that agree with
+    its own; yields a line for each that was left out. Whatever its mode was, there is no dropout,
+    and nothing but the memory plan recomputes layers. Raises LiftError when it cannot train."""
+    with ExitStack() as stack:
+        stack.enter_context(evaluating(adapter.model))
+        stack.enter_context(deterministic(adapter.values.device))
+        stack.enter_context(only_adapter_trains(adapter))
+        yield stack.enter_context(fastest(adapter.model, adapter, length))
+
+
+def make_runner(
+    adapter: Adapter, source: StepSource, mark: Callable[[str], None] = lambda part: None
+) -> Runner:
+    """The runner for the adapter's device; mark: of Runner."""
+    return (GraphRunner if adapter.values.is_cuda else Runner)(adapter, source, mark)
+
+
+class _Log:
+    """What a run has done so far, and its state on disk."""
+
+    def __init__(
+        self, runner: Runner, source: StepSource, state_file: Path | None, run: dict[str, str]
+    ):
+        self.runner, self.source, self.file, self.run = runner, source, state_file, run
+        self.started = self.saved = time.perf_counter()
+        self.epochs: list[int] = []
+        self.tokens: list[int] = []
+        self.seconds_before, self.said, self.warned = 0.0, "", False
+        if state_file is not None and state_file.exists():
+            self._load(state_file)
+        self.tokens_before = sum(self.tokens)
+
+    def _load(self, file: Path) -> None:
+        state, at = checkpoint.read(file, self.run)
+        runner = self.runner
+        runner.use(runner.plan.cut(runner.rows, at.micro_batch, at.recompute))
+        runner.load_state(state, state["losses"])
+        self.epochs, self.tokens = state["log"].tolist()
+        self.source.restore({k: v.numpy() for k, v in state.items() if k.startswith("source_")})
+        self.seconds_before = at.seconds
+
+    def add(self, step: Step) -> None:
+        self.epochs.append(step.epoch)
+        self.tokens.append(step.tokens)
+
+    @property
+    def steps(self) -> int:
+        return len(self.epochs)
+
+    @property
+    def losses(self) -> Tensor:
+        return self.runner.losses[: self.steps]
+
+    def progress(self, step: Step, loss: float) -> Progress:
+        tokens = sum(self.tokens) - self.tokens_before
+        seconds, total = time.perf_counter() - self.started, self.source.expected_steps
+        return Progress(step.epoch, self.steps, total, tokens, seconds, loss)
+
+    def save(self) -> None:
+        """A full disk must not end a run that goes well, nor lose one that is done."""
+        self.saved = time.perf_counter()
+        if self.file is None:
+            return
+        plan, seconds = self.runner.plan, time.perf_counter() - self.started
+        at = Position(self.steps, self.seconds_before + seconds, plan.micro_batch, plan.recompute)
+        state = {
+            **self.runner.state(),
+            "losses": self.losses,
+            "log": torch.tensor([self.epochs, self.tokens], dtype=torch.int64),
+            **{name: torch.from_numpy(value) for name, value in self.source.state().items()},
+        }
+        try:
+            checkpoint.save(self.file, state, at, self.run)
+        except LiftError as error:
+            if not self.warned:
+                warnings.warn(f"{error}; the run goes on", stacklevel=3)
+            self.warned = True
+        self.saved = time.perf_counter()
+
+    def check(self) -> None:
+        """Raises LiftError for the first step whose loss is no number."""
+        failed = torch.nonzero(~torch.isfinite(self.losses))
+        if not len(failed):
+            return
+        kept = ""
+        if self.file is not None and self.file.exists():
+            kept = f" The last saved state is kept in {self.file}."
+        raise LiftError(
+            f"the loss is no longer a number at step {int(failed[0]) + 1}: try a learning rate 3 "
+            f"to 10 times smaller, or a longer warm-up.{kept}"
+        )
+
+    def result(self, made_before: float) -> Result:
+        if not self.steps:
+            raise NothingToLearnError(
+                "nothing to learn from: the document is too short, or no sample was made of it"
+            )
+        losses, epochs = self.losses.cpu().numpy(), np.array(self.epochs)
+        source = self.source
+        return Result(
+            seconds=self.seconds_before + time.perf_counter() - self.started,
+            steps=self.steps,
+            token_passes=sum(self.tokens),
+            loss=float(losses[epochs == epochs[-1]].mean()),
+            how=self.runner.how,
+            making=source.seconds,
+            hidden=max(0.0, source.seconds - made_before - source.waited),
+            waited=source.waited,
+        )

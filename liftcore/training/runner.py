@@ -1,0 +1,174 @@
+"""Takes steps: batches, forward, backward, clip, AdamW. On CUDA graph.py replays CUDA graphs."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from liftcore.attention import own_attention
+from liftcore.determinism import any_algorithm, lacks
+from liftcore.errors import LiftError
+from liftcore.last_layer import WORTH, LastLayer
+from liftcore.lora import Adapter
+from liftcore.memory_plan import MemoryPlan, choose
+from liftcore.model import head
+from liftcore.objectives.sample import Sample
+from liftcore.optimizer import MasterAdamW
+from liftcore.recompute import recomputed
+from liftcore.training.batch import Batch, batch_loss, make, shape_of
+from liftcore.training.source import StepSource
+from liftcore.training.step import Step
+from liftcore.usage import out_of_memory
+
+# Losses are kept for this many steps more than there were, each time that there is no room.
+ROOM = 1024
+
+
+class Runner:
+    """Takes the steps of a source eagerly.
+
+    losses [n] fp32, n at least the steps taken: the mean loss of a step's targets, NaN before it
+    is done and for a step whose loss or gradient is no number; such a step leaves the adapter as
+    it was.
+
+    mark   hears "backward" and "optimizer" when the host has launched these parts of a step
+    """
+
+    def __init__(
+        self, adapter: Adapter, source: StepSource, mark: Callable[[str], None] = lambda part: None
+    ):
+        self.model, self.adapter, self.config = adapter.model, adapter, source.config
+        self.head, self.mark = head(self.model), mark
+        # Samples may be made with the model.
+        with as_owned(self.model):
+            self.rows, self.length, partly = source.rows, source.length, source.partly_scored
+        self.plan: MemoryPlan = choose(self.model, adapter, self.rows, self.length)
+        last = LastLayer(self.model, self.length) if partly else None
+        self.last = last if last is not None and last.works else None
+        # What of liftcore's own was left out, and why.
+        self.left: list[str] = []
+        if last is not None and not last.works:
+            self.left.append(f"the last layer runs for all rows: {last.why}")
+        self.losses = torch.full((ROOM,), torch.nan, device=adapter.values.device)
+        self.not_repeatable = ""
+        self._start()
+
+    def _start(self) -> None:
+        self.optimizer = MasterAdamW(self.adapter, self.config)
+
+    def run(self, step: Step) -> float:
+        """Takes a step; the latest loss that is known, on a GPU of a step shortly before it.
+
+        Out of memory, the step is done again in smaller passes; LiftError when even the smallest
+        does not fit. Where an op has no deterministic algorithm, it is done without.
+        """
+        if step.number >= len(self.losses):
+            more = self.losses.new_full((ROOM + step.number - len(self.losses),), torch.nan)
+            self.losses = torch.cat([self.losses, more])
+        while True:
+            try:
+                self._take(step)
+                return self._latest(step)
+            except RuntimeError as error:
+                if out_of_memory(error):
+                    mend = self._shrink
+                elif lacks(error) and not self.not_repeatable:
+                    mend = self._allow_any_algorithm
+                else:
+                    raise
+                reason = str(error).split("\n")[0]
+            # Outside of the handler: its traceback would keep the activations alive.
+            self._undo()
+            mend(reason)
+
+    def _take(self, step: Step) -> None:
+        loss = torch.zeros((), device=self.losses.device)
+        for samples in self.passes(step.samples):
+            batch = make(samples, shape_of(samples, WORTH if self.last is not None else 0.0))
+            loss += self._backward(batch.to(self.losses.device), step.normaliser)
+        self.mark("backward")
+        self._update(step, loss * (step.normaliser / step.weight))
+        self.mark("optimizer")
+
+    def _backward(self, batch: Batch, normaliser: float | Tensor) -> Tensor:
+        """The loss of a pass; its gradient is added to the adapter's."""
+        with recomputed(self.model, self.plan.recompute):
+            loss = batch_loss(self.model, self.head, batch, normaliser, self.last)
+            loss.backward()
+        return loss.detach()
+
+    def _update(self, step: Step, loss: Tensor) -> None:
+        norm = self.optimizer.clip()
+        if torch.isfinite(norm + loss):
+            self.optimizer.step(step.rate)
+            self.losses[step.number] = loss
+        else:
+            self.adapter.grads.zero_()
+
+    def passes(self, samples: list[Sample]) -> Iterator[list[Sample]]:
+        """The samples of a step in passes of as many tokens as the memory plan allows."""
+        most = self.plan.micro_batch * self.length
+        part: list[Sample] = []
+        for sample in sorted(samples, key=len, reverse=True):
+            if part and (len(part) + 1) * len(part[0]) > most:
+                yield part
+                part = []
+            part.append(sample)
+        yield part
+
+    def _latest(self, step: Step) -> float:
+        return float(self.losses[step.number])
+
+    def _undo(self) -> None:
+        """Forgets what a step that failed has done."""
+        self.adapter.grads.zero_()
+
+    def _allow_any_algorithm(self, reason: str) -> None:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        self.not_repeatable = f"; not bit for bit repeatable: {reason}"
+
+    def _shrink(self, reason: str) -> None:
+        plan = self.plan.smaller(self.rows)
+        if plan is None:
+            raise LiftError(
+                f"out of memory with one segment at once and every layer recomputed: take a "
+                f"smaller segment_length ({self.config.segment_length}) or rank "
+                f"({self.config.rank}). {reason}"
+            )
+        self.use(plan)
+        gc.collect()
+        if self.losses.is_cuda:
+            torch.cuda.empty_cache()
+
+    def use(self, plan: MemoryPlan) -> None:
+        """Takes the steps that follow as `plan` cuts them."""
+        self.plan = plan
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the steps that follow depend on but the plan, by name."""
+        return self.optimizer.state()
+
+    def load_state(self, state: dict[str, Tensor], losses: Tensor) -> None:
+        """Takes back what state() gave, and the losses of the steps until then; ValueError when
+        the sizes differ."""
+        self.optimizer.load_state(state)
+        self.losses = self.losses.new_full((ROOM + len(losses),), torch.nan)
+        self.losses[: len(losses)] = losses.to(self.losses.device)
+
+    @property
+    def how(self) -> str:
+        """How the steps run, for people."""
+        note = self.adapter.targets.note
+        return "; ".join([f"{self.plan}{self.not_repeatable}", *filter(None, [note]), *self.left])
+
+
+@contextmanager
+def as_owned(model: nn.Module) -> Iterator[None]:
+    """Within it the model is as its owner left it, so that it may generate between two steps:
+    with the attention that knows caches, and with any algorithm."""
+    with any_algorithm(), own_attention(model):
+        yield

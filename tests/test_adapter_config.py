@@ -1,0 +1,138 @@
+"""Every field of somebody's adapter_config.json is read, known as harmless, or refused by name."""
+
+import copy
+import dataclasses
+import json
+
+import pytest
+import torch
+from errors_and_seeds import rel
+from peft import LoraConfig, get_peft_model
+from tiny import tiny_model
+
+from liftcore import adapter as adapters
+from liftcore.errors import LiftError
+
+# Fields that say nothing of what an adapter computes, with a value that is not the default.
+HARMLESS = {
+    "auto_mapping": {"base_model_class": "LlamaForCausalLM"},
+    "eva_config": {"rho": 3.0},
+    "inference_mode": True,
+    "init_lora_weights": "gaussian",
+    "loftq_config": {"loftq_bits": 4},
+    "lora_dropout": 0.2,
+    "megatron_core": "other",
+    "peft_version": "9.9",
+    "qalora_group_size": 8,
+    "revision": "main",
+    "runtime_config": {"ephemeral_gpu_offload": False},
+    "task_type": None,
+}
+# Those that are read or compared elsewhere.
+READ = {"r", "lora_alpha", "base_model_name_or_path"}
+
+
+def theirs(tmp_path, **settings):
+    """A folder that PEFT wrote, and the model that it was trained on."""
+    model = tiny_model()
+    settings = {"target_modules": "all-linear", "task_type": "CAUSAL_LM", **settings}
+    adapted = get_peft_model(copy.deepcopy(model), LoraConfig(r=4, lora_alpha=8, **settings))
+    with torch.no_grad():
+        for name, p in adapted.named_parameters():
+            if "lora_" in name:
+                p.normal_(0, 0.1)
+    adapted.save_pretrained(tmp_path)
+    return model, adapted.eval()
+
+
+def change(folder, **fields):
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+
+
+@pytest.mark.parametrize("settings", [{}, {"lora_dropout": 0.1}, {"init_lora_weights": "gaussian"}])
+def test_a_plain_adapter_of_peft_is_taken(settings, rng, tmp_path):
+    model, adapted = theirs(tmp_path, **settings)
+    ids = torch.from_numpy(rng.integers(3, 200, size=(1, 9)))
+    adapters.read(model, tmp_path).install()
+    assert rel(model(ids).logits, adapted(ids).logits) < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"use_rslora": True}, "use_rslora"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights"),
+        ({"use_dora": True}, "use_dora"),
+        ({"lora_bias": True}, "lora_bias"),
+        ({"bias": "lora_only"}, "bias"),
+        ({"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
+        ({"alpha_pattern": {"q_proj": 2}}, "alpha_pattern"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"target_modules": ["q_proj"]}, "target_modules"),
+        ({"target_modules": ["q_proj"], "layers_to_transform": [0]}, "layers_to_transform"),
+        ({"exclude_modules": ["q_proj"]}, "exclude_modules"),
+    ],
+)
+def test_what_peft_computes_in_another_way_is_refused_by_name(settings, name, tmp_path):
+    model, _ = theirs(tmp_path, **settings)
+    with pytest.raises(LiftError, match=f"{name} = "):
+        adapters.read(model, tmp_path)
+
+
+FIELDS = [f.name for f in dataclasses.fields(LoraConfig) if f.name not in READ]
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_field_is_harmless_or_refused(name, tmp_path):
+    model, _ = theirs(tmp_path)
+    before = json.loads((tmp_path / "adapter_config.json").read_text())
+    if name in HARMLESS:
+        change(tmp_path, **{name: HARMLESS[name]})
+        adapters.read(model, tmp_path)
+        return
+    for value in (".*q_proj", ["q_proj"], {"q_proj": 1}, 3, True):
+        if value == before.get(name):
+            continue
+        change(tmp_path, **{name: value})
+        with pytest.raises(LiftError, match=f"{name} = "):
+            adapters.read(model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"peft_type": "LOHA"}, "peft_type"),
+        ({"peft_type": None}, "peft_type"),
+        ({"fan_in_fan_out": True}, "fan_in_fan_out"),
+        ({"a_field_of_next_year": 0.5}, "a_field_of_next_year"),
+        ({"target_modules": "model.layers.0.*("}, "target_modules"),
+        ({"target_modules": None}, "target_modules"),
+        ({"r": 0}, "r is 0"),
+        ({"lora_alpha": float("nan")}, "lora_alpha nan"),
+        ({"r": float("inf")}, "damaged"),
+    ],
+)
+def test_other_values_are_refused(fields, name, tmp_path):
+    model, _ = theirs(tmp_path)
+    change(tmp_path, **fields)
+    with pytest.raises(LiftError, match=name) as error:
+        adapters.read(model, tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"a_field_of_next_year": None, "another": False, "a_third": [], "a_fourth": {}},
+        {"exclude_modules": ["lm_head"]},
+        {"target_modules": r".*_proj", "exclude_modules": ".*vision.*"},
+        {"target_modules": "all-linear"},
+    ],
+)
+def test_values_that_ask_for_nothing_are_taken(fields, tmp_path):
+    model, _ = theirs(tmp_path)
+    change(tmp_path, **fields)
+    assert len(adapters.read(model, tmp_path).layers) == 14
