@@ -7,6 +7,7 @@ NAMES = (
     "demo",
     "dropin",
     "estimate",
+    "families",
     "gpu",
     "kernels",
     "longbench",

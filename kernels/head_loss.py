@@ -46,6 +46,14 @@ def _head_loss(
     probs=None,
 ):  # fmt: skip
     """w_t · nll_t [T] fp32, and the gradients of its sum; an empty tensor for one not wanted."""
+    if hidden.device.type == "cpu" and not _use_triton(hidden.device, hidden.dtype):
+        # The backward asks for dW with weights that hold a gradient: that may be anything.
+        _check_values(labels, w, weight.shape[0], probs, any_weight=want_weight)
+    factor = None
+    if hidden.dtype == torch.float16:
+        # Weights near 1, and the rest of them in fp32: a scaler's 65,536 overflows dz in fp16.
+        factor = _power_of_two(w)
+        w = w / factor
     args = (hidden, weight, labels, w, row_index, softcap, logit_scale, want_hidden)
     dweight = None
     # Autocast would turn the fp32 products inside into another dtype.
@@ -62,8 +70,38 @@ def _head_loss(
             from liftcore.kernels.head_loss_fused import head_loss
 
             loss, dhidden = head_loss(*args)
+    if factor is not None:
+        loss = loss * factor
+        if dhidden is not None:
+            dhidden = _scaled(dhidden, factor)
+        if dweight is not None:
+            dweight.mul_(factor)
     dhidden = hidden.new_empty(0) if dhidden is None else dhidden
-    return loss, dhidden, hidden.new_empty(0) if dweight is None else dweight
+    dweight = weight.new_empty(0) if dweight is None else dweight.to(weight.dtype)
+    return loss, dhidden, dweight
+
+
+def _power_of_two(w: Tensor) -> Tensor:
+    """The power of two just above the largest |w|, fp32 []; 1 where w is empty or all 0."""
+    largest = w.abs().amax() if w.numel() else w.new_zeros(())
+    return torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent)
+
+
+def _scaled(x: Tensor, factor: Tensor) -> Tensor:
+    """x · factor in the dtype of x, multiplied in fp32 at least and rounded once."""
+    return torch.mul(x, factor, out=torch.empty_like(x))
+
+
+def _check_values(labels, w, vocabulary: int, probs, any_weight: bool) -> None:
+    """Raises ValueError for values that a CPU can look at without a wait."""
+    if not any_weight and torch.isnan(w).any():
+        raise ValueError("head loss: a token weight is NaN")
+    used = w != 0 if probs is None else (w != 0)[:, None] & (probs > 0)
+    wrong = labels[used & ((labels < 0) | (labels >= vocabulary))]
+    if len(wrong):
+        raise ValueError(
+            f"head loss: a label is {int(wrong[0])}, outside of the vocabulary [0, {vocabulary})"
+        )
 
 
 @torch.library.register_fake("liftcore::head_loss", lib=_library)
@@ -86,7 +124,7 @@ def _head_loss_scale(grad, factor):
 
         with on_device(grad):
             return scale_rows(grad, factor)
-    return grad * factor[:, None].to(grad.dtype)
+    return _scaled(grad, factor[:, None])
 
 
 @torch.library.register_fake("liftcore::head_loss_scale", lib=_library)
@@ -112,7 +150,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx, hidden, weight, labels, w, row_index, cap, scale, way, probs, dhidden, dweight
     ):
         rest = (cap, scale, dhidden and not dweight, False, way, probs)
-        loss, grad, _ = torch.ops.liftcore.head_loss(hidden, weight, labels, w, row_index, *rest)
+        # The gradient is kept in the dtype of hidden: in fp16 without the size of the weights.
+        ctx.factor = _power_of_two(w) if hidden.dtype == torch.float16 else None
+        near_one = w if ctx.factor is None else w / ctx.factor
+        given = (hidden, weight, labels, near_one, row_index, *rest)
+        loss, grad, _ = torch.ops.liftcore.head_loss(*given)
+        loss = loss if ctx.factor is None else loss * ctx.factor
         ctx.trainable_head = dweight
         for_dw = (loss, w) if ctx.needs_input_grad[3] else (None, None)
         if dweight:
@@ -132,7 +175,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if not ctx.trainable_head:
             (grad,) = saved
             want = ctx.needs_input_grad[0]
-            dhidden = torch.ops.liftcore.head_loss_scale(grad, dloss) if want else None
+            up = dloss if ctx.factor is None else dloss * ctx.factor
+            dhidden = torch.ops.liftcore.head_loss_scale(grad, up) if want else None
             return dhidden, None, None, dw, *nothing
         hidden, weight, labels, w, row_index, probs = saved
         _, dhidden, dweight = torch.ops.liftcore.head_loss(
@@ -163,6 +207,9 @@ def linear_cross_entropy(
     logits of Gemma 2 and Granite. The head's gradient is formed only if `weight` requires one;
     it takes 4 V K bytes for its fp32 sums and, on CUDA without `row_index`, the logits of all T
     rows. `token_weights` may require a gradient; a row of weight 0 gets none from its own loss.
+    Weights may be negative ("mean" divides by their sum as it is), but not NaN, and a label that
+    is scored lies in [0, V). On a CPU anything else raises ValueError; on a GPU, where a look
+    would wait for the device, the loss of such a row is NaN.
 
     `row_index` [M] int32 or int64, when the caller knows the rows: every scored row once, the
     rest of a fixed length filled with −1 or with rows of weight 0. Without it the rows are found
@@ -193,7 +240,8 @@ def reduced_loss(hidden, weight, labels, w, rest, reduction) -> Tensor:
         return loss
     if reduction == "sum":
         return loss.sum()
-    return loss.sum() / w.sum().clamp_min(torch.finfo(torch.float32).tiny)
+    total = w.sum()
+    return loss.sum() / torch.where(total == 0, 1.0, total)
 
 
 def _check(hidden, weight, labels, token_weights, reduction, row_index, way):

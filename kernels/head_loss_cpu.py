@@ -27,7 +27,7 @@ def head_loss(
     want_weight: bool,
     probs: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """w_t · nll_t [T], and Σ_t of it differentiated: dhidden [T, K], dweight [V, K] or None.
+    """w_t · nll_t [T], and Σ_t of it differentiated: dhidden [T, K], dweight [V, K] fp32 or None.
 
     With probs [T, k] the labels are [T, k] too, in the order that head_loss_soft.py gives them.
     """
@@ -56,7 +56,7 @@ def head_loss(
             dhidden[part] = torch.mm(dz, weight).mul_(wp[:, None])
         if want_weight:
             dweight += dz.T @ (h * wp[:, None]).to(dz.dtype)
-    return loss, dhidden, None if dweight is None else dweight.to(weight.dtype)
+    return loss, dhidden, dweight
 
 
 def _over_gradient(z, logits, target, softcap, logit_scale):

@@ -92,7 +92,7 @@ def head_loss(
     want_weight: bool,
     probs: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """w_t · nll_t [T] fp32 and, if wanted, the gradients of their sum: dhidden, dweight.
+    """w_t · nll_t [T] fp32 and, if wanted, the gradients of their sum: dhidden, dweight fp32.
 
     hidden [T, K], weight [V, K], labels [T], w [T] fp32, row_index [M] or None. With probs [T, k]
     the labels are [T, k] too, in the order that head_loss_soft.py gives them.
@@ -107,7 +107,7 @@ def head_loss(
     for part in rows.split(_chunk(rows.shape[0], v, k, hidden.element_size())):
         _one_chunk(hidden, weight, targets, w, part, softcap, logit_scale, loss, dhidden, dweight)
     dhidden = None if dhidden is None else dhidden[:t]
-    return loss, dhidden, None if dweight is None else dweight.to(weight.dtype)
+    return loss, dhidden, dweight
 
 
 def _chunk(rows: int, v: int, k: int, itemsize: int) -> int:

@@ -112,4 +112,5 @@ def _weigh(nll: Tensor, w: Tensor, reduction: str) -> Tensor:
         return loss
     if reduction == "sum":
         return loss.sum()
-    return loss.sum() / w.sum().clamp_min(torch.finfo(w.dtype).tiny)
+    total = w.sum()
+    return loss.sum() / torch.where(total == 0, torch.ones_like(total), total)

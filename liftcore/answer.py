@@ -29,20 +29,55 @@ def greedy(
     """
     lm_head = models.head(model)
     body = models.body(model)
-    cache, padded, step, out = {}, {}, prompts, []
+    caches = keeps_a_cache(model)
+    cache, padded, step, out = None, {}, prompts, []
     with models.evaluating(model):
         for _ in range(new_tokens):
             if mask is not None:
                 places = (mask.cumsum(1) - 1).clamp(min=0)[:, -step.shape[1] :]
                 padded = {"attention_mask": mask, "position_ids": places}
                 mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            result = body(input_ids=step, use_cache=True, **cache, **padded)
+            how = {"past_key_values": cache, "use_cache": True} if caches else {"use_cache": False}
+            result = body(input_ids=step, **how, **padded)
             token = lm_head.logits(result.last_hidden_state[:, -1]).argmax(-1, keepdim=True)
             out.append(token)  # [B, 1]
-            past = getattr(result, "past_key_values", None)
-            cache = {} if past is None else {"past_key_values": past}
-            step = token if cache else torch.cat([step, token], dim=1)
+            if caches:
+                cache, step = result.past_key_values, token
+            else:
+                step = torch.cat([step, token], dim=1)
     return torch.cat(out, dim=1)
+
+
+@torch.no_grad()
+def keeps_a_cache(model: nn.Module) -> bool:
+    """Whether the decoder goes on from `past_key_values` as if it read everything anew.
+
+    Tried once. Other models (Mamba, RWKV) have a state of another kind: what they read is then
+    computed again for every token.
+    """
+    kept = vars(model).get("_liftcore_caches")
+    if kept is None:
+        with models.evaluating(model):
+            kept = model._liftcore_caches = _continues(models.body(model), model)
+    return kept
+
+
+def _continues(body: nn.Module, model: nn.Module) -> bool:
+    weight = model.get_input_embeddings().weight
+    random = torch.Generator().manual_seed(0)
+    ids = torch.randint(weight.shape[0], (2, 12), generator=random).to(weight.device)
+    right = body(input_ids=ids, use_cache=False).last_hidden_state[:, -1].float()
+    alone = body(input_ids=ids[:, -1:], use_cache=False).last_hidden_state[:, -1].float()
+    try:
+        cache = None
+        for part in (ids[:, :10], ids[:, 10:11], ids[:, 11:]):
+            result = body(input_ids=part, past_key_values=cache, use_cache=True)
+            cache = result.past_key_values
+        error = (result.last_hidden_state[:, -1].float() - right).norm()
+    except Exception:
+        return False
+    # Much nearer than what a model without a memory would say.
+    return cache is not None and bool(error <= 1e-3 * right.norm() + 0.2 * (alone - right).norm())
 
 
 def complete_all(

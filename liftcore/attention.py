@@ -18,8 +18,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from liftcore.model import body
+
 NAME = "liftcore_causal"
 LONGEST = 512
+# What transformers hands to every attention function, and SDPA does not look at. Anything else
+# that says something (a bias, sinks, an index) would change the result.
+HARMLESS = {
+    "cache_position", "num_items_in_batch", "output_attentions", "output_hidden_states",
+    "output_router_logits", "position_ids", "return_dict", "use_cache",
+}  # fmt: skip
 
 
 class _MaskedAttention(torch.autograd.Function):
@@ -99,17 +107,31 @@ def causal_attention(module, query, key, value, attention_mask, scaling=None, **
     """The attention function that transformers calls: query [B, H, S, D] -> [B, S, H, D].
 
     Raises ValueError for what it would compute wrongly: a mask, a cache, a sliding window shorter
-    than S, a soft cap, dropout.
+    than S, dropout, and every argument that it does not know.
     """
     size, window = query.shape[2], kwargs.get("sliding_window")
     if attention_mask is not None or key.shape[2] != size:
         raise ValueError("liftcore's attention is for whole segments without a mask or cache")
     if window is not None and size > window:
         raise ValueError(f"segments of {size} tokens, but a sliding window of {window}")
-    if kwargs.get("dropout") or kwargs.get("softcap"):
-        raise ValueError("liftcore's attention has no dropout and no soft cap")
+    if name := unknown(module, kwargs):
+        raise ValueError(f"liftcore's attention does not know {name}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return attend(query, key, value, scale).transpose(1, 2), None
+
+
+def unknown(module: nn.Module, kwargs: dict) -> str | None:
+    """The name of an argument of an attention call that plain causal attention leaves out."""
+    causal = kwargs.get("is_causal")
+    if not (getattr(module, "is_causal", True) if causal is None else causal):
+        return "is_causal=False"
+    for name, value in kwargs.items():
+        if name in HARMLESS or name in ("is_causal", "sliding_window"):
+            continue
+        # Nothing said: None, False, no dropout.
+        if value is not None and not (isinstance(value, int | float) and not value):
+            return name
+    return None
 
 
 @contextmanager
@@ -118,8 +140,9 @@ def fast_attention(model: nn.Module, length: int | None = None):
 
     Left as they are: models that do not use SDPA, whose sliding window is shorter than `length`
     (any window when it is None), or whose attention is not causal, soft-capped or with dropout;
-    fp32 on a CPU, where nothing is gained. On sm_90 and newer cuDNN comes first, then flash; this
-    choice has not run on a GPU.
+    fp32 on a CPU, where nothing is gained; and any model whose attention computes something else
+    in a trial, or not at all through transformers' interface. Yields why, "" when it is taken. On
+    sm_90 and newer cuDNN comes first, then flash; this choice has not run on a GPU.
     """
     from transformers import AttentionInterface
 
@@ -132,15 +155,91 @@ def fast_attention(model: nn.Module, length: int | None = None):
         or not (on_gpu or (parameter.device.type == "cpu" and parameter.dtype == torch.bfloat16))
         or not _plainly_causal(config, length, model.training)
     ):
-        yield
+        yield "its attention is not plainly causal SDPA, or gains nothing"
         return
     AttentionInterface.register(NAME, causal_attention)
+    if why := _differs(model, config, length or LONGEST // 8):
+        yield why
+        return
     config._attn_implementation = NAME
     try:
         with _kernels(parameter.device) if on_gpu else nullcontext():
-            yield
+            yield ""
     finally:
         config._attn_implementation = before
+
+
+@torch.no_grad()
+def _differs(model: nn.Module, config, length: int) -> str:
+    """Why causal_attention is not what this model's attention computes; "" when it is.
+
+    One forward of `length` tokens by the model itself, in which every call of its attention is
+    computed in both ways, and one through causal_attention, which gets no mask.
+    """
+    from transformers import AttentionInterface
+
+    decoder, own, ours = body(model), [], []
+    tried = (length, model.training, model.dtype)
+    if vars(model).get("_liftcore_attention") == tried:
+        return ""
+    weight = model.get_input_embeddings().weight
+    random = torch.Generator().manual_seed(0)
+    ids = torch.randint(weight.shape[0], (1, length), generator=random).to(weight.device)
+    sdpa = AttentionInterface()["sdpa"]
+
+    def both(module, query, key, value, attention_mask, **kwargs):
+        right = sdpa(module, query, key, value, attention_mask, **kwargs)
+        own.append((causal_attention(module, query, key, value, None, **kwargs)[0], right[0]))
+        return right
+
+    def counted(*args, **kwargs):
+        ours.append(1)
+        return causal_attention(*args, **kwargs)
+
+    try:
+        with _table("sdpa", both), torch.random.fork_rng(enabled=model.training):
+            right = decoder(input_ids=ids, use_cache=False).last_hidden_state
+        with _table(NAME, counted), torch.random.fork_rng(enabled=model.training):
+            config._attn_implementation = NAME
+            got = decoder(input_ids=ids, use_cache=False).last_hidden_state
+    except Exception as error:
+        return f"its own attention stays ({_line(error)})"
+    finally:
+        config._attn_implementation = "sdpa"
+    if not own:
+        return "nothing of it attends through transformers' interface"
+    if len(own) != len(ours):
+        return "its own attention stays (not every layer attends through transformers' interface)"
+    # 16-bit numbers: a call alone is near, the whole model is as far off as its roundings add up.
+    worst = max(_error(a, b) for a, b in own)
+    if not (worst < (0.02 if right.element_size() == 2 else 1e-3) and _error(got, right) < 0.1):
+        return f"its own attention stays (another result, off by {worst:.2g})"
+    model._liftcore_attention = tried
+    return ""
+
+
+@contextmanager
+def _table(name: str, function):
+    """Within it transformers' attention of this name is another function."""
+    from transformers import AttentionInterface
+
+    table = AttentionInterface._global_mapping
+    before = table[name]
+    table[name] = function
+    try:
+        yield
+    finally:
+        table[name] = before
+
+
+def _error(got: Tensor, right: Tensor) -> float:
+    if got.shape != right.shape:
+        return float("inf")
+    return float((got.float() - right.float()).norm() / right.float().norm().clamp_min(1e-30))
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
 
 
 @contextmanager

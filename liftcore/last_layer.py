@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from liftcore.attention import attend_rows
+from liftcore.attention import attend_rows, unknown
 from liftcore.model import body
 
 NAME = "liftcore_last_layer"
@@ -155,10 +155,8 @@ class _Reached(Exception):
 
 def _attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
     """The attention function that transformers calls: query [B, H, Q, D] -> [B, Q, H, D]."""
-    if kwargs.get("dropout"):
-        raise _Unfit("its attention has dropout")
-    if kwargs.get("softcap"):  # SDPA of some versions leaves the cap out, and then agrees
-        raise _Unfit("its attention has a soft cap")
+    if name := unknown(module, kwargs):
+        raise _Unfit(f"its attention gets {name}")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     return module._liftcore_attend(query, key, value, scaling).transpose(1, 2), None
 

@@ -150,6 +150,18 @@ class Adapter:
         self.model._liftcore_adapter = None
 
     @contextmanager
+    def ungrouped(self):
+        """Within it the layers that share an input run one by one."""
+        working = list(self._working)
+        for group in working:
+            group.enabled = False
+        try:
+            yield
+        finally:
+            for group in working:
+                group.enabled = True
+
+    @contextmanager
     def disabled(self):
         """Within it the model answers as if it had no adapter."""
         for layer in self.layers.values():

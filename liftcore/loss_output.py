@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 from transformers.utils import ModelOutput
@@ -45,7 +44,7 @@ class Logits(Tensor):
 
 def form(x: Tensor, head: Head) -> Tensor:
     """The logits [..., V] of x [..., K], in the dtype of x."""
-    z = F.linear(x.to(head.weight.dtype), head.weight) * head.logit_scale
+    z = head.product(x) * head.logit_scale
     return soft_cap(z, head.softcap).to(x.dtype)
 
 

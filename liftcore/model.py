@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from liftcore import embedded
 from liftcore.errors import LiftError, UsageError
 from liftcore.kernels.reference import soft_cap
+
+# What a head's bias adds to the columns of its weight: rows of 16-bit numbers stay aligned.
+COLUMNS = 8
 
 
 def load(name_or_path: str | Path, *, device: str | torch.device | None = None, dtype=None):
@@ -118,10 +122,34 @@ class Head:
     weight: Tensor  # [V, K]
     softcap: float | None
     logit_scale: float
+    bias: Tensor | None = None  # [V]
+
+    def operands(self, hidden: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """(hidden, weight) in the head's dtype whose product is hidden Wᵀ + bias.
+
+        Shapes: hidden [T, K] -> [T, K'], [V, K']. The bias is one more column, beside a 1 in
+        every row; zeros keep the rows aligned. Gradients flow to all three.
+        """
+        dtype = dtype or self.weight.dtype
+        hidden, weight = hidden.to(dtype), self.weight.to(dtype)
+        if self.bias is None:
+            return hidden, weight
+        hidden = F.pad(F.pad(hidden, (0, 1), value=1.0), (0, COLUMNS - 1))
+        column = F.pad(self.bias.to(dtype)[:, None], (0, COLUMNS - 1))
+        return hidden, torch.cat([weight, column], dim=1)
+
+    def detached(self) -> Head:
+        """The same numbers without a gradient."""
+        bias = None if self.bias is None else self.bias.detach()
+        return Head(self.weight.detach(), self.softcap, self.logit_scale, bias)
+
+    def product(self, hidden: Tensor) -> Tensor:
+        """hidden Wᵀ + bias [..., V] in the head's dtype, before the scale and the cap."""
+        return F.linear(hidden.to(self.weight.dtype), self.weight, self.bias)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """fp32 logits [..., V] of hidden states [..., K]."""
-        return soft_cap((hidden @ self.weight.T).float() * self.logit_scale, self.softcap)
+        return soft_cap(self.product(hidden).float() * self.logit_scale, self.softcap)
 
 
 @contextlib.contextmanager
@@ -140,13 +168,23 @@ def evaluating(model: nn.Module):
 
 def body(model: nn.Module) -> nn.Module:
     """The decoder without its head: input ids -> last hidden state."""
-    return model.get_decoder()
+    decoder = model.get_decoder()
+    whole = decoder is not model and hasattr(decoder, "get_input_embeddings")
+    if whole or not hasattr(model, "get_input_embeddings"):
+        return decoder
+    # Some models name no decoder, or call their head so: it is the child with the embedding.
+    embedding = model.get_input_embeddings()
+    for child in model.children():
+        if any(m is embedding for m in child.modules()) and child is not embedding:
+            return child
+    return decoder
 
 
 def head(model: nn.Module) -> Head:
     """known_head(), kept with the model."""
     known = getattr(model, "_liftcore_head", None)
-    if known is not None and known.weight is model.get_output_embeddings().weight:
+    output = model.get_output_embeddings()
+    if known is not None and known.weight is output.weight and known.bias is _bias(output):
         return known
     model._liftcore_head = known_head(model)
     return model._liftcore_head
@@ -163,20 +201,37 @@ def known_head(model: nn.Module) -> Head:
     if divisor := getattr(config, "logits_scaling", None):
         scale /= divisor
     output = model.get_output_embeddings()
-    if getattr(output, "bias", None) is not None:
-        raise LiftError(f"{type(model).__name__} has a bias on its LM head, which is not supported")
-    found = Head(output.weight, getattr(config, "final_logit_softcapping", None), float(scale))
-    _check_head(model, found)
-    return found
+    if not isinstance(getattr(output, "weight", None), Tensor):
+        raise LiftError(f"{type(model).__name__} has no LM head with a weight of its own")
+    softcap = getattr(config, "final_logit_softcapping", None)
+    lm_head = Head(output.weight, softcap, float(scale), _bias(output))
+    try:
+        _check_head(model, lm_head)
+    except LiftError:
+        raise
+    except Exception as error:
+        raise LiftError(
+            f"{type(model).__name__} does not run on token ids alone: {_first_line(error)}"
+        ) from error
+    return lm_head
+
+
+def _bias(output: nn.Module) -> Tensor | None:
+    return getattr(output, "bias", None)
 
 
 @torch.no_grad()
-def _check_head(model: nn.Module, found: Head) -> None:
-    vocabulary = found.weight.shape[0]
-    ids = torch.arange(8, device=found.weight.device)[None] * max(1, vocabulary // 9)
+def _check_head(model: nn.Module, lm_head: Head) -> None:
+    vocabulary = lm_head.weight.shape[0]
+    ids = torch.arange(8, device=lm_head.weight.device)[None] * max(1, vocabulary // 9)
     with evaluating(model):
         right = model(input_ids=ids, use_cache=False).logits.float()
-        ours = found.logits(body(model)(input_ids=ids, use_cache=False).last_hidden_state)
+        ours = lm_head.logits(body(model)(input_ids=ids, use_cache=False).last_hidden_state)
+    if ours.shape != right.shape:
+        raise LiftError(
+            f"{type(model).__name__} gives logits of shape {list(right.shape)} for "
+            f"{list(ours.shape)}: liftcore cannot train it"
+        )
     error = (ours - right).norm() / right.norm().clamp_min(1e-30)
     if not error < 0.02:
         raise LiftError(

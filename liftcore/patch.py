@@ -5,10 +5,12 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, field
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from liftcore import groups, patch_lora, patch_loss
 from liftcore.lora import LoraLinear
+from liftcore.model import evaluating
 
 LOSS = "loss"
 
@@ -97,6 +99,24 @@ def _group(model: nn.Module, causal: nn.Module, report: PatchReport) -> None:
     except Exception as error:
         report.left["groups"] = f"the model does not run on token ids alone: {error}"
         return
+    right = _logits(causal)
     for siblings in found:
         patch_lora.install_group(model, siblings)
         report.groups.append(siblings.members)
+    got = _logits(causal)
+    bound = 0.1 if right.dtype in (torch.bfloat16, torch.float16) else 1e-3
+    error = (got.float() - right.float()).norm() / right.float().norm().clamp_min(1e-30)
+    if not error <= bound:
+        for module in model.modules():
+            patch_lora.remove_group(module)
+        report.groups.clear()
+        report.left["groups"] = f"the model then computes something else (off by {error:.2g})"
+
+
+@torch.no_grad()
+def _logits(causal: nn.Module) -> Tensor:
+    """The model's logits [1, 12, V] for a few tokens."""
+    weight = causal.get_input_embeddings().weight
+    ids = torch.arange(12, device=weight.device)[None] * max(1, weight.shape[0] // 13)
+    with evaluating(causal):
+        return causal(input_ids=ids, use_cache=False).logits

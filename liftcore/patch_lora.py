@@ -34,11 +34,17 @@ def install_group(model: nn.Module, found: Siblings) -> None:
     setattr(group.parent, GROUP, group)
 
 
+def remove_group(module: nn.Module) -> None:
+    """Undoes install_group() on the parent of a group, or on a member of one."""
+    group = vars(module).pop(GROUP, None)
+    # A parent with many members may have two groups, and knows the last one only.
+    if group is not None and (group.parent is module or group.down is None):
+        group.remove()
+
+
 def remove(module: nn.Module) -> None:
     """Undoes install() and install_group() on this module."""
-    group = vars(module).pop(GROUP, None)
-    if group is not None and group.parent is module:
-        group.remove()
+    remove_group(module)
     if vars(module).pop(MARK, False) and _runs_ours(module):
         del module.forward
 

@@ -28,7 +28,7 @@ class State:
     """What the patched forward of one causal LM needs; remove() takes its hook away."""
 
     def __init__(self, model: nn.Module, head: Head, eval_logits: bool):
-        self.softcap, self.logit_scale = head.softcap, head.logit_scale
+        self.head = head
         self.eval_logits = eval_logits
         self.waiting, self.hidden = False, None
         body = models.body(model)
@@ -110,8 +110,8 @@ def remove(model: nn.Module) -> None:
 def _unfit_head(head: nn.Module) -> str | None:
     if type(head) is not nn.Linear or type(head.weight.data) is not Tensor:
         return f"the LM head is {type(head).__name__}"
-    if not head.weight.is_floating_point() or head.bias is not None:
-        return "the LM head is quantised or has a bias"
+    if not head.weight.is_floating_point():
+        return "the LM head is quantised"
     return "the LM head is hooked" if "forward" in vars(head) or observed(head) else None
 
 
@@ -165,7 +165,9 @@ def _takes(model: nn.Module, state: State, kwargs: dict) -> bool:
 
 
 def _forward(model: nn.Module, state: State, *args, labels: Tensor, **kwargs) -> LossOutput:
-    weight = model.get_output_embeddings().weight
+    output = model.get_output_embeddings()
+    weight, bias = output.weight, output.bias
+    head = Head(weight, state.head.softcap, state.head.logit_scale, bias)
     # No row for the model's own head: its logits are then empty.
     kwargs["logits_to_keep"] = torch.empty(0, dtype=torch.long, device=weight.device)
     own = functools.partial(type(model).forward, model)
@@ -177,18 +179,19 @@ def _forward(model: nn.Module, state: State, *args, labels: Tensor, **kwargs) ->
     dtype = torch.get_autocast_dtype(hidden.device.type) if autocasting(hidden) else weight.dtype
     count = kwargs.get("num_items_in_batch")
     loss = linear_cross_entropy(
-        hidden.flatten(0, -2).to(dtype),
-        weight.to(dtype),
+        *head.operands(hidden.flatten(0, -2), dtype),
         target.flatten().to(hidden.device),
         ignore_index=ignore,
         reduction="mean" if count is None else "sum",
-        softcap=state.softcap,
-        logit_scale=state.logit_scale,
+        softcap=head.softcap,
+        logit_scale=head.logit_scale,
     )
     if count is not None:
-        loss = loss / (count.to(loss.device) if isinstance(count, Tensor) else count)
+        # Nothing scored: 0 / 0 is a loss of 0.
+        count = torch.as_tensor(count, device=loss.device)
+        loss = loss / torch.where(count == 0, 1, count)
     found = LossOutput(loss=loss)
-    x, head = hidden.to(dtype), Head(weight, state.softcap, state.logit_scale)
+    x = hidden.to(dtype)
     if model.training:
         found["head_input"], found["head"] = x, head
     elif torch.is_grad_enabled() or torch.compiler.is_compiling():
@@ -203,15 +206,34 @@ def _forward(model: nn.Module, state: State, *args, labels: Tensor, **kwargs) ->
 
 @torch.no_grad()
 def _check(model: nn.Module) -> str | None:
-    """Why the patched loss must not be used: it differs from the model's own on a small input."""
+    """Why the patched loss must not be used: it differs from the model's own.
+
+    In fp32, on the model's own logits and targets for which the likely candidates, a loss that
+    shifts the labels and one that does not, are far apart; then the patched loss itself, whose
+    logits 16 bits round.
+    """
     weight = model.get_output_embeddings().weight
     ids = torch.arange(2, 18, device=weight.device).view(2, 8) % weight.shape[0]
-    labels, mask = ids.roll(3, -1), torch.ones_like(ids)
-    labels[0, 2:4], mask[:, 0] = -100, 0
+    mask = torch.ones_like(ids)
+    mask[:, 0] = 0
     call = dict(input_ids=ids, attention_mask=mask, use_cache=False)
-    right = type(model).forward(model, labels=labels, **call).loss.float()
+    own = functools.partial(type(model).forward, model)
+    logits = own(**call).logits.float()  # [2, 8, V]
+    labels = ids.clone()
+    # Likely behind row t − 1, and not in row t.
+    labels[:, 1:] = (logits[:, :-1].log_softmax(-1) - logits[:, 1:].log_softmax(-1)).argmax(-1)
+    labels[0, 2:4] = -100
+    shifted = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+    aligned = F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+    right = own(labels=labels, **call).loss.float()
+    kind = type(model).__name__
+    if not (shifted - aligned).abs() > 1e-4 * shifted.abs():
+        return f"{kind} says too little to tell how it computes its loss"
+    near = min(1e-3 * shifted.abs(), 0.05 * (shifted - aligned).abs())
+    if not (right - shifted).abs() <= near + 1e-6 * shifted.abs():
+        return f"{kind} computes its loss in another way ({right:.4g}, not {shifted:.4g})"
     ours = _forward(model, getattr(model, STATE), labels=labels, **call).loss.float()
     bound = 1e-4 if weight.dtype in (torch.float32, torch.float64) else 0.02
-    if (ours - right).abs() <= bound * right.abs():
-        return None
-    return f"{type(model).__name__} computes its loss in another way ({right:.4g}, not {ours:.4g})"
+    if not (ours - right).abs() <= bound * right.abs().clamp_min(bound):
+        return f"{kind} computes its loss in another way ({right:.4g}, not {ours:.4g})"
+    return None

@@ -78,6 +78,7 @@ def test_no_mask_tensor_reaches_the_attention(monkeypatch, family, fast):
     if fast:
         with fast_attention(model, 40):
             assert model.config._attn_implementation == NAME
+            seen.clear()  # of the trial
             body(model)(input_ids=ids, use_cache=False)
     else:
         body(model)(input_ids=ids, use_cache=False)
@@ -132,3 +133,37 @@ def test_cudnn_comes_first_on_hopper(monkeypatch, capability):
         else:
             assert order == plain
     assert torch._C._get_sdp_priority_order() == plain
+
+
+@pytest.mark.parametrize("name", ["position_bias", "sinks", "s_aux", "block_indices", "novelty"])
+def test_an_argument_that_is_not_known_is_refused(name):
+    q = torch.randn(1, 2, 6, 4)
+    with pytest.raises(ValueError, match=name):
+        causal_attention(torch.nn.Module(), q, q, q, None, **{name: torch.ones(2)})
+    causal_attention(torch.nn.Module(), q, q, q, None, **{name: None}, position_ids=torch.ones(6))
+
+
+@pytest.mark.parametrize("way", ["argument", "module"])
+def test_attention_that_is_not_causal_is_refused(way):
+    q, module = torch.randn(1, 2, 6, 4), torch.nn.Module()
+    module.is_causal = way == "argument"
+    with pytest.raises(ValueError, match="causal"):
+        causal_attention(module, q, q, q, None, is_causal=False if way == "argument" else None)
+
+
+@pytest.mark.parametrize("family", ["falcon", "doge", "inkling_text", "deepseek_v32", "afmoe"])
+def test_a_model_that_needs_more_than_causal_attention_keeps_its_own(family):
+    """An alibi bias, a mask of its own, a position bias, a view of the result."""
+    from bench import family_models
+
+    changes = {"falcon": {"alibi": True}}.get(family, {})
+    config = family_models.small_config(family)
+    for name, value in changes.items():
+        setattr(config, name, value)
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+    ids = torch.randint(3, 200, (2, 24))
+    right = body(model)(input_ids=ids, use_cache=False).last_hidden_state.float()
+    with fast_attention(model, 24):
+        got = body(model)(input_ids=ids, use_cache=False).last_hidden_state.float()
+    assert (got - right).norm() < 0.05 * right.norm()

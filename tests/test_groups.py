@@ -261,3 +261,38 @@ def test_only_what_is_a_gated_mlp_by_numbers_is_taken_as_one(kind):
         assert (found.members, found.activation) == (("mlp.up", "mlp.gate"), "silu")
     else:
         assert found.members == ("mlp.gate", "mlp.up") and found.activation is None
+
+
+class Cut(torch.nn.Module):
+    """down(act(gate(x)) · up(x)) with something that only some inputs, or only training, show."""
+
+    def __init__(self, kind, limit=10.0):
+        super().__init__()
+        self.gate, self.up = (torch.nn.Linear(16, 24, bias=False) for _ in range(2))
+        self.down, self.kind, self.limit = torch.nn.Linear(24, 16, bias=False), kind, limit
+
+    def forward(self, x):
+        gate, up = self.gate(x), self.up(x)
+        if self.kind == "gate":
+            gate = gate.clamp(max=self.limit)
+        elif self.kind == "up":
+            up = up.clamp(-self.limit, self.limit)
+        elif self.kind == "noise" and self.training:
+            gate = gate + torch.randn_like(gate)
+        elif self.kind == "dropout":
+            gate = torch.nn.functional.dropout(gate, 0.3, self.training)
+        elif self.kind == "small":
+            gate = torch.where(gate.abs() < self.limit / 1000, 0, gate)
+        return self.down(torch.nn.functional.silu(gate) * up)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["plain", "gate", "up", "noise", "dropout", "small"])
+def test_a_gated_product_is_fused_only_where_no_input_shows_a_difference(kind, dtype):
+    for limit in (7.0, 30.0, 100.0):
+        owner = Cut(kind, limit).to(dtype).eval()
+        model = torch.nn.ModuleDict({"mlp": owner})
+        x = torch.randn(1, 4, 16).to(dtype)
+        group = groups._gated(model, "mlp", ("mlp.gate", "mlp.up"), "mlp.down", x[..., :1])
+        assert (group.down is not None) is (kind == "plain")
+        assert not owner.training and not owner.gate.training

@@ -156,3 +156,30 @@ def test_probe_positions_do_not_move(rng):
     tokens = np.asarray(rng.integers(3, 200, size=150))
     a, b = (measure(model, tokens, prefix=[], probes=8) for _ in range(2))
     assert a == b and len(a.positions) == 8 and max(a.positions) <= 150 - 64
+
+
+@pytest.mark.parametrize("family", ["granite", "gemma2"])
+def test_a_head_with_a_bias(family, rng):
+    """Loss, gradients and greedy text of the model's own logits."""
+    from liftcore.answer import greedy
+
+    model = tiny_model(family, seed=int(rng.integers(1 << 30)))
+    model.lm_head.bias = torch.nn.Parameter(torch.randn(211) * 2, requires_grad=False)
+    adapter = randomised(Adapter(model, rank=4, alpha=8))
+    adapter.install()
+    step = a_batch(rng)
+    loss = batch_loss(model, models.head(model), step, step.weight)
+    loss.backward()
+    ours = adapter.grads.clone()
+    adapter.grads.zero_()
+    logits = model(input_ids=step.input_ids).logits
+    nll = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), step.labels.flatten(), reduction="none"
+    )
+    right = (nll * step.weights.flatten()).sum() / step.weights.sum()
+    right.backward()
+    assert loss.item() == pytest.approx(right.item(), rel=1e-5)
+    assert (ours - adapter.grads).norm() / adapter.grads.norm() < 1e-4
+    assert torch.equal(greedy(model, step.input_ids[:, :5], 1)[:, 0], logits[:, 4].argmax(-1))
+    model.lm_head.bias = None
+    assert models.head(model).bias is None, "not the head of before"

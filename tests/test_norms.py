@@ -81,3 +81,41 @@ def test_the_forwards_come_back():
         assert all("forward" in vars(m) for m in norms.values())
         raise ZeroDivisionError
     assert not any("forward" in vars(m) for m in model.modules())
+
+
+class Odd(torch.nn.Module):
+    """RMSNorms that are more: a gate, two results, a limit far out, a flag of the instance."""
+
+    def __init__(self, kind, flag=False):
+        super().__init__()
+        self.weight, self.eps = torch.nn.Parameter(torch.rand(16) + 0.5), 1e-6
+        self.kind, self.flag = kind, flag
+
+    def forward(self, x, gate=None):
+        if self.kind == "must" and gate is None:
+            raise TypeError("a gate is needed")
+        y = x.float() * torch.rsqrt(x.float().square().mean(-1, keepdim=True) + self.eps)
+        y = self.weight * y.to(x.dtype)
+        if self.kind == "limit":
+            y = torch.where(x.abs() > 60, 0, y)
+        if self.flag:
+            y = y * 1.5
+        if gate is not None:
+            y = y * torch.nn.functional.silu(gate)
+        return (y, x) if self.kind == "pair" else y
+
+
+@pytest.mark.parametrize("kind", ["may", "must", "pair", "limit"])
+def test_a_norm_that_is_more_than_one_runs_its_own_code(kind):
+    g = fresh_seed()
+    norm = Odd(kind).bfloat16().requires_grad_(False)
+    model = torch.nn.ModuleList([norm, Odd(kind, flag=True).bfloat16().requires_grad_(False)])
+    x, gate = (torch.randn(4, 16, generator=g).bfloat16() * 30 for _ in range(2))
+    calls = [(x, gate)] if kind == "must" else [(x,), (x, gate)]
+    right = [module(*args) for module in model for args in calls]
+    with fast_norms(model):
+        got = [module(*args) for module in model for args in calls]
+        assert kind != "may" or torch.equal(norm(x, gate=gate), got[1])
+    for ours, own in zip(got, right, strict=True):
+        both = zip(ours, own, strict=True) if kind == "pair" else [(ours, own)]
+        assert all(rel(a, b) < 0.01 for a, b in both)

@@ -219,3 +219,17 @@ def test_liftcores_own_adapter(rng, recwarn):
     ours = run(model, ids)
     torch.testing.assert_close(ours["loss"], plain["loss"])
     torch.testing.assert_close(adapter.grads, before, rtol=1e-4, atol=1e-6)
+
+
+def test_groups_that_change_the_result_are_left(rng, monkeypatch):
+    model = peft_model().eval()
+    ids = ids_of(rng, 1, 9)
+    right = model(input_ids=ids).logits
+    real = groups.lora_qkv
+    monkeypatch.setattr(groups, "lora_qkv", lambda *a: tuple(1.1 * y for y in real(*a)))
+    report = liftcore.accelerate(model)
+    assert not report.groups and "computes something else" in report.left["groups"]
+    torch.testing.assert_close(model(input_ids=ids).logits, right)
+    liftcore.restore(model)
+    monkeypatch.undo()
+    assert liftcore.accelerate(model).groups

@@ -148,22 +148,60 @@ def test_a_trained_head_gets_its_gradient(rng):
     assert isinstance(out, LossOutput) and rel(model.lm_head.weight.grad, right) < 1e-5
 
 
-def test_no_scored_token_is_a_loss_of_zero(rng):
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_head_with_a_bias_is_taken(trained, rng):
+    model, ids = tiny_model("granite").train(), ids_of(rng, 2, 9)
+    model.lm_head.bias = torch.nn.Parameter(torch.randn(VOCABULARY) * 3)
+    wanted = [model.get_input_embeddings().weight.requires_grad_(True)]
+    if trained:
+        wanted += [model.lm_head.weight.requires_grad_(True), model.lm_head.bias]
+    found = []
+    for accelerate in (False, True):
+        if accelerate:
+            with pytest.warns(UserWarning):
+                assert liftcore.accelerate(model).loss
+        out = model(input_ids=ids, labels=ids)
+        found.append([out.loss, out.logits, *torch.autograd.grad(out.loss, wanted)])
+    assert isinstance(out, LossOutput)
+    assert all(rel(ours, right) < 1e-5 for right, ours in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", ["bart", "pegasus", "marian", "blenderbot", "llama"])
+def test_a_loss_that_is_not_shifted_is_told_from_one_that_is(family, dtype):
+    """Random models say nearly the same everywhere: chance must not decide."""
+    if family == "llama":
+        model = tiny_model(dtype=dtype)
+    else:
+        sizes = dict(vocab_size=VOCABULARY, d_model=16, pad_token_id=0, decoder_layers=1)
+        sizes |= dict(decoder_attention_heads=2, decoder_ffn_dim=16, max_position_embeddings=64)
+        config = transformers.CONFIG_MAPPING[family](**sizes, is_decoder=True)
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+    ids = torch.arange(5, 13)[None]
+    right = model(input_ids=ids, labels=ids).loss.float()
+    with pytest.warns(UserWarning):
+        report = liftcore.accelerate(model)
+    assert report.loss is (family == "llama") and (report.loss or report.left["loss"])
+    ours = model(input_ids=ids, labels=ids).loss.float()
+    torch.testing.assert_close(ours, right, rtol=2e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("count", [0, torch.tensor(0), torch.tensor(0.0), None])
+def test_no_scored_token_is_a_loss_of_zero(count, rng):
     model, ids = accelerated(), ids_of(rng, 1, 6)
-    loss = model(input_ids=ids, labels=torch.full_like(ids, -100)).loss
+    extra = {} if count is None else {"num_items_in_batch": count}
+    loss = model(input_ids=ids, labels=torch.full_like(ids, -100), **extra).loss
     loss.backward()
     assert loss.item() == 0 and model.get_input_embeddings().weight.grad.abs().max() == 0
 
 
-@pytest.mark.parametrize("case", ["loss function", "head", "class", "bias", "lora on the head"])
+@pytest.mark.parametrize("case", ["loss function", "head", "class", "lora on the head"])
 def test_what_is_no_plain_causal_loss_is_left_and_named(case, rng):
     model, ids = tiny_model().train(), ids_of(rng, 2, 8)
     if case == "loss function":
         model.loss_function = lambda logits, labels, **k: logits.square().mean()
     elif case == "head":
         model.lm_head.register_forward_hook(lambda m, a, out: out**3)
-    elif case == "bias":
-        model.lm_head.bias = torch.nn.Parameter(torch.randn(VOCABULARY))
     elif case == "lora on the head":
         config = LoraConfig(r=2, target_modules=["lm_head"], init_lora_weights=False)
         model = get_peft_model(model, config)

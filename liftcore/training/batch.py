@@ -146,7 +146,8 @@ def batch_loss(
     would undo them. `last` computes the last layer for the chosen positions only.
     """
     hidden = hidden_states(model, batch, last).flatten(0, 1)
-    weight, losses = lm_head.weight.detach(), []
+    hidden, weight = lm_head.detached().operands(hidden)
+    losses = []
     options = dict(
         token_weights=batch.weights,
         reduction="sum",

@@ -15,18 +15,17 @@ import torch
 from torch import Tensor
 
 from liftcore import checkpoint
-from liftcore.attention import fast_attention
 from liftcore.checkpoint import Position
 from liftcore.determinism import deterministic
 from liftcore.errors import LiftError, NothingToLearnError
 from liftcore.interrupt import Interrupt
 from liftcore.lora import Adapter, only_adapter_trains
 from liftcore.model import evaluating
-from liftcore.norms import fast_norms
 from liftcore.training.graph import GraphRunner
 from liftcore.training.runner import Runner, as_owned
 from liftcore.training.source import StepSource
 from liftcore.training.step import Step
+from liftcore.trial import fastest
 
 # A kill loses at most this much and a step; the writing of the file must fit in 30 seconds too.
 SAVE_SECONDS = float(os.environ.get("LIFTCORE_SAVE_SECONDS", 20))
@@ -82,8 +81,9 @@ def train(
         if state_file is not None:
             # fp32 masters and two moments.
             checkpoint.try_saving(state_file, 12 * adapter.values.numel())
-        stack.enter_context(prepared(adapter, source.bound))
+        left = stack.enter_context(prepared(adapter, source.bound))
         log = _Log(make_runner(adapter, source), source, state_file, run or {})
+        log.runner.left += left
         for step in source.steps(lambda: interrupt.asked, lambda: as_owned(adapter.model)):
             loss = log.runner.run(step)
             log.add(step)
@@ -107,17 +107,16 @@ def train(
 
 
 @contextmanager
-def prepared(adapter: Adapter, length: int) -> Iterator[None]:
+def prepared(adapter: Adapter, length: int) -> Iterator[list[str]]:
     """Within it the adapter's model trains its adapter only, deterministically, on rows of at most
-    `length` tokens, with the fastest attention and norms that its device has. Whatever its mode
-    was, there is no dropout, and nothing but the memory plan recomputes layers."""
+    `length` tokens, with the fastest attention and norms that its device has and that agree with
+    its own; yields a line for each that was left out. Whatever its mode was, there is no dropout,
+    and nothing but the memory plan recomputes layers. Raises LiftError when it cannot train."""
     with ExitStack() as stack:
         stack.enter_context(evaluating(adapter.model))
         stack.enter_context(deterministic(adapter.values.device))
         stack.enter_context(only_adapter_trains(adapter))
-        stack.enter_context(fast_norms(adapter.model))
-        stack.enter_context(fast_attention(adapter.model, length))
-        yield
+        yield stack.enter_context(fastest(adapter.model, adapter, length))
 
 
 def make_runner(

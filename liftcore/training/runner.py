@@ -49,6 +49,10 @@ class Runner:
         self.plan: MemoryPlan = choose(self.model, adapter, self.rows, self.length)
         last = LastLayer(self.model, self.length) if partly else None
         self.last = last if last is not None and last.works else None
+        # What of liftcore's own was left out, and why.
+        self.left: list[str] = []
+        if last is not None and not last.works:
+            self.left.append(f"the last layer runs for all rows: {last.why}")
         self.losses = torch.full((ROOM,), torch.nan, device=adapter.values.device)
         self.not_repeatable = ""
         self._start()
@@ -159,7 +163,7 @@ class Runner:
     def how(self) -> str:
         """How the steps run, for people."""
         note = self.adapter.targets.note
-        return f"{self.plan}{self.not_repeatable}{note and '; '}{note}"
+        return "; ".join([f"{self.plan}{self.not_repeatable}", *filter(None, [note]), *self.left])
 
 
 @contextmanager
