@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from liftcore.errors import LiftError
+from liftcore.pretrained import from_pretrained
 
 # Frames that the recursive search of `rouge` may need for one long sentence.
 ROUGE_RECURSION = 20_000
@@ -111,9 +112,7 @@ def bert_score(
     else:
         options = {"model_type": model}
         if model not in importlib.import_module("bert_score.utils").model2layers:
-            from transformers import AutoConfig
-
-            options["num_layers"] = AutoConfig.from_pretrained(model).num_hidden_layers
+            options["num_layers"] = from_pretrained("AutoConfig", model).num_hidden_layers
     return found.score(list(predictions), list(answers), **options)[2].tolist()
 
 

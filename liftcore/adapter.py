@@ -173,17 +173,28 @@ def file_sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
+def settings_of(folder: str | Path | None) -> dict[str, int | float]:
+    """The settings that an adapter to begin from brings with it; none without a folder."""
+    if folder is None:
+        return {}
+    found = read_json(Path(folder) / CONFIG)
+    return {"rank": found.get("r"), "alpha": found.get("lora_alpha")}
+
+
 def read_json(file: Path) -> dict:
     """A JSON object. Raises LiftError when the file is missing or damaged. A save into its folder
     that was killed is finished first."""
     files.repair(file.parent)
     try:
-        found = json.loads(file.read_text())
+        # As bytes: the byte order mark of some editors is no part of JSON.
+        found = json.loads(file.read_bytes())
     except FileNotFoundError as error:
         raise LiftError(
             f"{file.parent} holds no liftcore adapter: {file.name} is missing"
         ) from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise LiftError(f"cannot read {file}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
         raise LiftError(f"{file} is damaged: {error}") from error
     if not isinstance(found, dict):
         raise LiftError(f"{file} is damaged: not a JSON object")

@@ -103,6 +103,8 @@ def complete_all(
 def complete(model: nn.Module, tokenizer, text: str, max_new_tokens: int) -> str:
     """The text that follows `text` as the document would go on, greedily."""
     ids = models.prefix_ids(tokenizer) + text_ids(tokenizer, text)
+    if not ids:
+        raise UsageError("there is nothing to complete: the text is empty")
     return generate(model, tokenizer, ids, max_new_tokens)
 
 
@@ -209,6 +211,7 @@ def end_of_turn(tokenizer) -> list[int]:
 @torch.no_grad()
 def generate(model: nn.Module, tokenizer, ids: list[int], max_new_tokens: int) -> str:
     """The text that follows the prompt `ids`, greedily, up to the end of the model's turn."""
+    models.check_tokens(model, ids)
     prompt = torch.tensor([ids], device=next(model.parameters()).device)
     with models.evaluating(model), plain_generation(model, tokenizer):
         out = model.generate(

@@ -136,7 +136,8 @@ def save(path: Path, state: dict[str, Tensor], position: Position, run: dict[str
 def read(path: Path, run: dict[str, str]) -> tuple[dict[str, Tensor], Position]:
     """(state, position) of a saved run.
 
-    Raises LiftError when the file is damaged, or belongs to another document, model or settings.
+    Raises LiftError when the file is damaged, or belongs to another document, model or settings,
+    of which it names those that differ.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -145,17 +146,56 @@ def read(path: Path, run: dict[str, str]) -> tuple[dict[str, Tensor], Position]:
                 raise LiftError(
                     f"{path} was written by another version of liftcore; --force starts anew"
                 )
-            saved, position = json.loads(meta["run"]), Position(**json.loads(meta["position"]))
+            saved, position = json.loads(meta["run"]), _position(json.loads(meta["position"]))
             state = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise LiftError(f"{path} is damaged; --force starts anew") from error
-    for key, value in run.items():
-        if saved.get(key) != value:
-            raise LiftError(
-                f"{path} belongs to a run with another {key}; resume with the same, "
-                "or --force starts anew"
-            )
+        for key, value in run.items():
+            if saved.get(key) != value:
+                differing = _differing(saved[key], value) if key == "settings" else f"another {key}"
+                raise LiftError(
+                    f"{path} belongs to a run with {differing}; resume with the same, "
+                    "or --force starts anew"
+                )
+    except OSError as error:
+        raise LiftError(f"cannot read {path}: {error.strerror or error}") from error
+    except (SafetensorError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise damaged(path) from error
     return state, position
+
+
+def compare(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Raises ValueError when a saved state has other tensors than those of the steps to go on
+    with; their sizes may differ, and whoever takes them checks these."""
+    kinds = [{k: (t.dtype, t.ndim) for k, t in each.items()} for each in (state, expected)]
+    if kinds[0] != kinds[1]:
+        raise ValueError("the saved state holds other tensors")
+
+
+def damaged(path: Path) -> LiftError:
+    return LiftError(f"{path} is damaged; --force starts anew")
+
+
+def _position(values: dict) -> Position:
+    """A position whose numbers can be one. Raises TypeError or ValueError for others."""
+    at = Position(**values)
+    if not (
+        type(at.step) is int
+        and at.step >= 0
+        and isinstance(at.seconds, (int, float))
+        and 0 <= at.seconds < float("inf")
+        and (at.micro_batch is None or (type(at.micro_batch) is int and at.micro_batch >= 1))
+        and type(at.recompute) is int
+        and at.recompute >= 0
+    ):
+        raise ValueError(f"no position: {values}")
+    return at
+
+
+def _differing(saved: str, now: str) -> str:
+    """The settings of two runs that are not the same, by name."""
+    before, after = json.loads(saved), json.loads(now)
+    names = [k for k in sorted({*before, *after}) if before.get(k) != after.get(k)]
+    both = (f"{k} was {json.dumps(before.get(k))}, now {json.dumps(after.get(k))}" for k in names)
+    return f"another settings: {', '.join(both)}"
 
 
 def identity(config: LiftConfig, document_sha256: str, model: torch.nn.Module) -> dict[str, str]:

@@ -6,55 +6,90 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import os
+import re
 import sys
 import traceback
 from pathlib import Path
 
 from liftcore import __version__
-from liftcore.cli_absorb import absorb_options, sft_options
+from liftcore.cli_absorb import absorb_options, sft_options, text_file
 from liftcore.errors import LiftError, UsageError
 from liftcore.options import DTYPES, EMBEDDED, dtype, model_options, settings, verb
 from liftcore.options import config as settings_of
+from liftcore.terminal import guarded, note, one_line, plain, show
+
+# Stands before the words behind --.
+_WORD = "\0"
+MOST_TOKENS = 1_000_000_000
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one verb; returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    args = _parse(argv)
-    try:
-        result = args.run(args)
-    except KeyboardInterrupt:
-        print("\nliftcore: interrupted", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if args.debug:
-            traceback.print_exc()
-        print(f"liftcore: error: {_one_line(error)}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
-    if args.json:
-        print(json.dumps(result))
+    with guarded():
+        args = _parse(sys.argv[1:] if argv is None else argv)
+        try:
+            result = args.run(args)
+            if args.json:
+                show(json.dumps(result))
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except KeyboardInterrupt:
+            note("\nliftcore: interrupted")
+            return 130
+        except BrokenPipeError:
+            # Nobody reads on, as behind `| head`; the interpreter's own flush must not complain.
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
+        except Exception as error:
+            if args.debug:
+                note(traceback.format_exc())
+            note(f"liftcore: error: {_one_line(error)}")
+            return 2 if isinstance(error, UsageError) else 1
     return 0
 
 
-def _parse(argv: list[str] | None) -> argparse.Namespace:
+class _Parser(argparse.ArgumentParser):
+    """argparse, whose messages hold what was typed."""
+
+    def error(self, message: str):
+        super().error(plain(message))
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
     parser = _parser()
-    args, rest = parser.parse_known_args(argv)
+    # Behind -- argparse still takes some words for options, and mislays others: a mark that no
+    # command line can hold keeps them whole.
+    end = argv.index("--") if "--" in argv else len(argv)
+    args, rest = parser.parse_known_args(argv[:end] + [_WORD + word for word in argv[end + 1 :]])
     # argparse takes `ask DIR --complete QUESTION` for a surplus argument.
     if rest and "question" in args and not any(r.startswith("-") for r in rest):
         args.question, rest = args.question + rest, []
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    for name, value in vars(args).items():
+        if isinstance(value, str):
+            setattr(args, name, value.removeprefix(_WORD))
+        elif name == "question":
+            args.question = [word.removeprefix(_WORD) for word in value]
     return args
 
 
-def _one_line(error: Exception) -> str:
-    import torch
+def _is_name(value) -> bool:
+    return isinstance(value, (str, bytes, os.PathLike))
 
-    text = " ".join(str(error).split()) or type(error).__name__
+
+def _one_line(error: Exception) -> str:
+    from liftcore.usage import out_of_memory
+
+    text = one_line(str(error)) or type(error).__name__
     if isinstance(error, LiftError):
         return text
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        name = one_line(os.fsdecode(error.filename)) if _is_name(error.filename) else ""
+        return f"{name}: {error.strerror}" if name else error.strerror
+    if isinstance(error, MemoryError) or out_of_memory(error):
         return "out of memory: try a smaller --segment-length, --batch-size or --rank"
     return f"{type(error).__name__}: {text} (--debug shows where)"
 
@@ -78,9 +113,12 @@ def _sft(args) -> dict:
 
 
 def _ask(args) -> dict:
-    from liftcore.memory import load_memory
+    from liftcore.memory import check_length, load_memory
     from liftcore.model import load
 
+    if not args.question and (sys.stdin is None or sys.stdin.closed):
+        raise UsageError("no question, and standard input is closed: give one on the command line")
+    check_length(args.max_new_tokens)
     given = None
     if args.model:
         given = load(args.model, device=args.device, dtype=dtype(args.dtype))
@@ -98,40 +136,46 @@ def _ask(args) -> dict:
         answer = reply(question)
         answers.append({"question": question, "answer": answer})
         if len(args.question) > 1:
-            print(f"Q: {question}")
-        print(f"{question}{answer}" if args.complete else answer)
+            show(f"Q: {question}")
+        show(f"{question}{answer}" if args.complete else answer)
     return {"memory": args.memory, "answers": answers}
 
 
 def _typed(title: str):
-    """Questions from the terminal, one a line, until an empty line or the end."""
-    if sys.stdin.isatty():
-        print(f'Ask about "{title}"; an empty line ends.', file=sys.stderr)
+    """Questions from standard input, one a line, until its end; at a terminal an empty line ends
+    them, elsewhere it is passed over."""
+    typed = sys.stdin.isatty()
+    if typed:
+        note(f'Ask about "{one_line(title)}"; an empty line ends.')
     while True:
-        with contextlib.suppress(EOFError):
-            if sys.stdin.isatty():
-                sys.stderr.write("> ")
-                sys.stderr.flush()
-        line = sys.stdin.readline().strip()
-        if not line:
+        if typed and sys.stderr is not None:
+            sys.stderr.write("> ")
+            sys.stderr.flush()
+        try:
+            line = sys.stdin.readline()
+        except UnicodeDecodeError as error:
+            raise LiftError("a question on standard input is not UTF-8 text") from error
+        if question := line.strip():
+            yield question
+        elif typed or not line:
             return
-        yield line
 
 
 def _report(args) -> dict:
     from liftcore.adapter import read_json
     from liftcore.memory import INFO
     from liftcore.report import Report
+    from liftcore.stored import from_json
 
     info = read_json(Path(args.memory) / INFO)
     try:
-        report, about = Report(**info["report"]), info["document"]
-    except (KeyError, TypeError) as error:
+        report, title = from_json(Report, info["report"]), str(info["document"]["title"])
+        lines = f"{one_line(title)}: {info['document']['tokens']:,} tokens", report.text()
+    except (LookupError, TypeError, ArithmeticError, ValueError) as error:
         raise LiftError(f"{args.memory} is damaged or of another version: {error}") from error
-    print(f"{info['document']['title']}: {info['document']['tokens']:,} tokens")
-    print(report.text())
+    show("\n".join(lines))
     if args.png:
-        report.png(Path(args.png), about["title"])
+        report.png(Path(args.png), title)
     return info["report"]
 
 
@@ -141,15 +185,12 @@ def _estimate(args) -> dict:
     from liftcore.usage import gib
 
     config = settings_of(args)
+    tokens = _count(args.what)
     base, tokenizer = model.load(args.model, device=args.device, dtype=dtype(args.dtype))
-    if args.what.isdecimal():
-        tokens = int(args.what)
-    else:
-        tokens = len(document.read(Path(args.what), tokenizer).tokens)
-    if tokens < 2:
-        raise UsageError(f"nothing to learn from {tokens} token(s)")
+    if tokens is None:
+        tokens = len(document.read(text_file(args.what), tokenizer).tokens)
     found = estimate(base, tokens, config)
-    print(
+    show(
         f"{tokens:,} tokens: about {_duration(found.seconds)}, peak memory "
         f"{gib(found.peak_bytes)}, {found.flops / 1e12:,.1f} TFLOP "
         f"({found.steps:,} steps, {found.token_passes:,} token-passes, "
@@ -158,16 +199,29 @@ def _estimate(args) -> dict:
     return dataclasses.asdict(found)
 
 
+def _count(text: str) -> int | None:
+    """A number of tokens, with or without commas between its thousands; None for a file's name.
+    Raises UsageError for a number that no document has."""
+    if not re.fullmatch(r"\d+|\d{1,3}([,_]\d{3})+", text):
+        return None
+    digits = text.replace(",", "").replace("_", "")
+    if len(digits) > 12 or int(digits) > MOST_TOKENS:
+        raise UsageError(f"more than {MOST_TOKENS:,} tokens: {text}")
+    if int(digits) < 2:
+        raise UsageError(f"nothing to learn from {digits} token(s)")
+    return int(digits)
+
+
 def _info(args) -> dict:
     from liftcore.info import info
 
     found = info()
-    print(f"device    {found['device']} ({found['device_name']}), {found['dtype']}")
-    print(f"ops       {found['ops']}, because: {found['ops_because']}")
+    show(f"device    {found['device']} ({found['device_name']}), {found['dtype']}")
+    show(f"ops       {found['ops']}, because: {found['ops_because']}")
     library = "in use" if found["library"] else "not in use"
-    print(f"library   {library}: {found['library_because']}")
+    show(f"library   {library}: {found['library_because']}")
     for name, version in found["versions"].items():
-        print(f"{name:<12} {version}")
+        show(f"{name:<12} {version}")
     return found
 
 
@@ -180,7 +234,7 @@ def _duration(seconds: float) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="liftcore",
         description="Make a language model remember a document: train a small LoRA adapter on "
         "its segments (LIFT), then answer from the weights.",

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
 
+from liftcore.config import preset_for
 from liftcore.errors import LiftError, UsageError
 from liftcore.options import EMBEDDED, config, dtype, model_options, settings
+from liftcore.terminal import note, show
 
 PRESET = "(understand for a chat model, else memorize; memorize with --objective)"
 
+STDIN = Path("/dev/stdin")
+
 
 def absorb_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="a UTF-8 text file")
+    parser.add_argument("file", metavar="FILE", help="a UTF-8 text file; - is standard input")
     model_options(parser, EMBEDDED)
     parser.add_argument("--out", metavar="DIR", help="folder of the adapter (FILE's name-memory)")
     parser.add_argument("--title", help="how questions name the document (FILE's name)")
@@ -25,7 +28,9 @@ def absorb_options(parser: argparse.ArgumentParser) -> None:
     settings(parser, PRESET)
     questions = parser.add_argument_group("questions")
     questions.add_argument(
-        "--qa", metavar="JSONL", help="your own: one JSON object a line, keys question and answer"
+        "--qa",
+        metavar="JSONL",
+        help="your own: one JSON object a line, or an array of them, with keys question and answer",
     )
     questions.add_argument(
         "--qa-server",
@@ -75,15 +80,16 @@ def sft_options(parser: argparse.ArgumentParser) -> None:
 
 
 def absorb(args) -> dict:
-    from liftcore import checkpoint, document, lift, model, usage
+    from liftcore import adapter, checkpoint, document, lift, model, usage
     from liftcore.memory import check_output, check_room
     from liftcore.objectives.build import SELF
     from liftcore.targets import check_mergeable, targets
 
-    chosen = config(args, _preset(args), **_of_start(args.init))
-    file = Path(args.file)
+    tokenizer = model.load_tokenizer(args.model)
+    chosen = config(args, _preset(args, tokenizer), **adapter.settings_of(args.init))
+    file = text_file(args.file)
     text = document.read_text(file)
-    title = args.title or document.title_of(file)
+    title = args.title or (None if file == STDIN else document.title_of(file))
     out = Path(args.out or f"{file.stem}-memory")
     keep = not args.without_document
     check_output(out, force=args.force, merge=args.merge, with_document=keep)
@@ -94,11 +100,13 @@ def absorb(args) -> dict:
         )
     with ExitStack() as stack:
         # A server begins while the model is still being loaded.
-        sources = _sources(args, text, title)
+        sources = _sources(args, text, title or document.UNTITLED)
         for each in sources or ():
             if each != SELF:
                 stack.callback(each.close)
-        base, tokenizer = model.load(args.model, device=args.device, dtype=dtype(args.dtype))
+        base, _ = model.load(
+            args.model, device=args.device, dtype=dtype(args.dtype), tokenizer=tokenizer
+        )
         if args.merge:
             check_mergeable(base, targets(base).layers)
         check_room(out, base, chosen.rank, merge=args.merge)
@@ -115,10 +123,7 @@ def absorb(args) -> dict:
             memory.save(out, force=True, merge=args.merge, with_document=keep)
         except KeyboardInterrupt:
             if state.exists():
-                print(
-                    f"\nliftcore: the same command with --resume goes on from {out}",
-                    file=sys.stderr,
-                )
+                note(f"\nliftcore: the same command with --resume goes on from {out}")
             raise
     _print_absorbed(memory, out)
     training = memory.training
@@ -139,22 +144,14 @@ def absorb(args) -> dict:
     }
 
 
-def _preset(args) -> str:
+def text_file(name: str) -> Path:
+    """The file of a command line, where - stands for standard input."""
+    return STDIN if name == "-" else Path(name)
+
+
+def _preset(args, tokenizer) -> str:
     """The preset of a command line that names none."""
-    from liftcore import model
-
-    plain = args.preset or args.objectives is not None
-    return "memorize" if plain or not model.is_chat(args.model) else "understand"
-
-
-def _of_start(folder: str | None) -> dict:
-    """The settings that an adapter to begin from brings with it."""
-    from liftcore import adapter
-
-    if folder is None:
-        return {}
-    found = adapter.read_json(Path(folder) / adapter.CONFIG)
-    return {"rank": found.get("r"), "alpha": found.get("lora_alpha")}
+    return "memorize" if args.objectives is not None else preset_for(tokenizer)
 
 
 def _sources(args, text: str, title: str) -> list | None:
@@ -179,20 +176,20 @@ def _print_absorbed(memory, out: Path) -> None:
     from liftcore.adapter import vllm_rank
 
     training, rank = memory.training, vllm_rank(memory.config.rank)
-    print(f"absorbed {memory.length:,} tokens in {_trained(training)}")
+    show(f"absorbed {memory.length:,} tokens in {_trained(training)}")
     for each in training.questions:
-        print(_questions(each))
+        show(_questions(each))
     if training.making:
-        print(
+        show(
             f"questions were made in {training.making:.1f} s, {training.hidden:.1f} s of it behind "
             f"training, which waited {training.waited:.1f} s"
         )
-    print(memory.report.text())
+    show(memory.report.text())
     served = (
         f"--lora-modules NAME={out} --max-lora-rank {rank}" if rank else "the rank is too large"
     )
-    print(f"adapter in {out} (PEFT form; vLLM: {served})")
-    print(f'next: liftcore ask {out} "your question"')
+    show(f"adapter in {out} (PEFT form; vLLM: {served})")
+    show(f'next: liftcore ask {out} "your question"')
 
 
 def _questions(made: dict) -> str:
@@ -212,14 +209,17 @@ def sft(args) -> dict:
     from liftcore import sft as starting
     from liftcore.memory import check_room
 
-    chosen = config(args, _preset(args), **({} if args.preset else starting.DEFAULTS))
+    tokenizer = model.load_tokenizer(args.model)
+    chosen = config(args, _preset(args, tokenizer), **({} if args.preset else starting.DEFAULTS))
     out = Path(args.out)
     output.check(out, force=args.force, names=(*output.ADAPTER, output.START))
-    base, tokenizer = model.load(args.model, device=args.device, dtype=dtype(args.dtype))
+    base, _ = model.load(
+        args.model, device=args.device, dtype=dtype(args.dtype), tokenizer=tokenizer
+    )
     check_room(out, base, chosen.rank)
     start = starting.sft(base, tokenizer, args.corpus, config=chosen)
     start.save(out)
-    print(
+    show(
         f"{start.documents} documents with {start.pairs} questions in {_trained(start.training)}\n"
         f"adapter in {out}\nnext: liftcore absorb FILE --init {out}"
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import math
+import numbers
+import operator
 from dataclasses import dataclass
 
 from liftcore.errors import UsageError
@@ -15,6 +17,40 @@ PRESETS = ("memorize", "understand", "large", "paper", "paper-v1", "paper-v4")
 SCHEDULES = ("jitter", "overlap", "trivial")
 OVERLAP_LOSSES = ("all", "new", "mean")
 LR_SCHEDULES = ("constant", "cosine")
+WHOLE = (
+    "segment_length", "epochs", "batch_size", "rank", "seed", "segment_epochs", "recite_context",
+)  # fmt: skip
+NUMBERS = (
+    "learning_rate", "warmup", "weight_decay", "max_grad_norm", "beta1", "beta2", "eps",
+)  # fmt: skip
+# Epochs and ranks beyond it are slips of the hand.
+MOST = 100_000
+LARGEST = 3.4e38  # of an fp32 number
+
+
+def preset_for(tokenizer) -> str:
+    """The preset for a model that nobody chose one for: a chat model is to answer, any other to
+    recite."""
+    return "understand" if getattr(tokenizer, "chat_template", None) else "memorize"
+
+
+def _whole(name: str, value) -> int:
+    """A whole number of Python, NumPy or another kind as Python's; bool is none."""
+    if not isinstance(value, bool):
+        with contextlib.suppress(TypeError):
+            if abs(whole := operator.index(value)) < 2**63:
+                return whole
+            raise UsageError(f"{name} is too large: {whole}")
+    raise UsageError(f"{name} must be a whole number, not {value!r}")
+
+
+def _number(name: str, value) -> float:
+    """A number of Python, NumPy or another kind, which fp32 can hold, as Python's; bool is none."""
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):
+            if abs(number := float(value)) <= LARGEST:
+                return number
+    raise UsageError(f"{name} must be a number, and not a huge one: {value!r}")
 
 
 @dataclass(frozen=True)
@@ -76,23 +112,30 @@ class LiftConfig:
     recite_context: int = 4096
 
     def __post_init__(self):
-        # JSON knows no tuples.
+        # JSON knows no tuples, and NumPy's numbers are not Python's.
         for name in ("objectives", "mix", "qa_kinds"):
-            if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
+            value = getattr(self, name)
+            value = value.tolist() if hasattr(value, "tolist") else value
+            if isinstance(value, list):
+                self._set(name, tuple(value))
 
         def need(ok: bool, message: str) -> None:
             if not ok:
                 raise UsageError(message)
 
-        whole = ("segment_length", "epochs", "batch_size", "rank", "seed")
-        for name in whole:
-            value = getattr(self, name)
-            need(isinstance(value, int), f"{name} must be a whole number, not {value!r}")
-        for name in ("learning_rate", "warmup", "weight_decay", "max_grad_norm", "eps", "alpha"):
-            value = getattr(self, name)
-            finite = isinstance(value, (int, float)) and math.isfinite(value)
-            need(finite or (name == "alpha" and value is None), f"{name} is no number: {value!r}")
+        for name in WHOLE:
+            self._set(name, _whole(name, getattr(self, name)))
+        for name in NUMBERS:
+            self._set(name, _number(name, getattr(self, name)))
+        for name in ("stride", "tokens_per_step"):
+            if getattr(self, name) is not None:
+                self._set(name, _whole(name, getattr(self, name)))
+        if self.alpha is not None:
+            self._set("alpha", _number("alpha", self.alpha))
+        if isinstance(self.mix, tuple):
+            self._set("mix", tuple(_number("a weight of mix", each) for each in self.mix))
+        if type(self.qa_first).__name__ in ("bool", "bool_"):
+            self._set("qa_first", bool(self.qa_first))
         need(self.segment_length >= 2, f"segment_length must be at least 2: {self.segment_length}")
         for name, known in (
             ("schedule", SCHEDULES),
@@ -103,7 +146,6 @@ class LiftConfig:
             value = getattr(self, name)
             need(value in known, f"unknown {name} {value!r}: choose from {', '.join(known)}")
         if self.stride is not None:
-            need(isinstance(self.stride, int), f"stride must be a whole number: {self.stride!r}")
             need(
                 1 <= self.stride <= self.segment_length,
                 f"stride must lie between 1 and segment_length ({self.segment_length}): "
@@ -114,15 +156,14 @@ class LiftConfig:
                 f'schedule "{self.schedule}" has contiguous segments; '
                 'a stride belongs to schedule "overlap"',
             )
-        need(self.epochs >= 1, f"epochs must be at least 1: {self.epochs}")
+        need(1 <= self.epochs <= MOST, f"epochs must lie between 1 and {MOST:,}: {self.epochs}")
         need(self.batch_size >= 1, f"batch_size must be at least 1: {self.batch_size}")
         tokens = self.tokens_per_step
         need(
-            tokens is None or (isinstance(tokens, int) and tokens >= self.segment_length),
-            f"tokens_per_step must be a whole number of at least segment_length "
-            f"({self.segment_length}): {tokens!r}",
+            tokens is None or tokens >= self.segment_length,
+            f"tokens_per_step must be at least segment_length ({self.segment_length}): {tokens}",
         )
-        need(self.rank >= 1, f"rank must be at least 1: {self.rank}")
+        need(1 <= self.rank <= MOST, f"rank must lie between 1 and {MOST:,}: {self.rank}")
         need(self.alpha is None or self.alpha > 0, f"alpha must be above 0: {self.alpha}")
         need(self.learning_rate > 0, f"learning_rate must be above 0: {self.learning_rate}")
         need(0 <= self.warmup < 1, f"warmup is a share of all steps in [0, 1): {self.warmup}")
@@ -148,17 +189,19 @@ class LiftConfig:
             f"mix needs one number for each of {', '.join(names)}: {self.mix!r}",
         )
         for weight in self.weights:
-            positive = isinstance(weight, (int, float)) and math.isfinite(weight) and weight > 0
-            need(positive, f"a weight of mix must be above 0: {weight!r}")
+            need(weight > 0, f"a weight of mix must be above 0: {weight}")
         first = self.segment_epochs
-        need(isinstance(first, int) and first >= 0, f"segment_epochs is no number: {first!r}")
+        need(first >= 0, f"segment_epochs must not be negative: {first}")
         need(
             first == 0 or ("segments" in names and first < self.epochs),
             f"segment_epochs ({first}) needs the objective segments, and more epochs than that",
         )
         need(isinstance(self.qa_first, bool), f"qa_first must be True or False: {self.qa_first!r}")
         shown = self.recite_context
-        need(isinstance(shown, int) and shown >= 0, f"recite_context is no number: {shown!r}")
+        need(shown >= 0, f"recite_context must not be negative: {shown}")
+
+    def _set(self, name: str, value) -> None:
+        object.__setattr__(self, name, value)
 
     @property
     def step_length(self) -> int:

@@ -21,6 +21,7 @@ from liftcore.errors import UsageError
 from liftcore.exclusive import alone_with
 from liftcore.linear import features
 from liftcore.lora import Adapter, linear_layers
+from liftcore.pretrained import from_config
 from liftcore.progress import ProgressLine
 from liftcore.training.loop import make_runner, prepared
 from liftcore.training.source import count, segments_alone
@@ -90,10 +91,8 @@ def estimate(
 def _shallow(
     base_config, layers: int, tokens: int, config: LiftConfig, device, dtype, progress: bool
 ):
-    from transformers import AutoModelForCausalLM
-
     shallow = shallow_config(base_config, layers)
-    model = AutoModelForCausalLM.from_config(shallow, **models.dtype_keyword(dtype))
+    model = from_config(shallow, **models.dtype_keyword(dtype))
     model = model.to(device).eval()
     with ProgressLine(enabled=progress) as line:
         cost = calibrate(model, tokens, config, tell=line.count)

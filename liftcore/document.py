@@ -16,6 +16,7 @@ import numpy as np
 from liftcore.errors import LiftError
 from liftcore.tokens import check_text, text_ids
 
+UNTITLED = "the document"
 MAX_BYTES = 64 * 2**20
 LONGEST_PATH = 4096
 # The longer marks first: that of UTF-32 begins with that of UTF-16.
@@ -96,7 +97,7 @@ def _document(tokens: np.ndarray, text: str, title: str | None) -> Document:
             "one to read and one to predict"
         )
     sha256 = hashlib.sha256(text.encode()).hexdigest()
-    return Document(tokens, text, title or "the document", sha256)
+    return Document(tokens, text, title or UNTITLED, sha256)
 
 
 def _names_a_file(document: str) -> bool:
@@ -126,21 +127,30 @@ def read_bytes(path: Path, limit: float = MAX_BYTES) -> bytes:
     try:
         if path.is_dir():
             raise LiftError(f"{path} is a directory, not a text file")
-        if not path.is_file() and path.exists():
-            raise LiftError(f"{path} is not a regular file")
-        size = path.stat().st_size
-        if size > limit:
-            raise LiftError(
-                f"{path} has {size / 2**20:,.0f} MiB; at most {limit // 2**20} MiB of text "
-                "are taken at once: split it"
-            )
-        return path.read_bytes()
+        return _bytes_of(path, limit)
     except FileNotFoundError as error:
         raise LiftError(f"no such file: {path}") from error
     except PermissionError as error:
         raise LiftError(f"no permission to read {path}") from error
     except OSError as error:
         raise LiftError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _bytes_of(path: Path, limit: float) -> bytes:
+    """What a file or a pipe such as /dev/stdin holds. Raises LiftError for too much."""
+    if path.exists() and not path.is_file():
+        with open(path, "rb") as stream:
+            content = stream.read(int(min(limit, MAX_BYTES)) + 1)
+        size = len(content)
+    else:
+        size = path.stat().st_size
+        content = b"" if size > limit else path.read_bytes()
+    if size > limit:
+        raise LiftError(
+            f"{path} has {size / 2**20:,.0f} MiB; at most {limit // 2**20} MiB of text "
+            "are taken at once: split it"
+        )
+    return content
 
 
 def decode(content: bytes, name: str) -> str:

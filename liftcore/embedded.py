@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from liftcore.errors import LiftError
+from liftcore.pretrained import from_config, from_pretrained, quiet_transformers
 
 NAME = "smollm2-135m"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -102,8 +103,6 @@ def _gguf_file() -> Path:
 def _convert(file: Path, folder: Path) -> Path:
     if importlib.util.find_spec("gguf") is None:
         raise LiftError(f"reading the embedded model needs the package gguf: {INSTALL}")
-    from transformers import AutoTokenizer
-
     print(f"liftcore: converting {NAME} once into {folder}", file=sys.stderr)
     temporary = None
     try:
@@ -111,7 +110,7 @@ def _convert(file: Path, folder: Path) -> Path:
         temporary = Path(tempfile.mkdtemp(prefix=f".{NAME}-", dir=folder.parent))
         with quiet_transformers():
             dequantised(file).save_pretrained(temporary)
-            tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+            tokenizer = from_pretrained("AutoTokenizer", file.parent, gguf_file=file.name)
             for name, value in TOKENIZER.items():
                 setattr(tokenizer, name, value)
             tokenizer.save_pretrained(temporary)
@@ -138,14 +137,13 @@ def dequantised(file: Path) -> nn.Module:
     transformers can do this too, but asks for accelerate, which nothing else here needs.
     """
     import gguf
-    from transformers import AutoConfig, AutoModelForCausalLM
 
     from liftcore.model import dtype_keyword
 
-    config = AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name)
+    config = from_pretrained("AutoConfig", file.parent, gguf_file=file.name)
     config.name_or_path = NAME
     with torch.random.fork_rng(devices=[]):  # the weights to be replaced are drawn at random
-        model = AutoModelForCausalLM.from_config(config, **dtype_keyword(torch.bfloat16))
+        model = from_config(config, **dtype_keyword(torch.bfloat16))
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     heads = {
         "q_proj": config.num_attention_heads,
@@ -168,19 +166,3 @@ def _rotated_as_transformers(weight: Tensor, heads: int) -> Tensor:
     rotary positions turn together are neighbours, into that of transformers, in which they lie
     half a head apart."""
     return weight.unflatten(0, (heads, -1, 2)).transpose(1, 2).reshape(weight.shape)
-
-
-@contextlib.contextmanager
-def quiet_transformers():
-    """Silences the progress bars and notices of transformers while it loads."""
-    from transformers.utils import logging
-
-    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

@@ -14,7 +14,7 @@ from liftcore import adapter as adapters
 from liftcore import checkpoint, output, report
 from liftcore import document as documents
 from liftcore import model as models
-from liftcore.config import LiftConfig
+from liftcore.config import LiftConfig, preset_for
 from liftcore.document import Document
 from liftcore.errors import LiftError, NothingToLearnError, UsageError
 from liftcore.exclusive import alone_with
@@ -46,7 +46,9 @@ def absorb(
 
     document   text, the path of a UTF-8 text file, token ids, or a Document read before
     title      how questions name the document; the file's name by default
-    config     settings; LiftConfig() is tuned for the embedded model
+    config     settings; None: the preset understand for a chat model, which is then trained on
+               questions too, and memorize for any other (config.preset_for), with the rank and
+               alpha of `init`
     resume     folder for the state of an unfinished run: written every 20 seconds, and
                continued from when it is there; on a CPU the result is bit for bit the same
     progress   a line on stderr that goes on; where that is no terminal, a plain one now and then
@@ -60,7 +62,8 @@ def absorb(
     The model is left with the adapter installed. Raises LiftError (see liftcore.errors) when the
     document cannot be read, the model cannot be trained, or the loss is no longer a number.
     """
-    config = config or LiftConfig()
+    if config is None:
+        config = LiftConfig.preset(preset_for(tokenizer), **adapters.settings_of(init))
     if qa is not None:
         config = _with_questions(config)
     elif "qa" in config.objectives:
@@ -75,6 +78,7 @@ def absorb(
         )
     with alone_with(model), own_adapter_after(model, on_failure=True):
         models.head(model)
+        models.check_tokens(model, source.tokens)
         adapter = _beginning(model, config, init)
         adapter.install()
         # What comes behind the training is tried before it.

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import hashlib
 import importlib.util
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from liftcore import adapter as adapters
-from liftcore import answer, files, model, output
+from liftcore import answer, embedded, files, model, output
 from liftcore.config import LiftConfig
 from liftcore.document import read_bytes
 from liftcore.errors import LiftError, UsageError
@@ -22,9 +23,32 @@ from liftcore.linear import matrix
 from liftcore.lora import Adapter, linear_layers
 from liftcore.output import ADAPTER, DOCUMENT, INFO, MERGED, PICTURE
 from liftcore.report import Report
+from liftcore.stored import from_json
 from liftcore.targets import check_mergeable
+from liftcore.terminal import note, one_line
 from liftcore.tokens import text_ids
 from liftcore.training.loop import Result
+
+
+@dataclass
+class _About:
+    """What liftcore.json says about the document."""
+
+    title: str
+    sha256: str
+    tokens: int
+
+
+@dataclass
+class _Names:
+    """What liftcore.json names."""
+
+    base_model: str
+    adapter_sha256: str
+
+
+def _part(kind: type, values: dict):
+    return from_json(kind, {f.name: values[f.name] for f in dataclasses.fields(kind)})
 
 
 @dataclass
@@ -48,7 +72,7 @@ class Memory:
         context "none": from the weights alone; "truncated": the prompt also holds the document,
         cut to the model's window (LIFT+ICL). Raises UsageError for anything else.
         """
-        _check_length(max_new_tokens)
+        check_length(max_new_tokens)
         if context not in answer.CONTEXTS:
             raise UsageError(f"unknown context {context!r}: choose none or truncated")
         tokens = None
@@ -69,7 +93,7 @@ class Memory:
 
     def complete(self, text: str, *, max_new_tokens: int = 32) -> str:
         """How the document goes on after `text`, from the weights alone, greedily decoded."""
-        _check_length(max_new_tokens)
+        check_length(max_new_tokens)
         with alone_with(self.model):
             self.adapter.install()
             return answer.complete(self.model, self.tokenizer, text, max_new_tokens)
@@ -125,7 +149,8 @@ class Memory:
         self.tokenizer.save_pretrained(folder / MERGED)
 
 
-def _check_length(max_new_tokens: int) -> None:
+def check_length(max_new_tokens: int) -> None:
+    """Raises UsageError for a number of tokens that no answer has."""
     if max_new_tokens < 1:
         raise UsageError(f"max_new_tokens must be at least 1: {max_new_tokens}")
 
@@ -184,20 +209,29 @@ def load_memory(
 ) -> Memory:
     """A saved memory, on the base model that it was trained on.
 
-    The base is loaded by its recorded name unless `model_and_tokenizer` gives one. Raises
-    LiftError when the folder is damaged or the model is another one; force skips the check of
-    the name (never that of the shapes).
+    The base is loaded by its recorded name unless `model_and_tokenizer` gives one; a line on
+    standard error says which, but for the embedded model. Raises LiftError when the folder is
+    damaged or the model is another one; force skips the check of the name (never that of the
+    shapes).
     """
     folder = Path(folder)
     info = adapters.read_json(folder / INFO)
     try:
-        config, report = LiftConfig(**info["config"]), Report(**info["report"])
-        training, about, base = Result(**info["training"]), info["document"], info["base_model"]
-        title, sha256, length = about["title"], about["sha256"], about["tokens"]
-        adapter_sha256 = info["adapter_sha256"]
-    except (KeyError, TypeError) as error:
+        config, report = LiftConfig(**info["config"]), from_json(Report, info["report"])
+        training, about = from_json(Result, info["training"]), _part(_About, info["document"])
+        names = _part(_Names, info)
+        report.text()
+    except (LookupError, TypeError, ArithmeticError, ValueError) as error:
         raise LiftError(f"{folder / INFO} is damaged or of another version: {error}") from error
-    base_model, tokenizer = model_and_tokenizer or model.load(base, device=device, dtype=dtype)
+    title, sha256, length = about.title, about.sha256, about.tokens
+    base, adapter_sha256 = names.base_model, names.adapter_sha256
+    if model_and_tokenizer is None:
+        device = model.checked_device(device)
+        if base != embedded.NAME or os.path.isdir(base):
+            kind = "the folder" if os.path.isdir(base) else "the hub's"
+            note(f"liftcore: loading {kind} {one_line(base)}, the base model that {folder} names")
+        model_and_tokenizer = model.load(base, device=device, dtype=dtype)
+    base_model, tokenizer = model_and_tokenizer
     if adapters.base_name(base_model) != base and not force:
         raise LiftError(
             f"the memory in {folder} was trained on {base}, not on "

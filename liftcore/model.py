@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,35 +17,41 @@ from torch import Tensor, nn
 from liftcore import embedded
 from liftcore.errors import LiftError, UsageError
 from liftcore.kernels.reference import soft_cap
+from liftcore.pretrained import from_pretrained, lfs_pointer
+from liftcore.usage import out_of_memory
 
 # What a head's bias adds to the columns of its weight: rows of 16-bit numbers stay aligned.
 COLUMNS = 8
 
 
-def load(name_or_path: str | Path, *, device: str | torch.device | None = None, dtype=None):
+def load(
+    name_or_path: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    tokenizer=None,
+):
     """(model, tokenizer) for "smollm2-135m", a Hugging Face name or a local folder.
 
     device None: CUDA when there is one, else CPU. dtype None: bf16 where the device computes
-    with it natively, else fp32. Raises LiftError when the model or its tokenizer cannot be had.
+    with it natively, else fp32. tokenizer: one that load_tokenizer() gave before. Raises LiftError
+    when the model or its tokenizer cannot be had, or would run code of its own.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    device = _device(device or default_device())
+    device = checked_device(device)
     dtype = dtype or default_dtype(device)
-    name = str(name_or_path)
-    if Path(name).is_dir():
-        # A memory must find its base from any working folder.
-        name = str(Path(name).resolve())
-    source = _source(name)
-    with embedded.quiet_transformers():
-        try:
-            model = AutoModelForCausalLM.from_pretrained(source, **dtype_keyword(dtype))
-        except (OSError, ValueError) as error:
-            raise LiftError(_why_not_loaded(name, error)) from error
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source)
-        except Exception as error:
-            raise LiftError(f"{name} has no tokenizer that transformers can load") from error
+    name = _name(name_or_path)
+    try:
+        model = from_pretrained(
+            "AutoModelForCausalLM", _source(name), name=name, **dtype_keyword(dtype)
+        )
+    except LiftError:
+        raise
+    except Exception as error:
+        if out_of_memory(error) or isinstance(error, MemoryError):
+            raise
+        raise LiftError(_why_not_loaded(name, error)) from error
+    if tokenizer is None:
+        tokenizer = load_tokenizer(name)
     try:
         model = model.to(device).eval().requires_grad_(False)
     except RuntimeError as error:
@@ -51,12 +60,28 @@ def load(name_or_path: str | Path, *, device: str | torch.device | None = None, 
     return model, tokenizer
 
 
+def load_tokenizer(name_or_path: str | Path):
+    """The tokenizer that load() gives; raises LiftError as that does."""
+    name = _name(name_or_path)
+    source = _source(name)
+    try:
+        return from_pretrained("AutoTokenizer", source, name=name)
+    except LiftError:
+        raise
+    except Exception as error:
+        try:
+            from_pretrained("AutoConfig", source, name=name)
+        except LiftError:
+            raise
+        except Exception as missing:
+            raise LiftError(_why_not_loaded(name, missing)) from missing
+        raise LiftError(f"{name} has no tokenizer that transformers can load") from error
+
+
 def is_chat(name_or_path: str | Path) -> bool:
     """Whether a model's tokenizer has a chat template; False when there is none to be had."""
-    from transformers import AutoTokenizer
-
-    with embedded.quiet_transformers(), contextlib.suppress(Exception):
-        return bool(AutoTokenizer.from_pretrained(_source(str(name_or_path))).chat_template)
+    with contextlib.suppress(LiftError):
+        return bool(load_tokenizer(name_or_path).chat_template)
     return False
 
 
@@ -68,11 +93,21 @@ def dtype_keyword(dtype: torch.dtype) -> dict[str, torch.dtype]:
     return {"dtype" if (major, minor) >= (4, 56) else "torch_dtype": dtype}
 
 
+def _name(name_or_path: str | Path) -> str:
+    """A folder in full, since a memory must find its base from any working folder; else the name
+    itself."""
+    name = str(name_or_path)
+    return str(Path(name).resolve()) if os.path.isdir(name) else name
+
+
 def _source(name: str) -> str | Path:
     return embedded.model_folder() if name == embedded.NAME else name
 
 
-def _device(name: str | torch.device) -> torch.device:
+def checked_device(name: str | torch.device | None) -> torch.device:
+    """The device of a name; None: CUDA when there is one, else CPU. Raises UsageError for what is
+    no device, and LiftError for one that is not there."""
+    name = name or default_device()
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -83,7 +118,11 @@ def _device(name: str | torch.device) -> torch.device:
 
 
 def _why_not_loaded(name: str, error: Exception) -> str:
-    if Path(name).exists():
+    if os.path.exists(name):
+        if pointer := lfs_pointer(name):
+            return (
+                f"{pointer} is a Git LFS pointer, not the file itself: fetch it with git lfs pull"
+            )
         return f"{name} is not a model folder that transformers can load: {_first_line(error)}"
     return (
         f"cannot load {name}: it is neither a local folder nor reachable on the hub "
@@ -247,6 +286,18 @@ def prefix_ids(tokenizer) -> list[int]:
         ids = list(tokenizer("", add_special_tokens=True)["input_ids"])
     bos = tokenizer.bos_token_id
     return [bos] if bos is not None and ids[:1] == [bos] else []
+
+
+def check_tokens(model: nn.Module, ids: Tensor | np.ndarray | Sequence[int]) -> None:
+    """Raises LiftError for a token, of host memory, that the model has no embedding for."""
+    tables = model.get_input_embeddings(), model.get_output_embeddings()
+    rows = min(table.weight.shape[0] for table in tables if table is not None)
+    largest = int(np.max(np.asarray(ids), initial=0))
+    if largest >= rows:
+        raise LiftError(
+            f"token {largest} is none of the {rows:,} that {type(model).__name__} has an embedding "
+            "for: the tokenizer belongs to another model"
+        )
 
 
 def window(model: nn.Module) -> int:

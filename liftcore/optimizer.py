@@ -117,5 +117,5 @@ class DeviceAdamW:
 
 
 def _check(state: dict[str, Tensor], master: Tensor) -> None:
-    if state["master"].shape != master.shape:
+    if any(state[k].shape != master.shape for k in ("master", "exp_avg", "exp_avg_sq")):
         raise ValueError("the saved state belongs to an adapter of another size")

@@ -29,7 +29,8 @@ class ProgressLine:
 
     def __init__(self, epochs: int = 1, device: torch.device | None = None, *, enabled=True):
         self.epochs, self.device = epochs, device or torch.device("cpu")
-        self.enabled, self.terminal = enabled, sys.stderr.isatty()
+        self.enabled = enabled and sys.stderr is not None
+        self.terminal = self.enabled and sys.stderr.isatty()
         self.drawn = 0.0
         self.first: Progress | None = None
         self._text, self._said, self._tenth = "", time.monotonic(), ("", 0)

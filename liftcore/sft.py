@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from pathlib import Path
 
 from torch import nn
@@ -11,7 +12,7 @@ from liftcore import adapter as adapters
 from liftcore import document as documents
 from liftcore import model as models
 from liftcore import output
-from liftcore.config import LiftConfig
+from liftcore.config import LiftConfig, preset_for
 from liftcore.errors import LiftError, UsageError
 from liftcore.exclusive import alone_with
 from liftcore.lora import Adapter, own_adapter_after
@@ -23,6 +24,7 @@ from liftcore.training.loop import Result, train
 from liftcore.training.source import StepSource
 
 DEFAULTS = {"objectives": ("segments", "qa"), "epochs": 3}
+OTHER_TEXTS = set(documents.TEXT_SUFFIXES) - {".txt"} | {".json"}
 
 
 @dataclasses.dataclass
@@ -68,14 +70,16 @@ def sft(
 
     corpus     *.txt files, each with or without a .jsonl of the same name that holds its
                question-answer pairs
-    config     by default segments and questions, three epochs; γ is config.mix
+    config     by default segments and questions, three epochs, on the preset for such a model
+               (config.preset_for); γ is config.mix
 
     The samples of all documents are shuffled together and share steps, whose loss is divided by
     one number an epoch: equation 6 but for a factor that AdamW does not see. The model is left as
     it was. Raises LiftError for a folder without documents and for what cannot be read,
-    UsageError for settings that do not fit.
+    UsageError for settings that do not fit. Warns of files that have no place in a
+    corpus.
     """
-    config = config or LiftConfig(**DEFAULTS)
+    config = config or LiftConfig.preset(preset_for(tokenizer), **DEFAULTS)
     if not {"segments", "recitation", "qa"}.issuperset(config.objectives):
         raise UsageError("sft takes the objectives segments, recitation and qa")
     window = models.window(model)
@@ -85,13 +89,14 @@ def sft(
             "tokens"
         )
     objectives, weights, count = [], [], 0
-    files = sorted(Path(corpus).glob("*.txt"))
-    if not files:
-        raise LiftError(f"{corpus} holds no .txt files")
-    for file in files:
-        document = documents.read(file, tokenizer)
-        questions = file.with_suffix(".jsonl")
-        pairs = read_pairs(questions) if questions.exists() else []
+    files = files_of(Path(corpus))
+    for file, questions in files:
+        try:
+            document = documents.read(file, tokenizer)
+        except LiftError as error:
+            named = str(file) in str(error)
+            raise LiftError(str(error) if named else f"{file}: {error}") from error
+        pairs = read_pairs(questions) if questions else []
         count += len(pairs)
         objectives += objectives_of(model, tokenizer, document, config, [GivenPairs(pairs)])
         weights += config.weights
@@ -105,3 +110,25 @@ def sft(
         with ProgressLine(config.epochs, adapter.values.device, enabled=progress) as line:
             result = train(adapter, source, on_step=line.update, say=line.say)
     return Start(model, adapter, config, result, len(files), count)
+
+
+def files_of(corpus: Path) -> list[tuple[Path, Path | None]]:
+    """The text files of a folder, each with its questions or None, by name.
+
+    Raises LiftError for a folder without texts. Warns of what looks like a part of the corpus and
+    is left out.
+    """
+    try:
+        entries = sorted(e for e in corpus.iterdir() if not e.name.startswith("."))
+    except OSError as error:
+        raise LiftError(f"{corpus} holds no .txt files: {error.strerror or error}") from error
+    texts = [e for e in entries if e.suffix.lower() == ".txt"]
+    questions = {e.stem: e for e in entries if e.suffix.lower() == ".jsonl"}
+    if not texts:
+        raise LiftError(f"{corpus} holds no .txt files")
+    stems = {text.stem for text in texts}
+    idle = [e.name for stem, e in questions.items() if stem not in stems]
+    idle += [e.name for e in entries if e.suffix.lower() in OTHER_TEXTS]
+    if idle:
+        warnings.warn(f"left out of {corpus}: {', '.join(idle)}", stacklevel=2)
+    return [(text, questions.get(text.stem)) for text in texts]

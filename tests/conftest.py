@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tempfile
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -72,6 +73,21 @@ def elsewhere(tmp_path_factory, monkeypatch):
     folder = tmp_path_factory.mktemp("elsewhere")
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def saved_memory(tiny_folder, tmp_path_factory):
+    """A saved memory of the tiny model."""
+    model, tokenizer = liftcore.load(tiny_folder, device="cpu", dtype=torch.float32)
+    config = liftcore.LiftConfig(segment_length=16, epochs=1, rank=4)
+    memory = liftcore.absorb(model, tokenizer, TEXT, config=config, progress=False)
+    return memory.save(tmp_path_factory.mktemp("saved") / "memory")
+
+
+@pytest.fixture
+def memory_folder(saved_memory, tmp_path):
+    """A memory's folder to change at will."""
+    return shutil.copytree(saved_memory, tmp_path / "memory")
 
 
 @pytest.fixture(scope="session")

@@ -92,7 +92,7 @@ def test_ask_is_interactive_without_a_question(absorb, text_file, tmp_path, monk
     import io
 
     absorb(text_file)
-    monkeypatch.setattr(sys, "stdin", io.StringIO("Who sailed?\nWhen?\n\nnot asked\n"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Who sailed?\n\nWhen?\n"))
     assert main(["ask", str(tmp_path / "memory"), "--device", "cpu", "--json"]) == 0
     answers = json.loads(capsys.readouterr().out.splitlines()[-1])["answers"]
     assert [a["question"] for a in answers] == ["Who sailed?", "When?"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections import Counter
@@ -14,6 +15,9 @@ from liftcore.document import read_text
 from liftcore.errors import LiftError, UsageError
 from liftcore.objectives.words import goes_on, has_words, normalised, question_key
 from liftcore.tokens import check_text
+
+# What may stand around JSON: white space, and the byte order marks of files put together.
+BLANK = " \t\r\n\ufeff"
 
 
 @dataclass(frozen=True)
@@ -110,21 +114,35 @@ def stands_in(evidence: str, text: str) -> bool:
 
 
 def read_pairs(path: str | Path) -> list[Pair]:
-    """The user's pairs: a text file (see document.decode) with one JSON object a line, keys
-    question and answer, and evidence if wanted; others are ignored. A question asked twice counts
-    once.
+    """The user's pairs: a text file (see document.decode) with one JSON object a line, or an array
+    of such objects, keys question and answer, and evidence if wanted; others are ignored. A
+    question asked twice counts once.
 
-    Raises UsageError that names the line, and LiftError for a file without pairs.
+    Raises UsageError that names the line or the pair, and LiftError for a file without pairs.
     """
     path = Path(path)
-    pairs = []
-    # Not splitlines(): JSON strings may hold line separators such as U+2028 as they are.
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if line.strip():
-            pairs.append(_pair(line, f"{path}, line {number}"))
+    text = read_text(path)
+    whole = _whole(text)
+    if whole is not None:
+        pairs = [as_pair(each, f"{path}, pair {n}") for n, each in enumerate(whole, 1)]
+    else:
+        # Not splitlines(): JSON strings may hold line separators such as U+2028 as they are.
+        lines = enumerate((line.strip(BLANK) for line in text.split("\n")), 1)
+        pairs = [_pair(line, f"{path}, line {number}") for number, line in lines if line]
     if not pairs:
         raise LiftError(f"{path} holds no question-answer pairs")
     return Deduplicator().fresh(pairs)
+
+
+def _whole(text: str) -> list | None:
+    """The pairs of a file that is one JSON array; None when it is not."""
+    if not text.lstrip(BLANK).startswith("["):
+        return None
+    with contextlib.suppress(ValueError, RecursionError):
+        found = json.loads(text.strip(BLANK))
+        # An array of words is none of pairs: as a line it gets the error of one.
+        return found if any(isinstance(each, (dict, list)) for each in found) else None
+    return None
 
 
 def _pair(line: str, where: str) -> Pair:

@@ -144,10 +144,16 @@ class _Log:
     def _load(self, file: Path) -> None:
         state, at = checkpoint.read(file, self.run)
         runner = self.runner
-        runner.use(runner.plan.cut(runner.rows, at.micro_batch, at.recompute))
-        runner.load_state(state, state["losses"])
-        self.epochs, self.tokens = state["log"].tolist()
-        self.source.restore({k: v.numpy() for k, v in state.items() if k.startswith("source_")})
+        try:
+            checkpoint.compare(state, self._state())
+            if state["log"].shape != (2, at.step) or len(state["losses"]) != at.step:
+                raise ValueError("the saved state belongs to another number of steps")
+            runner.use(runner.plan.cut(runner.rows, at.micro_batch or 1, at.recompute))
+            runner.load_state(state, state["losses"])
+            self.epochs, self.tokens = state["log"].tolist()
+            self.source.restore({k: v.numpy() for k, v in state.items() if k.startswith("source_")})
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:
+            raise checkpoint.damaged(file) from error
         self.seconds_before = at.seconds
 
     def add(self, step: Step) -> None:
@@ -174,19 +180,21 @@ class _Log:
             return
         plan, seconds = self.runner.plan, time.perf_counter() - self.started
         at = Position(self.steps, self.seconds_before + seconds, plan.micro_batch, plan.recompute)
-        state = {
-            **self.runner.state(),
-            "losses": self.losses,
-            "log": torch.tensor([self.epochs, self.tokens], dtype=torch.int64),
-            **{name: torch.from_numpy(value) for name, value in self.source.state().items()},
-        }
         try:
-            checkpoint.save(self.file, state, at, self.run)
+            checkpoint.save(self.file, self._state(), at, self.run)
         except LiftError as error:
             if not self.warned:
                 warnings.warn(f"{error}; the run goes on", stacklevel=3)
             self.warned = True
         self.saved = time.perf_counter()
+
+    def _state(self) -> dict[str, Tensor]:
+        return {
+            **self.runner.state(),
+            "losses": self.losses,
+            "log": torch.tensor([self.epochs, self.tokens], dtype=torch.int64),
+            **{name: torch.from_numpy(value) for name, value in self.source.state().items()},
+        }
 
     def check(self) -> None:
         """Raises LiftError for the first step whose loss is no number."""

@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +16,7 @@ from liftcore.errors import LiftError
 from liftcore.last_layer import WORTH, LastLayer
 from liftcore.lora import Adapter
 from liftcore.memory_plan import MemoryPlan, choose
-from liftcore.model import head
+from liftcore.model import check_tokens, head
 from liftcore.objectives.sample import Sample
 from liftcore.optimizer import MasterAdamW
 from liftcore.recompute import recomputed
@@ -66,6 +67,7 @@ class Runner:
         Out of memory, the step is done again in smaller passes; LiftError when even the smallest
         does not fit. Where an op has no deterministic algorithm, it is done without.
         """
+        check_tokens(self.model, np.concatenate([sample.ids for sample in step.samples]))
         if step.number >= len(self.losses):
             more = self.losses.new_full((ROOM + step.number - len(self.losses),), torch.nan)
             self.losses = torch.cat([self.losses, more])

@@ -313,7 +313,14 @@ class StepSource:
         }
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Goes on where state() was taken, as soon as the samples that it knew are there."""
+        """Goes on where state() was taken, as soon as the samples that it knew are there. Raises
+        ValueError for what state() cannot have given."""
+        count, arrivals = len(self.objectives), state["source_arrivals"]
+        sizes = {"source_at": (4,), "source_known": (count,), "source_float": (2,)}
+        fits = all(state[name].shape == size for name, size in sizes.items())
+        fits = fits and arrivals.shape[1] == 3 and state["source_at"][0] <= self.config.epochs
+        if not fits or not ((arrivals[:, 1] >= 0) & (arrivals[:, 1] < count)).all():
+            raise ValueError("the saved state belongs to other objectives")
         self._again = {k: v.tolist() for k, v in state.items()}
         self.done_steps = self._again["source_at"][3]
 

@@ -1,0 +1,116 @@
+"""What transformers loads by name or from a folder, without a line of code that a model brings."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from liftcore.errors import LiftError
+
+# Loading imports every quantiser that is installed, and some of these talk while they are.
+TALKATIVE = ("torchao", "torch.utils._pytree")
+LFS_POINTER = b"version https://git-lfs"
+
+
+def from_pretrained(kind: str, source: str | Path, *, name: str | None = None, **options):
+    """transformers.KIND.from_pretrained(source, **options), where `kind` is the name of a class.
+
+    name   what an error calls the source, when that is another word
+
+    Raises LiftError when what is to be loaded would run code of its own, and whatever transformers
+    raises otherwise.
+    """
+    shown, source = name or str(source), str(source)
+    with quiet_transformers():
+        importlib.import_module("transformers.modeling_utils")
+        loader = getattr(importlib.import_module("transformers"), kind)
+        try:
+            if kind == "AutoModelForCausalLM" and not {"config", "gguf_file"} & options.keys():
+                options["config"] = _harmless(from_pretrained("AutoConfig", source), shown)
+            return loader.from_pretrained(source, trust_remote_code=False, **options)
+        except LiftError:
+            raise
+        except Exception as error:
+            if "trust_remote_code" in str(error):
+                raise _refused(shown) from error
+            raise
+
+
+def from_config(config, **options):
+    """transformers.AutoModelForCausalLM.from_config(config, **options); raises as
+    from_pretrained()."""
+    with quiet_transformers():
+        loader = importlib.import_module("transformers").AutoModelForCausalLM
+        try:
+            return loader.from_config(config, trust_remote_code=False, **options)
+        except ValueError as error:
+            if "trust_remote_code" in str(error):
+                raise _refused(str(getattr(config, "name_or_path", "") or "the model")) from error
+            raise
+
+
+def _refused(shown: str) -> LiftError:
+    return LiftError(
+        f"{shown} needs code of its own (auto_map), and liftcore runs no code from models: take a "
+        "model that transformers knows by itself"
+    )
+
+
+def _harmless(config, shown: str):
+    """The configuration, whose parts ask for no code either. Raises LiftError where it wants an
+    attention kernel from the hub, which is code too."""
+    for part in _parts(config):
+        wanted = getattr(part, "_attn_implementation", None)
+        if isinstance(wanted, str) and "/" in wanted:
+            raise LiftError(
+                f"{shown} wants the attention kernel {wanted} from the hub, and liftcore runs no "
+                "code from models: take attn_implementation out of its config.json"
+            )
+        if part is not config:
+            # transformers would ask for leave on standard input when it comes to this part.
+            vars(part).pop("auto_map", None)
+    return config
+
+
+def _parts(config) -> Iterator:
+    """A configuration and those within it."""
+    yield config
+    for value in list(vars(config).values()):
+        if hasattr(value, "model_type") and hasattr(value, "to_dict"):
+            yield from _parts(value)
+
+
+def lfs_pointer(folder: str | Path) -> Path | None:
+    """A file of the folder that Git LFS has not fetched yet; None when there is none."""
+    with contextlib.suppress(OSError):
+        for file in sorted(Path(folder).iterdir()):
+            if file.is_file():
+                with open(file, "rb") as stream:
+                    if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+                        return file
+    return None
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silences the progress bars and notices of transformers, and of what it imports, while it
+    loads."""
+    from transformers.utils import logging as notices
+
+    bars, level = notices.is_progress_bar_enabled(), notices.get_verbosity()
+    loggers = {each: each.level for each in map(logging.getLogger, TALKATIVE)}
+    notices.disable_progress_bar()
+    notices.set_verbosity_error()
+    for each in loggers:
+        each.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        notices.set_verbosity(level)
+        for each, before in loggers.items():
+            each.setLevel(before)
+        if bars:
+            notices.enable_progress_bar()
