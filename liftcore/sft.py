@@ -24,7 +24,8 @@ from liftcore.training.loop import Result, train
 from liftcore.training.source import StepSource
 
 DEFAULTS = {"objectives": ("segments", "qa"), "epochs": 3}
-OTHER_TEXTS = set(documents.TEXT_SUFFIXES) - {".txt"} | {".json"}
+# What looks like a part of a corpus, and is none.
+OTHER_TEXTS = {".md", ".rst", ".markdown", ".text", ".tex", ".html", ".json"}
 
 
 @dataclasses.dataclass
