@@ -20,6 +20,9 @@ from setuptools.errors import CompileError, PlatformError
 
 ROOT = Path(__file__).resolve().parent
 LIBRARY = "libliftcore_cuda.so"
+PACKAGES = (
+    "cli", "drop_in", "fiction", "kernels", "layers", "objectives", "questions", "training",
+)  # fmt: skip
 
 
 def compiler() -> str | None:
@@ -94,9 +97,12 @@ class Wheel(bdist_wheel):
 
 
 setup(
-    packages=["liftcore", "liftcore.kernels", "liftcore.objectives", "liftcore.training"],
+    packages=[
+        "liftcore",
+        *(f"liftcore.{name}" for name in PACKAGES),
+    ],
     package_dir={"liftcore.kernels": "kernels"},
-    package_data={"liftcore": ["prose/*.txt"]},
+    package_data={"liftcore.fiction": ["prose/*.txt"]},
     include_package_data=False,  # MANIFEST.in is for the source distribution alone
     ext_modules=extensions(),
     cmdclass={"build_ext": BuildLibrary, "bdist_wheel": Wheel},

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 
 from bench.common import RESULTS, results_name
-from liftcore import info
-from liftcore.fiction import fictional_document
-from liftcore.usage import gib
+from liftcore.cli import info
+from liftcore.device_memory import gib
+from liftcore.fiction.documents import fictional_document
 
 CASES = (
     (800, ["--epochs", "6"]),

@@ -14,7 +14,7 @@ from torch import nn
 from liftcore import model as models
 from liftcore.cost import shallow_config
 from liftcore.errors import LiftError
-from liftcore.fiction import fictional_document
+from liftcore.fiction.documents import fictional_document
 from liftcore.tokens import text_ids
 
 # Published sizes: hidden, MLP, layers, query heads, key and value heads, vocabulary.

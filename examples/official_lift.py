@@ -21,7 +21,7 @@ from transformers import Trainer, TrainingArguments
 
 import liftcore  # line 1
 from liftcore.data import Collator
-from liftcore.fiction import fictional_document
+from liftcore.fiction.documents import fictional_document
 
 
 def items_of(tokenizer, title: str, pairs) -> list[dict]:

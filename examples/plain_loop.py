@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 import liftcore
 from liftcore.data import Collator, SegmentStream
-from liftcore.fiction import fictional_document
+from liftcore.fiction.documents import fictional_document
 from liftcore.kernels.head_loss import linear_cross_entropy
 from liftcore.kernels.lora import lora_linear
 from liftcore.model import prefix_ids

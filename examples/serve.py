@@ -17,9 +17,9 @@ from torch import nn
 import liftcore
 from liftcore import embedded
 from liftcore.adapter import VLLM_RANKS, vllm_rank
-from liftcore.fiction import fictional_document
-from liftcore.linear import features
-from liftcore.lora import linear_layers
+from liftcore.fiction.documents import fictional_document
+from liftcore.layers.linear import features
+from liftcore.layers.lora import linear_layers
 
 DTYPES = ("BF16", "F16", "F32")
 PREFIX, ENDS = "base_model.model.", {".lora_A.weight": 0, ".lora_B.weight": 1}

@@ -12,7 +12,7 @@ from transformers import Trainer, TrainingArguments
 
 import liftcore
 from liftcore.data import Collator, SegmentDataset
-from liftcore.fiction import fictional_document
+from liftcore.fiction.documents import fictional_document
 from liftcore.kernels.head_loss import linear_cross_entropy
 from liftcore.model import head, prefix_ids
 from liftcore.tokens import text_ids

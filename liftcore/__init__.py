@@ -30,11 +30,11 @@ _PUBLIC = {
     "LiftError": "liftcore.errors",
     "Memory": "liftcore.memory",
     "absorb": "liftcore.lift",
-    "accelerate": "liftcore.patch",
+    "accelerate": "liftcore.drop_in.accelerate",
     "estimate": "liftcore.cost",
     "load": "liftcore.model",
     "load_memory": "liftcore.memory",
-    "restore": "liftcore.patch",
+    "restore": "liftcore.drop_in.accelerate",
 }
 __all__ = ["__version__", *sorted(_PUBLIC)]
 

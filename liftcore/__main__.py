@@ -2,6 +2,6 @@
 
 import sys
 
-from liftcore.cli import main
+from liftcore.cli.main import main
 
 sys.exit(main())

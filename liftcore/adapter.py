@@ -15,10 +15,10 @@ from torch import nn
 
 from liftcore import files
 from liftcore.errors import LiftError
-from liftcore.linear import features
-from liftcore.lora import Adapter
-from liftcore.peft_names import hits
-from liftcore.targets import Targets, targets
+from liftcore.layers.linear import features
+from liftcore.layers.lora import Adapter
+from liftcore.layers.peft_names import hits
+from liftcore.layers.targets import Targets, targets
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

@@ -78,7 +78,7 @@ class LiftConfig:
     segment_epochs   the first so many epochs train on segments alone.
     qa_context       "none": a training question names the title only; "truncated": the document
                      stands beside it, cut to the model's window.
-    qa_kinds         which of QA_KINDS the model's own pairs are (liftcore.objectives.self_study).
+    qa_kinds         which of QA_KINDS the model's own pairs are (liftcore.questions.self_study).
     qa_first         training waits until all questions are made, and does not run beside it.
     recite_context   tokens of the document's head and tail that recitation shows, where they fit.
 

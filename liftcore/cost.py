@@ -17,15 +17,15 @@ from liftcore import model as models
 from liftcore import report
 from liftcore.answer import greedy
 from liftcore.config import LiftConfig
+from liftcore.device_memory import peak_bytes, reset_peak
 from liftcore.errors import UsageError
 from liftcore.exclusive import alone_with
-from liftcore.linear import features
-from liftcore.lora import Adapter, linear_layers
+from liftcore.layers.linear import features
+from liftcore.layers.lora import Adapter, linear_layers
 from liftcore.pretrained import from_config
-from liftcore.progress import ProgressLine
 from liftcore.training.loop import make_runner, prepared
+from liftcore.training.progress import ProgressLine
 from liftcore.training.source import count, segments_alone
-from liftcore.usage import peak_bytes, reset_peak
 
 WARM_UP, TIMED = 2, 6
 

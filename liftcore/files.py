@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from liftcore.device_memory import gib
 from liftcore.errors import LiftError
-from liftcore.usage import gib
 
 NEW = ".liftcore-new-"
 COMMIT = ".liftcore-commit"

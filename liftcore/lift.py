@@ -11,22 +11,23 @@ from pathlib import Path
 from torch import nn
 
 from liftcore import adapter as adapters
-from liftcore import checkpoint, output, report
 from liftcore import document as documents
 from liftcore import model as models
+from liftcore import output, report
 from liftcore.config import LiftConfig, preset_for
 from liftcore.document import Document
 from liftcore.errors import LiftError, NothingToLearnError, UsageError
 from liftcore.exclusive import alone_with
-from liftcore.lora import Adapter, own_adapter_after
+from liftcore.layers.lora import Adapter, own_adapter_after
 from liftcore.memory import Memory
 from liftcore.objectives.build import SELF, digest_of, objectives_of, pair_sources, summary
-from liftcore.objectives.pairs import PairSource
-from liftcore.objectives.self_study import SelfStudy
-from liftcore.objectives.studied import StudiedPairs
 from liftcore.objectives.teacher import without_adapter
-from liftcore.progress import ProgressLine
+from liftcore.questions.kept import StudiedPairs
+from liftcore.questions.pairs import PairSource
+from liftcore.questions.self_study import SelfStudy
+from liftcore.training import checkpoint
 from liftcore.training.loop import train
+from liftcore.training.progress import ProgressLine
 from liftcore.training.source import StepSource
 
 
@@ -53,7 +54,7 @@ def absorb(
                continued from when it is there; on a CPU the result is bit for bit the same
     progress   a line on stderr that goes on; where that is no terminal, a plain one now and then
     qa         question-answer pairs to train on: a JSONL file (keys question and answer), pairs,
-               a source of pairs that arrive while training runs (liftcore.objectives.pairs), or
+               a source of pairs that arrive while training runs (liftcore.questions.pairs), or
                "self" for those that the model makes of the document, the default of "qa".
                With them the objective "qa" joins those of the settings, unless they go to
                "distill"

@@ -19,12 +19,12 @@ from liftcore.config import LiftConfig
 from liftcore.document import read_bytes
 from liftcore.errors import LiftError, UsageError
 from liftcore.exclusive import alone_with
-from liftcore.linear import matrix
-from liftcore.lora import Adapter, linear_layers
+from liftcore.layers.linear import matrix
+from liftcore.layers.lora import Adapter, linear_layers
+from liftcore.layers.targets import check_mergeable
 from liftcore.output import ADAPTER, DOCUMENT, INFO, MERGED, PICTURE
 from liftcore.report import Report
 from liftcore.stored import from_json
-from liftcore.targets import check_mergeable
 from liftcore.terminal import note, one_line
 from liftcore.tokens import text_ids
 from liftcore.training.loop import Result

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from liftcore import embedded
+from liftcore.device_memory import out_of_memory
 from liftcore.errors import LiftError, UsageError
 from liftcore.kernels.reference import soft_cap
 from liftcore.pretrained import from_pretrained, lfs_pointer
-from liftcore.usage import out_of_memory
 
 # What a head's bias adds to the columns of its weight: rows of 16-bit numbers stay aligned.
 COLUMNS = 8

@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from liftcore import adapter as adapters
-from liftcore import checkpoint, files
+from liftcore import files
 from liftcore.errors import LiftError
+from liftcore.training import checkpoint
 
 INFO = "liftcore.json"
 START = "sft.json"

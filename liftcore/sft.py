@@ -15,12 +15,12 @@ from liftcore import output
 from liftcore.config import LiftConfig, preset_for
 from liftcore.errors import LiftError, UsageError
 from liftcore.exclusive import alone_with
-from liftcore.lora import Adapter, own_adapter_after
+from liftcore.layers.lora import Adapter, own_adapter_after
 from liftcore.objectives.build import objectives_of
-from liftcore.objectives.pairs import GivenPairs, read_pairs
 from liftcore.output import START as INFO
-from liftcore.progress import ProgressLine
+from liftcore.questions.pairs import GivenPairs, read_pairs
 from liftcore.training.loop import Result, train
+from liftcore.training.progress import ProgressLine
 from liftcore.training.source import StepSource
 
 DEFAULTS = {"objectives": ("segments", "qa"), "epochs": 3}

@@ -12,11 +12,11 @@ from liftcore.document import Document
 from liftcore.errors import UsageError
 from liftcore.objectives import Objective
 from liftcore.objectives.distill import DistilledPairs, DistilledSegments
-from liftcore.objectives.pairs import GivenPairs, PairSource, as_pair, read_pairs
 from liftcore.objectives.qa import QuestionAnswering
 from liftcore.objectives.recitation import Recitation
 from liftcore.objectives.segments import Segments
-from liftcore.objectives.shared_pairs import SharedPairs
+from liftcore.questions.pairs import GivenPairs, PairSource, as_pair, read_pairs
+from liftcore.questions.shared import SharedPairs
 
 # Stands for the questions that the model makes itself.
 SELF = "self"

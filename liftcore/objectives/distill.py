@@ -20,10 +20,10 @@ from liftcore.config import LiftConfig
 from liftcore.document import Document
 from liftcore.objectives import Objective
 from liftcore.objectives.paired import Paired
-from liftcore.objectives.pairs import Pair, PairSource
-from liftcore.objectives.passages import Passages
 from liftcore.objectives.sample import Sample, SoftTargets, prompted
 from liftcore.objectives.teacher import K, Reading, Teacher
+from liftcore.questions.pairs import Pair, PairSource
+from liftcore.questions.passages import Passages
 from liftcore.segments import cut
 from liftcore.tokens import text_ids
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from liftcore.objectives import Objective
-from liftcore.objectives.pairs import Pair, PairSource
 from liftcore.objectives.sample import Sample
+from liftcore.questions.pairs import Pair, PairSource
 
 
 class Paired(Objective):

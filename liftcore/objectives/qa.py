@@ -9,12 +9,12 @@ import numpy as np
 from liftcore import answer
 from liftcore.config import LiftConfig
 from liftcore.objectives.paired import Paired
-from liftcore.objectives.pairs import Pair, PairSource
 from liftcore.objectives.sample import Sample, prompted
+from liftcore.questions.pairs import Pair, PairSource
 
 
 class QuestionAnswering(Paired):
-    """The pairs of one or more sources (liftcore.objectives.pairs), as they arrive.
+    """The pairs of one or more sources (liftcore.questions.pairs), as they arrive.
 
     The prompt is the one that asking uses; the answer and the token that ends the turn are
     scored. config.qa_context says whether the document, cut to the model's window of `window`

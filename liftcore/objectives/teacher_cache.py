@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from liftcore.checkpoint import write_atomically
 from liftcore.errors import LiftError
 from liftcore.objectives.sample import SoftTargets
+from liftcore.training.checkpoint import write_atomically
 
 
 class TeacherCache:

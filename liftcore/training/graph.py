@@ -14,15 +14,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from liftcore.last_layer import WORTH
-from liftcore.lora import Adapter
-from liftcore.memory_plan import MemoryPlan
-from liftcore.optimizer import DeviceAdamW
+from liftcore.device_memory import out_of_memory
+from liftcore.layers.last_layer import WORTH
+from liftcore.layers.lora import Adapter
 from liftcore.training.batch import Batch, Shape, make, shape_of
+from liftcore.training.memory_plan import MemoryPlan
+from liftcore.training.optimizer import DeviceAdamW
 from liftcore.training.runner import Runner
 from liftcore.training.source import StepSource
 from liftcore.training.step import Step
-from liftcore.usage import out_of_memory
 
 # Steps between two losses that are read back; the host runs ahead by at most two times as many.
 READ = 10

@@ -14,18 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from liftcore import checkpoint
-from liftcore.checkpoint import Position
-from liftcore.determinism import deterministic
 from liftcore.errors import LiftError, NothingToLearnError
-from liftcore.interrupt import Interrupt
-from liftcore.lora import Adapter, only_adapter_trains
+from liftcore.layers.determinism import deterministic
+from liftcore.layers.lora import Adapter, only_adapter_trains
+from liftcore.layers.trial import fastest
 from liftcore.model import evaluating
+from liftcore.training import checkpoint
+from liftcore.training.checkpoint import Position
 from liftcore.training.graph import GraphRunner
+from liftcore.training.interrupt import Interrupt
 from liftcore.training.runner import Runner, as_owned
 from liftcore.training.source import StepSource
 from liftcore.training.step import Step
-from liftcore.trial import fastest
 
 # A kill loses at most this much and a step; the writing of the file must fit in 30 seconds too.
 SAVE_SECONDS = float(os.environ.get("LIFTCORE_SAVE_SECONDS", 20))

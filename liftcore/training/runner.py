@@ -10,20 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from liftcore.attention import own_attention
-from liftcore.determinism import any_algorithm, lacks
+from liftcore.device_memory import out_of_memory
 from liftcore.errors import LiftError
-from liftcore.last_layer import WORTH, LastLayer
-from liftcore.lora import Adapter
-from liftcore.memory_plan import MemoryPlan, choose
+from liftcore.layers.attention import own_attention
+from liftcore.layers.determinism import any_algorithm, lacks
+from liftcore.layers.last_layer import WORTH, LastLayer
+from liftcore.layers.lora import Adapter
+from liftcore.layers.recompute import recomputed
 from liftcore.model import check_tokens, head
 from liftcore.objectives.sample import Sample
-from liftcore.optimizer import MasterAdamW
-from liftcore.recompute import recomputed
 from liftcore.training.batch import Batch, batch_loss, make, shape_of
+from liftcore.training.memory_plan import MemoryPlan, choose
+from liftcore.training.optimizer import MasterAdamW
 from liftcore.training.source import StepSource
 from liftcore.training.step import Step
-from liftcore.usage import out_of_memory
 
 # Losses are kept for this many steps more than there were, each time that there is no room.
 ROOM = 1024

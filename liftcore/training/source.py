@@ -20,7 +20,7 @@ from dataclasses import replace
 import numpy as np
 
 from liftcore.config import LiftConfig
-from liftcore.last_layer import WORTH
+from liftcore.layers.last_layer import WORTH
 from liftcore.objectives import Objective
 from liftcore.objectives.sample import Sample
 from liftcore.objectives.segments import Segments

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 from errors_and_seeds import rel
-from test_steps import Run, mixed
+from steps import Run, mixed
 from tiny import tiny_model
 
-from liftcore.attention import fast_attention
 from liftcore.config import LiftConfig
-from liftcore.lora import Adapter
-from liftcore.memory_plan import MemoryPlan
+from liftcore.layers.attention import fast_attention
+from liftcore.layers.lora import Adapter
 from liftcore.training import runner
 from liftcore.training.graph import GraphRunner
 from liftcore.training.loop import train
+from liftcore.training.memory_plan import MemoryPlan
 from liftcore.training.source import segments_alone
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
@@ -93,7 +93,7 @@ def test_a_run_repeats_itself_bit_for_bit(rng):
 
 
 def test_the_training_loop_runs_on_graphs_and_goes_on_after_an_interrupt(tokens, tmp_path):
-    from test_training import stop_after
+    from interrupts import stop_after
 
     right, result = absorb(tokens)
     assert "CUDA graphs of" in result.how

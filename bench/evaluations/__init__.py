@@ -1,0 +1,1 @@
+"""Question sets by method: needles, LooGLE, LongBench."""

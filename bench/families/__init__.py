@@ -1,0 +1,1 @@
+"""Every causal family of transformers as a tiny random model."""

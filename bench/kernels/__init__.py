@@ -1,0 +1,1 @@
+"""The ops alone, against plain PyTorch and the peers."""

@@ -1,0 +1,165 @@
+"""Writes the figures of the README from the files under bench/results.
+
+A table stands between `<!-- bench: NAME -->` and `<!-- /bench -->`; what is between them is
+replaced. A test checks that README and files agree.
+
+    python -m bench readme
+    python -m bench readme --check
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.common import RESULTS
+from bench.readme import answers as readme_answers
+from bench.readme import measured as readme_measured
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+MARKED = re.compile(r"(<!-- bench: ([\w-]+) -->\n).*?(<!-- /bench -->)", re.S)
+FOLDER = RESULTS / "cpu-epyc"
+
+
+def rewritten(text: str, folder: Path = FOLDER) -> str:
+    """The README with every marked table made anew. Raises KeyError for an unknown name."""
+    return MARKED.sub(lambda m: m[1] + TABLES[m[2]](folder) + m[3], text)
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench readme",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--check", action="store_true", help="only say whether they agree")
+    args = parser.parse_args(argv)
+    before = README.read_text()
+    after = rewritten(before)
+    if args.check:
+        print("the README and the results agree" if after == before else "the README is stale")
+        return int(after != before)
+    README.write_text(after)
+    print("rewritten" if after != before else "nothing to change")
+    return 0
+
+
+def _markdown(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _measured(folder: Path) -> str:
+    """Everything but the tables below."""
+    rows = [list(row) for row in readme_measured.rows(folder)]
+    return _markdown(["what", "figure", "command"], rows)
+
+
+def _settings(folder: Path) -> str:
+    """Time to 90 % recall by setting, and what was learnt and forgotten at the end of the runs."""
+    found = _read(folder / "recall.json")
+    rows = []
+    for s in found["settings"]:
+        reached = s["passes_to_90"] is not None
+        rows.append(
+            [
+                s["setting"] + (" *" if s["setting"] in found["pareto"] else ""),
+                str(s["runs"]),
+                f"{s['passes_to_90']:.1f}" if reached else f"not in {s['passes_last']:.0f}",
+                f"{s['tokens_per_second']:.0f}",
+                f"{s['seconds_to_90']:.0f} s" if reached else "-",
+                f"{s['reached']} of {s['runs']}",
+                f"{s['recall_last']:.2f}",
+                "-" if s["facts"] is None else f"{s['facts']:.0%}".replace("%", " %"),
+                f"{s['text_loss']:+.2f}",
+                f"{s['chat_loss']:+.2f}",
+            ]
+        )
+    head = ["setting", "n", "passes to 90 % recall", "tokens/s", "training", "reached",
+            "recall at the end", "facts after", "text loss", "chat loss"]  # fmt: skip
+    return _markdown(head, rows)
+
+
+def _findings(folder: Path) -> str:
+    """The comparisons of the schedules after equal token-passes."""
+    rows = [
+        [name, f"{f['passes']} scored" if f.get("scored") else str(f["passes"]),
+         f"{f['difference']:+.2f} ({f['low']:+.2f} to {f['high']:+.2f})",
+         f"{f['better']} of {f['pairs']}", f["verdict"]]
+        for name, part in _read(folder / "recall.json")["findings"].items()
+        for f in part
+    ]  # fmt: skip
+    head = ["finding", "after passes", "difference in recall (95 % band)", "runs better", "verdict"]
+    return _markdown(head, rows)
+
+
+def _official(folder: Path) -> str:
+    """Seconds of the official recipe over ours, run by run."""
+    rows = [
+        [r["setting"], r["base"], f"{'' if r['reached'] else 'more than '}{r['ratio']:.1f}",
+         str(r["pairs"])]
+        for r in _read(folder / "recall.json")["official"]
+    ]  # fmt: skip
+    return _markdown(["recipe", "against", "times the seconds to 90 % recall", "pairs"], rows)
+
+
+def _scaling(folder: Path) -> str:
+    """Fits of seconds and memory against length, and the crossings with in-context learning."""
+    found = _read(folder / "scaling.json")
+    crossings = {(c["schedule"], c["questions"]): _crossing(c) for c in found["crossings"]
+                 if c["epochs"] == 1}  # fmt: skip
+    rows = []
+    for way, line in found["lines"].items():
+        first, peaks = line.get("first"), line.get("peak_bytes")
+        terms = first["coefficients"] if first else []
+        text = " + ".join(
+            f"{c * 1000**i:.3g}{('', ' n', ' n²')[i]}" for i, c in enumerate(terms)
+        ).replace("+ -", "− ")
+        at = [crossings.get((way, q), "") for q in (0, 1, 10, 100)]
+        rows.append(
+            [
+                way,
+                f"{max(line['measured'], default=0):,}",
+                text,
+                f"{first['r2']:.4f}" if first else "",
+                f"{peaks['shortest'] / 2**30:.2f} to {peaks['longest'] / 2**30:.2f} GiB"
+                if peaks
+                else "",
+                *at,
+            ]
+        )
+    head = ["way", "measured to", "seconds for n thousand tokens", "R²", "peak memory",
+            "first token", "Q = 1", "Q = 10", "Q = 100"]  # fmt: skip
+    return _markdown(head, rows)
+
+
+def _crossing(found: dict) -> str:
+    """The length of a crossing, in italics where it is extrapolated."""
+    if found["tokens"] is None:
+        return "never"
+    text = f"{found['tokens']:,}"
+    return text if found["within_measured_lengths"] else f"*{text}*"
+
+
+def _read(file: Path) -> dict:
+    return json.loads(file.read_text())
+
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    "measured": _measured,
+    "recall-settings": _settings,
+    "recall-findings": _findings,
+    "recall-official": _official,
+    "scaling": _scaling,
+    "understand": lambda folder: _markdown(*readme_answers.understand(folder)),
+    "niah": lambda folder: _markdown(*readme_answers.niah(folder)),
+    "loogle": lambda folder: _markdown(*readme_answers.loogle(folder)),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

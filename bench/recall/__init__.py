@@ -1,0 +1,1 @@
+"""Which settings make a model recall a document soonest."""

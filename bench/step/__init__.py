@@ -1,0 +1,1 @@
+"""Whole training steps, against PEFT under Trainer and a plain loop."""

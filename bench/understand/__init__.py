@@ -1,0 +1,1 @@
+"""Which mix of objectives lets a model answer questions."""

@@ -1,0 +1,88 @@
+"""What the understanding benchmark compares: mixes of objectives, and sources of pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from bench.understand.documents import NAMES
+from liftcore.config import QA_KINDS, LiftConfig
+
+SEEDS = (0, 1)
+# Small steps, of a segment or a question or two, suit a short run.
+BASE = dict(segment_length=128, tokens_per_step=128, rank=16, learning_rate=2e-3, epochs=1000)
+GAMMA = 4.0
+
+
+@dataclass(frozen=True)
+class Line:
+    """One way to train, with settings on top of BASE.
+
+    objectives   name -> γ; none: the model as it is
+    pairs        where question-answer pairs come from: "self:KIND,KIND" (these kinds of
+                 liftcore.questions.self_study) or "given" (written by hand, as a user's file
+                 would hold them)
+    """
+
+    name: str
+    objectives: dict[str, float] = field(default_factory=dict)
+    pairs: tuple[str, ...] = ()
+    changes: dict = field(default_factory=dict)
+
+    @property
+    def trained(self) -> bool:
+        return bool(self.objectives)
+
+    def config(self, seed: int) -> LiftConfig:
+        names, mix = tuple(self.objectives), tuple(self.objectives.values())
+        return LiftConfig(**{**BASE, **self.changes, "objectives": names, "mix": mix, "seed": seed})
+
+
+def _line(name: str, pairs: str = "", changes: dict | None = None, **objectives: float) -> Line:
+    return Line(name, objectives, tuple(pairs.split()), changes or {})
+
+
+BARE = _line("base")
+SEGMENTS = _line("segments", segments=1.0)
+MAIN = (
+    SEGMENTS,
+    _line("+ qa (quizzes)", "self:quiz", segments=1.0, qa=GAMMA),
+    _line("+ qa (quizzes, questions)", "self:quiz,question", segments=1.0, qa=GAMMA),
+    _line("+ distill", segments=1.0, distill=1.0),
+    # Shown all of the document, a passage costs five times as much.
+    _line("+ recitation", changes={"recite_context": 256}, segments=1.0, recitation=1.0),
+    _line("+ qa (quizzes) + distill", "self:quiz", segments=1.0, qa=GAMMA, distill=GAMMA),
+    _line("+ qa (given)", "given", segments=1.0, qa=GAMMA),
+)
+# One thing changed of the second line, and everything that self-study makes.
+EXTRA = (
+    _line("+ qa (quizzes), γ 1", "self:quiz", segments=1.0, qa=1.0),
+    _line("+ qa (quizzes), γ 16", "self:quiz", segments=1.0, qa=16.0),
+    _line(
+        "+ qa (quizzes), rate 1e-3", "self:quiz", {"learning_rate": 1e-3}, segments=1.0, qa=GAMMA
+    ),
+    _line("+ qa (quizzes), rank 64", "self:quiz", {"rank": 64}, segments=1.0, qa=GAMMA),
+    _line("+ qa (quizzes, gaps)", "self:quiz,gap", segments=1.0, qa=GAMMA),
+    _line("+ qa (all kinds)", "self:" + ",".join(QA_KINDS), segments=1.0, qa=GAMMA),
+)
+LINES = {line.name: line for line in (BARE, *MAIN, *EXTRA)}
+
+
+@dataclass(frozen=True)
+class Case:
+    document: str
+    seed: int
+    line: Line
+
+    @property
+    def key(self) -> str:
+        return f"{self.document} | {self.seed} | {self.line.name}"
+
+
+def cases() -> Iterator[Case]:
+    """Every case, ordered so that a sweep that is cut short is a balanced answer already."""
+    yield from (Case(name, 0, BARE) for name in NAMES)
+    for seed in SEEDS:
+        for name in NAMES:
+            yield from (Case(name, seed, line) for line in MAIN)
+    yield from (Case(name, 0, line) for name in NAMES for line in EXTRA)

@@ -1,0 +1,128 @@
+"""One case of the understanding benchmark: train for a given time, then ask."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import torch
+
+from bench.recall import probes
+from bench.understand.answers import answers, score
+from bench.understand.documents import GENERAL, Told
+from bench.understand.lines import Case
+from bench.understand.train import train_for
+from liftcore import answer, report
+from liftcore.layers.lora import Adapter
+from liftcore.model import prefix_ids
+from liftcore.questions.pairs import GivenPairs
+from liftcore.questions.self_study import SelfStudy
+
+NEW_TOKENS = 24
+PROBES = 16
+# The part of the document that a truncated prompt holds, half of it from each end.
+SHOWN = 0.5
+
+
+def run(case: Case, model, tokenizer, told: Told, seconds: float) -> dict:
+    """Trains and measures one case -> a row for the file. The model is left as it was."""
+    row = {"key": case.key, "document": case.document, "seed": case.seed, "line": case.line.name}
+    threads = torch.get_num_threads()
+    # CPU time is only a clock when one thread does the work.
+    torch.set_num_threads(1)
+    try:
+        if not case.line.trained:
+            return {**row, **measure(model, tokenizer, told, contexts=("none", "half", "whole"))}
+        config = case.line.config(case.seed)
+        adapter = Adapter(model, config.rank, config.lora_alpha, config.seed)
+        adapter.install()
+        try:
+            trained = train_for(
+                seconds,
+                model,
+                tokenizer,
+                adapter,
+                told.document,
+                config,
+                sources(case, model, tokenizer, told),
+            )
+            row["config"] = {k: v for k, v in dataclasses.asdict(config).items() if k != "seed"}
+            row["training"] = dataclasses.asdict(trained)
+            return {**row, **measure(model, tokenizer, told, seed=case.seed)}
+        finally:
+            adapter.remove()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def sources(case: Case, model, tokenizer, told: Told) -> list:
+    """Where the pairs of a case come from."""
+
+    def made(kind: str):
+        if kind == "given":
+            return GivenPairs(told.given)
+        # "self:quiz,gap": these kinds of self-study.
+        return SelfStudy(
+            model,
+            tokenizer,
+            told.document.text,
+            kinds=tuple(kind.removeprefix("self:").split(",")),
+            seed=case.seed,
+        )
+
+    return [made(kind) for kind in case.line.pairs]
+
+
+def measure(model, tokenizer, told: Told, contexts=("none", "half"), seed: int = 0) -> dict:
+    """What the model answers with no document in the prompt, with half of it and with all of it;
+    what it recalls, and what it has forgotten."""
+    started = time.process_time()
+    found = {"kinds": [q.kind for q in told.questions], "answers": {}}
+    for context in contexts:
+        replies = ask(model, tokenizer, told, context)
+        scores = [score(q, r) for q, r in zip(told.questions, replies, strict=True)]
+        found["answers"][context] = {
+            "right": [right for right, _ in scores],
+            "f1": [round(f1, 3) for _, f1 in scores],
+            "replies": replies,
+        }
+    prefix = prefix_ids(tokenizer)
+    tokens = told.document.tokens
+    recall = report.measure(model, tokens, prefix=prefix, probes=PROBES, seed=seed).recall
+    general = general_answered(model, tokenizer)
+    return {
+        **found,
+        "recall": round(recall, 4),
+        "general": general,
+        **probes.forgetting(model, tokenizer),
+        "asking": round(time.process_time() - started, 2),
+    }
+
+
+def ask(model, tokenizer, told: Told, context: str) -> list[str]:
+    """The replies to all questions on a document."""
+    text = shown(tokenizer, told, context)
+    title = told.document.title
+    prompts = [answer.question_ids(tokenizer, title, text, q.question) for q in told.questions]
+    return answers(model, tokenizer, prompts, NEW_TOKENS)
+
+
+def shown(tokenizer, told: Told, context: str) -> str:
+    """What of the document stands in the prompt."""
+    if context == "none":
+        return ""
+    if context == "whole":
+        return told.document.text
+    tokens = told.document.tokens.tolist()
+    return answer.truncate(tokenizer, tokens, int(SHOWN * len(tokens)))
+
+
+def general_answered(model, tokenizer) -> int:
+    """How many of the general questions get an answer that holds the right one."""
+    from bench.evaluations.metrics import contains
+
+    prompts = [answer.prompt_ids(tokenizer, q, "\nAnswer:") for q, _ in GENERAL]
+    replies = answers(model, tokenizer, prompts, NEW_TOKENS)
+    right = [max(contains(r, w) for w in known.split("|")) for r, (_, known) in
+             zip(replies, GENERAL, strict=True)]  # fmt: skip
+    return int(sum(right))

@@ -1,0 +1,151 @@
+"""liftcore's ops under the LoRA linears of PEFT: known by base_layer, lora_A, lora_B, scaling."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from liftcore.kernels.autocast import autocasting
+from liftcore.kernels.lora import lora_linear
+from liftcore.kernels.lora_branch import add_lora
+from liftcore.layers.groups import Group, Siblings
+from liftcore.layers.linear import is_linear, is_transposed, matrix, observed, unlike
+from liftcore.layers.replaced import Bound, check_device, held
+
+MARK, GROUP = "_liftcore_lora", "_liftcore_group"
+# Quantised bases that compute base(x) with a gradient for x by themselves.
+QUANTISED = {"bitsandbytes": ("Linear4bit", "Linear8bitLt"), "torchao": ()}
+
+
+def is_lora(module: nn.Module) -> bool:
+    return all(hasattr(module, name) for name in ("base_layer", "lora_A", "lora_B", "scaling"))
+
+
+def install(module: nn.Module) -> str | None:
+    """Puts the op under a LoRA layer; why not, where it must be left alone."""
+    why = "its forward is patched already" if "forward" in vars(module) else unfit(module)
+    if why is None:
+        module.forward = Bound(forward, module)
+        setattr(module, MARK, True)
+    return why
+
+
+def install_group(model: nn.Module, found: Siblings) -> None:
+    group = Group(model, found, parts, GROUP)
+    setattr(group.parent, GROUP, group)
+
+
+def remove_group(module: nn.Module) -> None:
+    """Undoes install_group() on the parent of a group, or on a member of one."""
+    group = vars(module).pop(GROUP, None)
+    # A parent with many members may have two groups, and knows the last one only.
+    if group is not None and (group.parent is module or group.down is None):
+        group.remove()
+
+
+def remove(module: nn.Module) -> None:
+    """Undoes install() and install_group() on this module."""
+    remove_group(module)
+    if vars(module).pop(MARK, False) and _runs_ours(module):
+        del module.forward
+
+
+def unfit(module: nn.Module) -> str | None:
+    """Why a LoRA layer must be left alone; None when it need not."""
+    base = base_kind(module.base_layer)
+    if base not in ("plain", "quantised"):
+        return base
+    if getattr(module, "fan_in_fan_out", False) != is_transposed(module.base_layer):
+        return "its fan_in_fan_out is not that of its base"
+    names = list(module.lora_A)
+    if not names:
+        return "it has no adapter"
+    if len([name for name in module.active_adapters if name in names]) > 1:
+        return "several active adapters"
+    reasons = [unfit_adapter(module, name) for name in names]
+    return reasons[0] if all(reasons) else None
+
+
+def base_kind(base: nn.Module) -> str:
+    """ "plain": our product; "quantised": theirs, and our LoRA part; else why neither."""
+    package, kind = type(base).__module__.partition(".")[0], type(base).__name__
+    weight = getattr(base, "weight", None)
+    if kind in QUANTISED.get(package, ()):
+        return "quantised"
+    if not is_linear(base) or not isinstance(weight, Tensor):
+        return f"its base is {kind}"
+    if type(weight.data) is not Tensor:
+        package, kind = type(weight.data).__module__.partition(".")[0], type(weight.data).__name__
+        return "quantised" if package in QUANTISED else f"its base weight is a {kind}"
+    if not weight.is_floating_point():
+        return f"its base is {kind}"
+    if weight.requires_grad or (base.bias is not None and base.bias.requires_grad):
+        return "its base weight or bias is trained"
+    why = unlike(base)
+    return f"its base is {why}" if why else "plain"
+
+
+def unfit_adapter(module: nn.Module, name: str) -> str | None:
+    if getattr(module, "use_dora", {}).get(name):
+        return "DoRA"
+    if name in (getattr(module, "lora_variant", None) or {}):
+        return "a LoRA variant"
+    if name in module.lora_dropout and getattr(module.lora_dropout[name], "p", 0):
+        return "dropout"
+    a, b = module.lora_A[name], module.lora_B[name]
+    for linear in (a, b):
+        if type(linear) is not nn.Linear or "forward" in vars(linear) or observed(linear):
+            return "its A or B is no plain linear layer"
+        if linear.bias is not None:
+            return "a bias on lora_B"
+    return None
+
+
+def forward(self: nn.Module, x: Tensor, *args, **kwargs) -> Tensor:
+    """The forward of a LoRA layer while it is accelerated."""
+    name = None if args or kwargs else adapter(self)
+    # Merged, disabled, several at once, extra arguments: PEFT's own forward knows what to do.
+    if name is None:
+        return type(self).forward(self, x, *args, **kwargs)
+    kind = base_kind(self.base_layer)
+    if kind == "quantised":
+        a, b = self.lora_A[name].weight, self.lora_B[name].weight
+        return add_lora(x, self.base_layer(x), a, b, self.scaling[name])
+    if kind != "plain":
+        return type(self).forward(self, x)
+    group = vars(self).get(GROUP)
+    if group is not None and (y := group.output(self, x)) is not None:
+        return y
+    weight, a, b, scaling, bias = _arguments(self, name, x)
+    return lora_linear(x, weight, a, b, scaling, bias)
+
+
+def adapter(module: nn.Module) -> str | None:
+    """The one adapter that the ops can run now; None: the layer's own forward must."""
+    if MARK not in vars(module) or module.disable_adapters or module.merged:
+        return None
+    active = [name for name in module.active_adapters if name in module.lora_A]
+    if len(active) != 1:
+        return None
+    why = unfit_adapter(module, active[0])
+    return active[0] if why is None or (why == "dropout" and not module.training) else None
+
+
+def parts(module: nn.Module, x: Tensor) -> tuple | None:
+    """What a group needs of a LoRA layer; None when it must run by itself."""
+    name = adapter(module)
+    if name is None or observed(module) or not _runs_ours(module):
+        return None
+    return _arguments(module, name, x) if base_kind(module.base_layer) == "plain" else None
+
+
+def _arguments(module: nn.Module, name: str, x: Tensor) -> tuple:
+    base, a, b = module.base_layer, module.lora_A[name].weight, module.lora_B[name].weight
+    check_device(x, base.weight)
+    if not autocasting(x):
+        # PEFT keeps fp32 adapters on a bf16 model: they are masters, and the product is bf16.
+        a, b = a.to(base.weight.dtype), b.to(base.weight.dtype)
+    return matrix(base), a, b, module.scaling[name], base.bias
+
+
+def _runs_ours(module: nn.Module) -> bool:
+    return held(module) is forward

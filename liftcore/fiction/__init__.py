@@ -1,0 +1,1 @@
+"""Invented documents with known facts."""

@@ -1,0 +1,259 @@
+"""LoRA on the linear layers of a decoder: attach it, switch it, take it off.
+
+The parameters of an adapter are views of one flat buffer, so that the optimizer, a checkpoint
+and a copy are each one operation on one tensor.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import Counter
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from liftcore.device_memory import free_bytes
+from liftcore.kernels.lora import lora_linear
+from liftcore.layers.groups import Group, Siblings, find
+from liftcore.layers.linear import features, is_transposed, matrix, observed
+from liftcore.layers.targets import targets
+from liftcore.model import body
+
+
+class LoraLinear(nn.Module):
+    """A frozen linear layer with a LoRA branch: y = x Wᵀ + scaling (x Aᵀ) Bᵀ (+ bias)."""
+
+    def __init__(self, base: nn.Module, lora_a: Tensor, lora_b: Tensor, scaling: float):
+        super().__init__()
+        self.base = base
+        self.lora_a = nn.Parameter(lora_a)  # [R, K]
+        self.lora_b = nn.Parameter(lora_b)  # [N, R]
+        self.scaling = scaling
+        self.enabled = True
+        self.group: Group | None = None  # of the layers that share x, while installed
+
+    # Code that asks a linear layer for its weight (attention variants do) must still work.
+    @property
+    def weight(self) -> Tensor:
+        return self.base.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.base.bias
+
+    @property
+    def in_features(self) -> int:
+        return features(self.base)[0]
+
+    @property
+    def out_features(self) -> int:
+        return features(self.base)[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.enabled:
+            return self.base(x)
+        if self.group is not None and (y := self.group.output(self, x)) is not None:
+            return y
+        return lora_linear(
+            x, matrix(self.base), self.lora_a, self.lora_b, self.scaling, self.base.bias
+        )
+
+
+def _parts(layer: nn.Module, x: Tensor) -> tuple | None:
+    """What the ops need of a LoraLinear; None when it must run by itself."""
+    if not layer.enabled or "forward" in vars(layer) or observed(layer):
+        return None
+    return matrix(layer.base), layer.lora_a, layer.lora_b, layer.scaling, layer.base.bias
+
+
+class Adapter:
+    """One set of LoRA layers for one model; several may exist, one is installed at a time.
+
+    values, grads   flat [P] in the model's dtype; every lora_a, lora_b and its .grad is a view.
+                    The A of layers that share an input lie one behind the other, then their B
+    layers          module path -> LoraLinear
+    targets         what the layers are, how PEFT finds them, and what gets no LoRA
+    groups          the layers that share an input
+    """
+
+    def __init__(self, model: nn.Module, rank: int, alpha: float, seed: int = 0):
+        self.targets = targets(model)
+        bases = self.targets.layers
+        self.model, self.rank, self.alpha = model, rank, float(alpha)
+        first = next(iter(bases.values())).weight
+        sizes = [rank * sum(features(m)) for m in bases.values()]
+        self.values = torch.zeros(sum(sizes), dtype=first.dtype, device=first.device)
+        self.grads = torch.zeros_like(self.values)
+        self.groups = _groups(model, list(bases))
+        self.layers: dict[str, LoraLinear] = {}
+        offsets = self._offsets(bases)
+        # Drawn on the CPU in fp32, so that every device and dtype starts from the same numbers.
+        generator = torch.Generator().manual_seed(seed)
+        for path, base in bases.items():
+            a_at, b_at = offsets[path]
+            k, n = features(base)
+            a_shape, b_shape = (rank, k), (n, rank)
+            lora_a = _view(self.values, a_at, a_shape)
+            # Uniform in ±1/sqrt(K), as nn.Linear and PEFT start A; B starts at 0.
+            start = torch.rand(a_shape, generator=generator).mul_(2).sub_(1)
+            lora_a.copy_(start / math.sqrt(k))
+            layer = LoraLinear(base, lora_a, _view(self.values, b_at, b_shape), self.scaling)
+            layer.lora_a.grad = _view(self.grads, a_at, a_shape)
+            layer.lora_b.grad = _view(self.grads, b_at, b_shape)
+            self.layers[path] = layer
+
+    def _offsets(self, bases: dict[str, nn.Module]) -> dict[str, tuple[int, int]]:
+        """Module path -> where its A and its B start in the flat buffers."""
+        group_of = {path: group.members for group in self.groups for path in group.members}
+        starts: dict[str, list[int]] = {path: [] for path in bases}
+        offset = 0
+        for path in bases:
+            members = group_of.get(path, (path,))
+            if starts[path]:
+                continue  # placed with the first of its group
+            for side in (0, 1):
+                for member in members:
+                    starts[member].append(offset)
+                    offset += self.rank * features(bases[member])[side]
+        return {path: tuple(at) for path, at in starts.items()}
+
+    @property
+    def scaling(self) -> float:
+        return self.alpha / self.rank
+
+    def install(self) -> None:
+        """Puts this adapter's layers into the model, in place of another adapter's."""
+        current = getattr(self.model, "_liftcore_adapter", None)
+        if current is self:
+            return
+        if current is not None:
+            current.remove()
+        # First, so that remove() undoes what an interrupt leaves of this.
+        self._working = []
+        self.model._liftcore_adapter = self
+        for path, layer in self.layers.items():
+            _set(self.model, path, layer)
+        for siblings in self.groups:
+            self._working.append(Group(self.model, siblings, _parts, "group"))
+
+    def remove(self) -> None:
+        """Puts the model's own layers back."""
+        if getattr(self.model, "_liftcore_adapter", None) is not self:
+            return
+        for group in self._working:
+            group.remove()
+        for path, layer in self.layers.items():
+            layer.group = None
+            _set(self.model, path, layer.base)
+        self.model._liftcore_adapter = None
+
+    @contextmanager
+    def ungrouped(self):
+        """Within it the layers that share an input run one by one."""
+        working = list(self._working)
+        for group in working:
+            group.enabled = False
+        try:
+            yield
+        finally:
+            for group in working:
+                group.enabled = True
+
+    @contextmanager
+    def disabled(self):
+        """Within it the model answers as if it had no adapter."""
+        for layer in self.layers.values():
+            layer.enabled = False
+        try:
+            yield
+        finally:
+            for layer in self.layers.values():
+                layer.enabled = True
+
+    @contextmanager
+    def folded(self):
+        """Within it W + scaling · B A stands in the place of W: the same answers, sooner.
+
+        In fp32 only, since 16 bit would round a small B A away; where memory has room for the sums,
+        and no layer shares its weight.
+        """
+        if self.values.dtype != torch.float32 or self._share_weights() or not self._sums_fit():
+            yield
+            return
+        own = {path: layer.base.weight.data for path, layer in self.layers.items()}
+        try:
+            for layer in self.layers.values():
+                a, b = layer.lora_a.data, layer.lora_b.data
+                total = torch.addmm(matrix(layer.base).data, b, a, alpha=self.scaling)  # [N, K]
+                layer.base.weight.data = total.T if is_transposed(layer.base) else total
+            with self.disabled():
+                yield
+        finally:
+            for path, layer in self.layers.items():
+                layer.base.weight.data = own[path]
+
+    def _share_weights(self) -> bool:
+        held = Counter(id(p) for _, p in self.model.named_parameters(remove_duplicate=False))
+        return any(held[id(layer.base.weight)] > 1 for layer in self.layers.values())
+
+    def _sums_fit(self) -> bool:
+        need = sum(layer.base.weight.nbytes for layer in self.layers.values())
+        free = free_bytes(self.values.device)
+        return free is not None and free > 2 * need
+
+
+@contextmanager
+def own_adapter_after(model: nn.Module, *, on_failure: bool = False):
+    """Behind it the model has the adapter again that it had before, or none; with on_failure only
+    when something is raised."""
+    before, failed = getattr(model, "_liftcore_adapter", None), True
+    try:
+        yield
+        failed = False
+    finally:
+        if failed or not on_failure:
+            # An interrupt may have left either of them half installed.
+            current = getattr(model, "_liftcore_adapter", None)
+            if current is not None:
+                current.remove()
+            if before is not None:
+                before.install()
+
+
+@contextmanager
+def only_adapter_trains(adapter: Adapter):
+    """Within it no other parameter of the model gets a gradient."""
+    own = {id(p) for m in adapter.layers.values() for p in (m.lora_a, m.lora_b)}
+    others = [p for p in adapter.model.parameters() if id(p) not in own and p.requires_grad]
+    for p in others:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in others:
+            p.requires_grad_(True)
+
+
+def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Module path -> layer of those that get LoRA; raises what targets() does."""
+    return targets(model).layers
+
+
+def _view(flat: Tensor, offset: int, shape: tuple[int, int]) -> Tensor:
+    return flat[offset : offset + math.prod(shape)].view(shape)
+
+
+def _groups(model: nn.Module, paths: list[str]) -> list[Siblings]:
+    """The groups of the model's layers; none when it cannot run on token ids alone."""
+    try:
+        return find(model, body(model), paths)
+    except Exception as error:
+        warnings.warn(f"q/k/v and gate/up are not grouped: {error}", stacklevel=3)
+        return []
+
+
+def _set(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)

@@ -1,0 +1,386 @@
+"""Input that is odd or wrong: it works, or one line says what to do."""
+
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from bees import TEXT
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+import liftcore
+from liftcore.cli.main import main
+from liftcore.config import LiftConfig
+from liftcore.errors import LiftError, UsageError
+from liftcore.questions.pairs import Pair, read_pairs
+
+FAST = ["--segment-length", "16", "--epochs", "1", "--rank", "4", "--device", "cpu"]
+
+
+@pytest.fixture
+def loaded(tiny_folder):
+    return liftcore.load(tiny_folder, device="cpu", dtype=torch.float32)
+
+
+def test_numpys_numbers_are_numbers():
+    config = LiftConfig(
+        segment_length=np.int64(32),
+        epochs=np.uint8(3),
+        tokens_per_step=np.int32(64),
+        learning_rate=np.float32(0.5),
+        beta1=np.float64(0.5),
+        alpha=np.int16(8),
+        qa_first=np.bool_(True),
+        objectives=np.array(["segments", "qa"]),
+        mix=np.array([1, 0.25], dtype=np.float32),
+    )
+    plain = LiftConfig(
+        segment_length=32, epochs=3, tokens_per_step=64, learning_rate=0.5, beta1=0.5, alpha=8,
+        qa_first=True, objectives=("segments", "qa"), mix=(1.0, 0.25),
+    )  # fmt: skip
+    assert config == plain and repr(config) == repr(plain)
+    json.dumps(vars(config))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"learning_rate": "1e-3"},
+        {"beta1": "0.9"},
+        {"beta2": None},
+        {"epochs": True},
+        {"seed": np.bool_(True)},
+        {"epochs": 3.0},
+        {"rank": "4"},
+        {"rank": 10**30},
+        {"rank": 10**6},
+        {"epochs": 10**18},
+        {"batch_size": 10**30},
+        {"segment_length": 10**30},
+        {"recite_context": 10**30},
+        {"segment_epochs": "0"},
+        {"tokens_per_step": 2.5},
+        {"stride": True, "schedule": "overlap"},
+        {"alpha": 1e300},
+        {"alpha": 10**400},
+        {"alpha": True},
+        {"eps": float("inf")},
+        {"max_grad_norm": float("nan")},
+        {"warmup": [0.1]},
+        {"mix": ("1",)},
+        {"mix": (True,)},
+        {"mix": 1.0},
+        {"qa_first": 1},
+        {"objectives": "segments"},
+    ],
+)
+def test_settings_that_are_no_numbers_are_named(wrong):
+    with pytest.raises(UsageError) as refused:
+        LiftConfig(**wrong)
+    assert "\n" not in str(refused.value)
+    assert any(name in str(refused.value) for name in wrong)
+
+
+@pytest.mark.parametrize("option", [["--rank", "1" + "0" * 30], ["--alpha", "1e300"]])
+def test_huge_settings_are_one_line(tiny_folder, corpus, capsys, option):
+    words = ["absorb", str(corpus / "bees.txt"), "--model", str(tiny_folder), *option]
+    assert main(words) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_default_is_what_the_command_line_takes(loaded, corpus, tmp_path):
+    """understand for a chat model, memorize for another; absorb and sft, with a start and
+    without."""
+    import copy
+
+    from liftcore import lift
+    from liftcore import sft as starting
+
+    model, chat = loaded
+    plain = copy.deepcopy(chat)
+    plain.chat_template = None
+    taken = []
+
+    class Enough(Exception):
+        pass
+
+    def stop(model, rank, alpha, seed):
+        taken.append((rank, alpha))
+        raise Enough
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(lift, "Adapter", stop)
+        patched.setattr(starting, "Adapter", stop)
+        for tokenizer in (chat, plain):
+            with pytest.raises(Enough):
+                liftcore.absorb(model, tokenizer, TEXT, progress=False)
+            with pytest.raises(Enough):
+                starting.sft(model, tokenizer, corpus, progress=False)
+    understand, memorize = LiftConfig.preset("understand"), LiftConfig()
+    one, other = (understand.rank, understand.lora_alpha), (memorize.rank, memorize.lora_alpha)
+    assert taken == [one, one, other, other]
+
+    config = LiftConfig(segment_length=16, epochs=1, rank=3, alpha=5)
+    started = liftcore.absorb(model, chat, TEXT, config=config, progress=False)
+    folder = started.save(tmp_path / "start")
+    started.adapter.remove()
+    memory = liftcore.absorb(model, chat, TEXT, init=folder, progress=False)
+    memory.adapter.remove()
+    assert memory.config == LiftConfig.preset("understand", rank=3, alpha=5)
+
+
+def test_the_command_line_loads_one_tokenizer(tiny_folder, corpus, tmp_path, monkeypatch):
+    import transformers
+
+    real, seen = transformers.AutoTokenizer.from_pretrained, []
+
+    def counted(*args, **options):
+        seen.append(args)
+        return real(*args, **options)
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", counted)
+    words = ["--model", str(tiny_folder), *FAST]
+    assert main(["absorb", str(corpus / "bees.txt"), "--out", str(tmp_path / "a"), *words]) == 0
+    assert len(seen) == 1
+
+
+PAIR = {"question": "Who keeps bees?", "answer": "Marta"}
+OTHER = {"question": "Where?", "answer": "By the river"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps([PAIR, OTHER]),
+        "\ufeff" + json.dumps([PAIR, OTHER], indent=2) + "\n\n",
+        "\ufeff" + json.dumps(PAIR) + "\r\n\ufeff" + json.dumps(OTHER),
+        json.dumps([list(PAIR.values()), list(OTHER.values())]),
+        "\n" + json.dumps(PAIR) + "\n\n  \n" + json.dumps(OTHER) + "\n",
+    ],
+)
+def test_questions_in_every_layout(tmp_path, text):
+    file = tmp_path / "q.json"
+    file.write_bytes(text.encode())
+    assert read_pairs(file) == [Pair(**PAIR), Pair(**OTHER)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (json.dumps([PAIR, {"question": "?"}]), "pair 2"),
+        (json.dumps([PAIR, 3]), "pair 2"),
+        ("[]", "line 1"),
+        ("[" * 100_000, "line 1"),
+        ("[1, 2", "line 1"),
+        ("3", "line 1"),
+        ("\ufeff", "no question"),
+    ],
+)
+def test_questions_that_are_none_are_named(tmp_path, text, expected):
+    file = tmp_path / "q.json"
+    file.write_bytes(text.encode())
+    with pytest.raises(LiftError, match=expected):
+        read_pairs(file)
+
+
+def test_json_with_a_byte_order_mark(memory_folder, capsys):
+    for name in ("liftcore.json", "adapter_config.json"):
+        (memory_folder / name).write_bytes(b"\xef\xbb\xbf" + (memory_folder / name).read_bytes())
+    liftcore.load_memory(memory_folder)
+    assert main(["report", str(memory_folder)]) == 0
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[" * 100_000, b"[]", b"", b"\x00"])
+def test_json_that_is_none_is_one_line(memory_folder, capsys, content):
+    (memory_folder / "liftcore.json").write_bytes(content)
+    for verb in ("report", "ask"):
+        assert main([verb, str(memory_folder)]) == 1
+        err = capsys.readouterr().err
+        assert "damaged" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "questions"),
+    [
+        (["--max-new-tokens", "2", "--", "-5?"], ["-5?"]),
+        (["--", "-5?", "--json", "--"], ["-5?", "--json", "--"]),
+        (["One?", "--complete", "--", "-5?"], ["One?", "-5?"]),
+    ],
+)
+def test_questions_behind_two_dashes(memory_folder, monkeypatch, capsys, words, questions):
+    from liftcore.memory import Memory
+
+    asked = []
+    for name in ("ask", "complete"):
+        monkeypatch.setattr(Memory, name, lambda self, text, **_: asked.append(text) or "")
+    assert main(["ask", str(memory_folder), "--device", "cpu", *words]) == 0
+    assert asked == questions
+
+
+def test_a_file_behind_two_dashes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "--", "-memory"]) == 1
+    assert "-memory holds no liftcore adapter" in capsys.readouterr().err
+
+
+def test_blank_lines_among_piped_questions_are_passed_over(memory_folder, monkeypatch, capsys):
+    from liftcore.memory import Memory
+
+    monkeypatch.setattr(Memory, "ask", lambda self, text, **_: text.upper())
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n who?\n\n  \nwhere?"))
+    assert main(["ask", str(memory_folder), "--device", "cpu"]) == 0
+    assert capsys.readouterr().out == "WHO?\nWHERE?\n"
+
+
+def test_standard_input_that_is_closed_or_no_text(memory_folder, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main(["ask", str(memory_folder)]) == 2
+    assert "standard input is closed" in capsys.readouterr().err
+    bad = io.TextIOWrapper(io.BytesIO(b"caf\xe9?\n"), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", bad)
+    assert main(["ask", str(memory_folder), "--device", "cpu"]) == 1
+    assert "not UTF-8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdin"])
+def test_a_document_from_a_pipe(tiny_folder, tmp_path, name):
+    code = "import sys; from liftcore.cli.main import main; sys.exit(main())"
+    words = ["absorb", name, "--model", tiny_folder, *FAST, "--objective", "segments"]
+    run = subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)],
+        input=TEXT.encode(),
+        cwd=tmp_path,
+        env={"PYTHONPATH": ":".join(sys.path), "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+    )
+    lines = run.stderr.decode().splitlines()
+    assert run.returncode == 0 and all(line.startswith("liftcore: ") for line in lines), lines
+    info = json.loads((tmp_path / "stdin-memory" / "liftcore.json").read_text())
+    assert info["document"]["tokens"] > 20
+
+
+@pytest.mark.parametrize(
+    ("what", "tokens"), [("10,000", 10_000), ("10000", 10_000), ("1_000_000", 1_000_000)]
+)
+def test_numbers_of_tokens(what, tokens):
+    from liftcore.cli.main import _count
+
+    assert _count(what) == tokens
+    for name in ("10,00.txt", "1,0", "10.5", "ten"):
+        assert _count(name) is None
+
+
+@pytest.mark.parametrize("what", ["1", "0", "9" * 5000, "9,999,999,999,999"])
+def test_numbers_that_no_document_has(capsys, what):
+    assert main(["estimate", what]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_corpus_names_what_it_cannot_take(loaded, corpus):
+    from liftcore import sft as starting
+
+    config = LiftConfig(segment_length=16, epochs=1, rank=4, objectives=("segments", "qa"))
+    (corpus / "B.TXT").write_text("The wasps of Orle nest under the roof of the mill.")
+    (corpus / "B.JSONL").write_text(json.dumps({"question": "Where?", "answer": "the mill"}))
+    (corpus / "alone.jsonl").write_text(json.dumps(PAIR))
+    (corpus / "notes.md").write_text("x")
+    with pytest.warns(UserWarning, match=r"alone\.jsonl, notes\.md"):
+        start = starting.sft(*loaded, corpus, config=config, progress=False)
+    assert (start.documents, start.pairs) == (4, 3)
+    for content in ("", "  \n", "a"):
+        (corpus / "notes.txt").write_text(content)
+        with pytest.warns(UserWarning), pytest.raises(LiftError, match=r"notes\.txt"):
+            starting.sft(*loaded, corpus, config=config, progress=False)
+
+
+@pytest.fixture(params=[("segments",), ("segments", "qa")])
+def stopped(loaded, tmp_path, request):
+    """(what absorb is called with, the state of a run that was interrupted, its settings)"""
+    from interrupts import stop_after
+
+    from liftcore import lift
+
+    config = LiftConfig(
+        segment_length=16, epochs=3, rank=4, learning_rate=1e-3, objectives=request.param
+    )
+    given = dict(config=config, resume=tmp_path / "m", progress=False)
+    if "qa" in request.param:
+        given["qa"] = [("Who?", "Marta")]
+    with pytest.MonkeyPatch.context() as patched:
+        real = lift.train
+        patched.setattr(lift, "train", lambda *a, **o: real(*a, **{**o, "on_step": stop_after(2)}))
+        with pytest.raises(KeyboardInterrupt):
+            liftcore.absorb(*loaded, TEXT, **given)
+    return given, tmp_path / "m" / "training_state.safetensors"
+
+
+def test_a_run_with_other_settings_names_them(loaded, stopped):
+    given, _ = stopped
+    other = given["config"].replace(epochs=5, learning_rate=0.5)
+    with pytest.raises(LiftError) as refused:
+        liftcore.absorb(*loaded, TEXT, **{**given, "config": other})
+    assert "epochs was 3, now 5" in str(refused.value)
+    assert "learning_rate was 0.001, now 0.5" in str(refused.value)
+    assert "rank" not in str(refused.value)
+
+
+def test_a_damaged_state_is_one_line(loaded, stopped, rng):
+    given, file = stopped
+    with safe_open(file, "pt") as opened:
+        meta = opened.metadata()
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+
+    def damaged(name, how):
+        whole = tensors[name]
+        if how == "missing":
+            return None
+        if how == "doubled" and whole.numel() and whole.ndim and name != "source_arrivals":
+            return torch.cat([whole, whole])
+        return whole.to(torch.int16) if how == "another kind" else torch.zeros(2, 3, 4)
+
+    cases = [(name, rng.choice(["doubled", "another kind", "zeros"])) for name in tensors]
+    for name, how in [("master", "missing"), ("more", "added"), *cases]:
+        other = torch.zeros(1) if how == "added" else damaged(name, how)
+        state = {k: v for k, v in {**tensors, name: other}.items() if v is not None}
+        save_file(state, file, metadata=meta)
+        with pytest.raises(LiftError, match="damaged"):
+            liftcore.absorb(*loaded, TEXT, **given)
+            print(name, how)
+    save_file(tensors, file, metadata=meta)
+    assert liftcore.absorb(*loaded, TEXT, **given).training.steps > 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"micro_batch": 0},
+        {"micro_batch": -1},
+        {"micro_batch": "1"},
+        {"micro_batch": True},
+        {"recompute": -1},
+        {"step": -1},
+        {"step": None},
+        {"seconds": "long"},
+        {"seconds": float("nan")},
+        {"more": 1},
+        None,
+        [],
+    ],
+)
+def test_a_position_that_is_none_is_damaged(tmp_path, changes):
+    from liftcore.training import checkpoint
+
+    file = tmp_path / "state"
+    at = {"step": 1, "seconds": 0.5, "micro_batch": 1, "recompute": 0}
+    at = {**at, **changes} if isinstance(changes, dict) else changes
+    meta = {"position": json.dumps(at), "run": "{}", "format": checkpoint.FORMAT}
+    save_file({"master": torch.zeros(1)}, file, metadata=meta)
+    with pytest.raises(LiftError, match="damaged"):
+        checkpoint.read(file, {})
+    save_file({"master": torch.zeros(1)}, file, metadata={**meta, "run": "[]"})
+    with pytest.raises(LiftError, match="damaged"):
+        checkpoint.read(file, {"settings": "{}"})
