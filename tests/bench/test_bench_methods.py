@@ -89,7 +89,7 @@ def test_a_document_is_trained_once_for_all_methods_and_restarts(
     other = Bench.of(model, tokenizer, CONFIG.replace(seed=1), cache=tmp_path)
     prepared("lift", other, log)
     assert len(trained) == 2
-    bench.evaluations.memories.drop(log)
+    bench.memories.drop(log)
     assert not list(tmp_path.iterdir())
     prepared("lift", bench, log)
     assert len(trained) == 3
