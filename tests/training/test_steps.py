@@ -118,7 +118,9 @@ def test_few_scored_rows_leave_the_last_layer_less_to_do(tokens, monkeypatch, ki
     config = CONFIG.replace(schedule="overlap", overlap_loss="new", segment_length=128, epochs=2)
     tokens = np.tile(tokens, 6)
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "LastLayer", lambda *a: type("No", (), {"works": False, "why": "not asked"}))
+        patch.setattr(
+            runner, "LastLayer", lambda *a: type("No", (), {"works": False, "why": "not asked"})
+        )
         full = made(Runner, tokens, config)
     assert full.runner.last is None
     run, seen = made(kind, tokens, config), []
