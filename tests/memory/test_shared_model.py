@@ -7,7 +7,7 @@ import pytest
 import torch
 from bees import TEXT
 from tiny import tiny_model
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 import liftcore
 from liftcore import model as models
@@ -71,7 +71,7 @@ def test_a_model_without_a_cache_is_measured(rng):
     def without(*args, **kwargs):
         caches.append(kwargs.get("past_key_values"))
         out = real(*args, **{**kwargs, "use_cache": False, "past_key_values": None})
-        return BaseModelOutput(out.last_hidden_state)
+        return BaseModelOutputWithPast(out.last_hidden_state)
 
     body.forward = without
     assert torch.equal(greedy(model, ids, 8), greedy(same, ids, 8))
