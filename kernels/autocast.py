@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,22 +20,21 @@ def autocasting(x: Tensor) -> bool:
     return device != "meta" and torch.is_autocast_enabled(device)
 
 
-def cast(x: Tensor, *others: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The tensors in the dtype of autocast where it is on for the device of x, else as they are.
+def cast(t: Tensor, x: Tensor) -> Tensor:
+    """t in the dtype of autocast where it is on for the device of x, else as it is.
 
     fp64 stays: autocast leaves it alone everywhere.
     """
-    if not autocasting(x):
-        return x, *others
-    dtype = torch.get_autocast_dtype(x.device.type)
-    return tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in (x, *others))
+    if not autocasting(x) or t.dtype == torch.float64:
+        return t
+    return t.to(torch.get_autocast_dtype(x.device.type))
 
 
 def without_autocast(backward: Callable) -> Callable:
     """A backward whose products run in the dtypes of the forward, whatever is on by then."""
 
     @functools.wraps(backward)
-    def run(ctx, *dys):
+    def run(ctx: Any, *dys: Tensor) -> Any:
         if not autocasting(dys[0]):
             return backward(ctx, *dys)
         with torch.autocast(dys[0].device.type, enabled=False):

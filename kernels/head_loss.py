@@ -9,9 +9,12 @@
 The logits exist a chunk of rows at a time. With a frozen head the gradient is formed in the
 forward and the backward only multiplies each row by its upstream gradient; with a trainable
 head the backward runs the chunks again, since dW needs the upstream gradients first.
-Statistics are fp32. On CUDA the work is done by head_loss_fused.py or head_loss_cublas.py,
-elsewhere by head_loss_cpu.py. head_loss_soft.py is the same loss with several targets a row: the
-op takes them as labels [T, k] beside probs [T, k].
+Statistics are fp32. On CUDA the work is done by head_loss_logits.py or head_loss_cublas.py,
+elsewhere by head_loss_plain.py. With soft targets a row has a few probabilities in place of one
+label, and the op takes them as labels [T, k] beside probs [T, k]:
+
+    loss = Σ_t w_t Σ_j p_tj (logsumexp(z_t) − z_t[id_tj])
+    dz_t = w_t (softmax(z_t) · Σ_j p_tj − p_t scattered to id_t)
 """
 
 from __future__ import annotations
@@ -22,8 +25,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from liftcore.kernels.launch import on_device
-from liftcore.kernels.tiles import HAS_TRITON, architecture, interpreting
+from liftcore.kernels.device import HAS_TRITON, architecture, interpreting, on_device
 
 # How a CUDA device runs the two products, by what the host knows. Not measured on a GPU yet.
 #   rows known on the host: cuBLAS has the higher throughput and no row is computed in vain
@@ -59,7 +61,7 @@ def _head_loss(
     # Autocast would turn the fp32 products inside into another dtype.
     with on_device(hidden), torch.autocast(hidden.device.type, enabled=False):
         if not _use_triton(hidden.device, hidden.dtype):
-            from liftcore.kernels.head_loss_cpu import head_loss
+            from liftcore.kernels.head_loss_plain import head_loss
 
             loss, dhidden, dweight = head_loss(*args, want_weight, probs)
         elif want_weight or way == "cublas" or probs is not None or _interpreted_bf16(hidden):
@@ -67,7 +69,7 @@ def _head_loss(
 
             loss, dhidden, dweight = head_loss(*args, want_weight, probs)
         else:
-            from liftcore.kernels.head_loss_fused import head_loss
+            from liftcore.kernels.head_loss_logits import head_loss
 
             loss, dhidden = head_loss(*args)
     if factor is not None:
@@ -120,7 +122,7 @@ def _(
 def _head_loss_scale(grad, factor):
     """grad [T, K] with row t multiplied by factor [T]."""
     if _use_triton(grad.device, grad.dtype):
-        from liftcore.kernels.head_loss_fused import scale_rows
+        from liftcore.kernels.head_loss_dhidden import scale_rows
 
         with on_device(grad):
             return scale_rows(grad, factor)
@@ -218,20 +220,80 @@ def linear_cross_entropy(
     of products there; a trainable head always takes cuBLAS. Autocast has no effect inside.
     Raises ValueError when shapes, dtypes or options do not fit.
     """
-    _check(hidden, weight, labels, token_weights, reduction, row_index, way)
+    name = "linear_cross_entropy"
+    _check(name, hidden, weight, token_weights, reduction, row_index)
+    if labels.shape != hidden.shape[:1]:
+        raise ValueError(f"{name}: labels {tuple(labels.shape)} are not [T]")
+    if way not in (None, "cublas", "triton"):
+        raise ValueError(f"{name}: unknown way {way!r}")
     w = (labels != ignore_index).float()
     if token_weights is not None:
         w = w * token_weights.float()
     if way is None:
         way = WAY_WITHOUT_ROW_INDEX if row_index is None else WAY_WITH_ROW_INDEX
     rest = (row_index, softcap, float(logit_scale), way, None)
-    return reduced_loss(hidden, weight, labels, w, rest, reduction)
+    return _reduced_loss(hidden, weight, labels, w, rest, reduction)
 
 
-def reduced_loss(hidden, weight, labels, w, rest, reduction) -> Tensor:
-    """The op for rows of weight w [T] fp32, and its reduction: "mean", "sum" or "none".
+def linear_soft_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    target_ids: Tensor,
+    target_probs: Tensor,
+    *,
+    token_weights: Tensor | None = None,
+    row_index: Tensor | None = None,
+    reduction: str = "mean",
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+) -> Tensor:
+    """Weighted cross entropy of the LM head against sparse soft targets, scored rows only.
 
-    rest: row_index, softcap, logit_scale, way, and probs for labels [T, k].
+    One target with p = 1 is the hard loss. On CUDA the products always run in cuBLAS.
+
+    Shapes: hidden [T, K], weight [V, K], target_ids int [T, k], target_probs float [T, k] ->
+    a fp32 scalar, or [T] with reduction "none". The probabilities need not sum to 1, and an id
+    may stand twice in a row: both count. An id of −1 or a probability of 0 is no target; a row
+    without targets or of weight 0 costs nothing. There is no gradient for the targets. The rest
+    is as for linear_cross_entropy, but without a `row_index` CUDA forms the logits of all T rows.
+    Raises ValueError when shapes, dtypes or options do not fit.
+    """
+    name = "linear_soft_cross_entropy"
+    _check(name, hidden, weight, token_weights, reduction, row_index)
+    _check_targets(name, hidden.shape[0], target_ids, target_probs)
+    ids, probs = merged(target_ids, target_probs.detach())
+    w = (probs[:, 0] > 0).float()
+    if token_weights is not None:
+        w = w * token_weights.float()
+    rest = (row_index, softcap, float(logit_scale), "cublas", probs)
+    return _reduced_loss(hidden, weight, ids, w, rest, reduction)
+
+
+def merged(ids: Tensor, probs: Tensor) -> tuple[Tensor, Tensor]:
+    """Targets [T, k] as the kernels want them: int64 and fp32, each id once, the likeliest first.
+
+    A place that is not used has probability 0 and repeats the id of place 0.
+    """
+    ids = ids.long()
+    probs = probs.float().masked_fill(ids < 0, 0.0)
+    same = ids[:, :, None] == ids[:, None, :]  # [T, k, k]
+    sums = (same * probs[:, None, :]).sum(-1).masked_fill(same.tril(-1).any(-1), 0.0)
+    probs, order = sums.sort(dim=-1, descending=True, stable=True)
+    ids = ids.gather(-1, order)
+    return torch.where(probs > 0, ids, ids[:, :1]), probs
+
+
+def _reduced_loss(
+    hidden: Tensor,  # [T, K]
+    weight: Tensor,  # [V, K]
+    labels: Tensor,  # [T], or [T, k] with probs
+    w: Tensor,  # [T] fp32
+    rest: tuple[Tensor | None, float | None, float, str, Tensor | None],
+    reduction: str,
+) -> Tensor:
+    """The op for rows of weight w, and its reduction.
+
+    rest: row_index, softcap, logit_scale, way, and probs [T, k] of soft targets.
     """
     grad = torch.is_grad_enabled()
     wanted = (grad and hidden.requires_grad, grad and weight.requires_grad)
@@ -244,16 +306,14 @@ def reduced_loss(hidden, weight, labels, w, rest, reduction) -> Tensor:
     return loss.sum() / torch.where(total == 0, 1.0, total)
 
 
-def _check(hidden, weight, labels, token_weights, reduction, row_index, way):
-    name = "linear_cross_entropy"
-    check_shared(name, hidden, weight, token_weights, reduction, row_index)
-    if labels.shape != hidden.shape[:1]:
-        raise ValueError(f"{name}: labels {tuple(labels.shape)} are not [T]")
-    if way not in (None, "cublas", "triton"):
-        raise ValueError(f"{name}: unknown way {way!r}")
-
-
-def check_shared(name, hidden, weight, token_weights, reduction, row_index):
+def _check(
+    name: str,
+    hidden: Tensor,
+    weight: Tensor,
+    token_weights: Tensor | None,
+    reduction: str,
+    row_index: Tensor | None,
+) -> None:
     """What every head loss asks of its arguments; raises ValueError."""
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(
@@ -270,3 +330,13 @@ def check_shared(name, hidden, weight, token_weights, reduction, row_index):
         row_index.ndim != 1 or row_index.dtype not in (torch.int32, torch.int64)
     ):
         raise ValueError(f"{name}: row_index must be [M] of int32 or int64")
+
+
+def _check_targets(name: str, rows: int, ids: Tensor, probs: Tensor) -> None:
+    if ids.ndim != 2 or ids.shape[0] != rows or probs.shape != ids.shape or not ids.shape[1]:
+        raise ValueError(
+            f"{name}: target_ids {tuple(ids.shape)} and target_probs {tuple(probs.shape)} are "
+            f"not both [T, k] with T = {rows} and k ≥ 1"
+        )
+    if ids.is_floating_point() or not probs.is_floating_point():
+        raise ValueError(f"{name}: target_ids are {ids.dtype}, target_probs {probs.dtype}")

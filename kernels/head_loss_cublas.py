@@ -17,11 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from liftcore.kernels.head_loss_fused import example_inputs
-from liftcore.kernels.head_loss_soft_triton import soft_softmax_kernel
-from liftcore.kernels.head_loss_triton import cap_parts, row_terms
-from liftcore.kernels.launch import launch, record
-from liftcore.kernels.tiles import CompileCase
+from liftcore.kernels.head_loss_logits import cap_parts, log1p, row_terms
+from liftcore.kernels.tiling import launch
 
 # Memory of one chunk of rows: logits, the gathered rows and their gradient.
 CHUNK_BYTES = 256 * 2**20
@@ -80,6 +77,90 @@ def softmax_kernel(
             tl.store(dz + v + lane, x.to(dz.dtype.element_ty), mask=lane < V - v)
 
 
+@triton.jit
+def soft_softmax_kernel(
+    z, dz, ids, probs, w, rows, loss, V, k, scale, cap, stride_z, stride_dz,
+    CAP: tl.constexpr, KEEP: tl.constexpr, BLOCK: tl.constexpr, TARGETS: tl.constexpr,
+):  # fmt: skip
+    """loss[token] of one row of z [m, V] fp32 (before scale and cap), and dz over z.
+
+    ids and probs [T, k]: probability 0 is no target, and no id stands twice beside it.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    token = tl.load(rows + row).to(tl.int64)
+    listed = token >= 0  # −1 fills a list up
+    weight = tl.load(w + token, mask=listed, other=0.0)
+    scored = weight != 0.0
+    z += row * stride_z
+    dz += row * stride_dz
+    lane = tl.arange(0, BLOCK)
+    place = tl.arange(0, TARGETS)
+    inside = place < tl.where(scored, k, 0)
+    p = tl.load(probs + token * k + place, mask=inside, other=0.0)
+    used = p != 0.0
+    id = tl.load(ids + token * k + place, mask=used, other=0).to(tl.int64)
+    known = used & (id >= 0) & (id < V)
+    # NaN, so that an id outside of the vocabulary is seen.
+    x_target = tl.load(z + id, mask=known, other=float("nan")) * scale
+    slope_target = 1.0
+    if CAP:
+        x_target, slope_target = cap_parts(x_target, cap)
+    x_target = tl.where(used, x_target, float("-inf"))
+    # Every thread must have read the targets before one writes.
+    tl.debug_barrier()
+    tl.store(z + id, tl.full((TARGETS,), float("-inf"), tl.float32), mask=known)
+    tl.debug_barrier()
+
+    top = tl.full((BLOCK,), -1e30, tl.float32)
+    others = tl.zeros((BLOCK,), tl.float32)
+    for v in tl.range(0, V, BLOCK):
+        x = tl.load(z + v + lane, mask=lane < V - v, other=float("-inf"))
+        counts = x != float("-inf")
+        x = x * scale
+        if CAP:
+            x, slope = cap_parts(x, cap)
+        x = tl.where(counts, x, float("-inf"))
+        peak = tl.maximum(top, x)
+        others = others * tl.exp(top - peak) + tl.exp(x - peak)
+        top = peak
+    peak = tl.max(top, 0)
+    others = tl.sum(others * tl.exp(top - peak), 0)
+
+    highest = tl.maximum(peak, tl.max(x_target, 0))
+    others = others * tl.exp(peak - highest)
+    e = tl.exp(x_target - highest)
+    # Only the likeliest target can hold more than half of the softmax.
+    is_first = place == tl.argmax(e, 0)
+    e_first = tl.sum(tl.where(is_first, e, 0.0), 0)
+    rest = others + tl.sum(tl.where(is_first, 0.0, e), 0)
+    total = rest + e_first
+    p_rest = tl.sum(tl.where(is_first, 0.0, p), 0)
+    mass = p_rest + tl.sum(tl.where(is_first, p, 0.0), 0)
+    nll = tl.log(total) - (x_target - highest)
+    sure = tl.where(is_first, e_first, 0.0) > 0.5
+    nll = tl.where(sure, log1p(rest / tl.where(sure, e_first, 1.0)), nll)
+    nll = tl.sum(tl.where(used, p * nll, 0.0), 0)
+    tl.store(loss + token, weight * nll, mask=scored)
+    if KEEP:
+        share = weight * scale * (mass / total) * tl.exp(peak - highest)
+        for v in tl.range(0, V, BLOCK):
+            x = tl.load(z + v + lane, mask=lane < V - v, other=float("-inf"))
+            counts = x != float("-inf")
+            x = x * scale
+            slope = 1.0
+            if CAP:
+                x, slope = cap_parts(x, cap)
+            x = tl.where(counts, share * slope * tl.exp(x - peak), 0.0)
+            x = tl.where(scored, x, 0.0)
+            # dz lies over the first half of z's row: all must have read before one writes.
+            tl.debug_barrier()
+            tl.store(dz + v + lane, x.to(dz.dtype.element_ty), mask=lane < V - v)
+        at_target = tl.where(is_first, p_rest - mass * rest / total, mass * e / total - p)
+        at_target = weight * scale * slope_target * at_target
+        tl.debug_barrier()
+        tl.store(dz + id, at_target.to(dz.dtype.element_ty), mask=known)
+
+
 def head_loss(
     hidden: Tensor,
     weight: Tensor,
@@ -95,7 +176,7 @@ def head_loss(
     """w_t · nll_t [T] fp32 and, if wanted, the gradients of their sum: dhidden, dweight fp32.
 
     hidden [T, K], weight [V, K], labels [T], w [T] fp32, row_index [M] or None. With probs [T, k]
-    the labels are [T, k] too, in the order that head_loss_soft.py gives them.
+    the labels are [T, k] too, in the order that head_loss.py gives them.
     """
     (t, k), v = hidden.shape, weight.shape[0]
     loss = torch.zeros(t, dtype=torch.float32, device=hidden.device)
@@ -155,17 +236,3 @@ def _product_fp32(a: Tensor, b: Tensor) -> Tensor:
     if a.is_cuda and a.dtype != torch.float32:
         return torch.mm(a, b, out_dtype=torch.float32)
     return a.float() @ b.float()
-
-
-def compile_cases(arch: int) -> list[CompileCase]:
-    """The launches of Llama-3-8B in bf16; the tiles suit every model."""
-
-    def run():
-        hidden, weight, labels, w = example_inputs(512, 4096, 128256)
-        ids = torch.empty(512, 20, dtype=torch.int64, device="meta")
-        for cap in (None, 30.0):
-            for want in (True, False):
-                head_loss(hidden, weight, labels, w, None, cap, 1.0, want, False)
-                head_loss(hidden, weight, ids, w, None, cap, 1.0, want, False, ids.float())
-
-    return record(arch, run)

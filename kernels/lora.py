@@ -1,4 +1,4 @@
-"""LoRA linear: y = x Wᵀ + scaling (x Aᵀ) Bᵀ (+ bias), forward and backward.
+"""LoRA linears: y = x Wᵀ + scaling (x Aᵀ) Bᵀ (+ bias), alone or in groups that share x.
 
     S  = x Aᵀ                      [T, R]   kept for the backward
     y  = x Wᵀ + scaling S Bᵀ       [T, N]   written once
@@ -7,45 +7,26 @@
     dA = dSᵀ x                     [R, K]
     dB = scaling · dyᵀ S           [N, R]
 
-W is frozen: its gradient is never formed. Three ways give the same: fused Triton kernels
-(lora_fused.py), one library product over concatenated matrices (lora_concat.py), and the plain
-products below; tiles.py says which runs where. Source: "LoRA" (Hu et al.), equation 3.
+W is frozen: its gradient is never formed. In a group (q/k/v, or gate/up with h = act(gate) · up)
+one product gives the S of all members, and their dx are summed in place. Two ways give the same:
+fused Triton kernels (lora_fused.py) and plain products (lora_plain.py); tiles.py says which runs
+where. Source: "LoRA" (Hu et al.), equation 3.
 """
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-from torch.autograd.function import once_differentiable
+from collections.abc import Sequence
 
-from liftcore.kernels.autocast import cast, without_autocast
-from liftcore.kernels.lora_concat import ConcatLora, Packed, add_low_rank
-from liftcore.kernels.tiles import HAS_TRITON, architecture, interpreting
+import torch
+from torch import Tensor
+
+from liftcore.kernels.autocast import cast
+from liftcore.kernels.device import HAS_TRITON, architecture, interpreting
+from liftcore.kernels.lora_plain import LoraBranch, PlainGateUp, PlainGroup
 from liftcore.kernels.tiles import way as table_way
 
 TRITON_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-
-
-class _LoraLinear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, weight, lora_a, lora_b, scaling, bias):
-        s = F.linear(x, lora_a)  # [T, R]
-        y = add_low_rank(F.linear(x, weight, bias), s, lora_b, scaling)  # [T, N]
-        ctx.save_for_backward(x, s, weight, lora_a, lora_b)
-        ctx.scaling = scaling
-        return y
-
-    @staticmethod
-    @once_differentiable
-    @without_autocast
-    def backward(ctx, dy):
-        x, s, weight, lora_a, lora_b = ctx.saved_tensors
-        ds = (dy @ lora_b).mul_(ctx.scaling)  # [T, R]
-        dx = torch.mm(dy, weight).addmm_(ds, lora_a) if ctx.needs_input_grad[0] else None
-        da = ds.T @ x if ctx.needs_input_grad[2] else None
-        db = (dy.T @ s).mul_(ctx.scaling) if ctx.needs_input_grad[3] else None
-        return dx, None, da, db, None, None
+ACTIVATIONS = ("silu", "gelu_tanh")
 
 
 def lora_linear(
@@ -56,39 +37,94 @@ def lora_linear(
     scaling: float,
     bias: Tensor | None = None,
     *,
-    dropout: float = 0.0,
     way: str | None = None,
-    packed: Packed | None = None,
-    slack: bool = False,
 ) -> Tensor:
     """y = x Wᵀ + scaling (x Aᵀ) Bᵀ (+ bias), with gradients for x, A and B only.
 
     Shapes: x [..., K], weight [N, K], lora_a [R, K], lora_b [N, R], bias [N] -> [..., N]; all of
     one floating dtype and on one device. Under autocast the op runs in the dtype of autocast, as
     F.linear does, and each gradient has the dtype of its input. Weight and bias are frozen. `way`
-    overrides the choice of the table in tiles.py: "triton", "plain", or "concat" (one library
-    product), which needs `packed`, a buffer from lora_concat.pack that holds the current W, A and
-    scaling · B and whose view is `weight`, and is the default where it is given. `slack`: x comes
-    from lora_concat.with_slack, and S may be written behind its rows. Raises ValueError when the
-    shapes, dtypes, devices or `packed` do not fit, for a way that cannot run these tensors, or for
-    a dropout. Source: "LoRA" (Hu et al.), equation 3.
+    overrides the choice of the table in tiles.py: "triton" or "plain". Raises ValueError when the
+    shapes or dtypes do not fit, or for a way that cannot run these tensors. Source: "LoRA" (Hu et
+    al.), equation 3.
     """
-    x, weight, lora_a, lora_b, bias = cast(x, weight, lora_a, lora_b, bias)
-    _check(x, weight, lora_a, lora_b, bias)
-    if dropout:
-        raise ValueError(f"lora_linear: dropout {dropout} is not supported, only 0")
-    flat = x.reshape(-1, x.shape[-1])  # [T, K]
-    chosen = choose("linear", flat, way or ("concat" if packed is not None else None))
-    if chosen == "triton":
-        from liftcore.kernels.lora_fused import FusedLora
+    return _linears("linear", x, [weight], [lora_a], [lora_b], [scaling], [bias], way)[0]
 
-        (y,) = FusedLora.apply(flat, [float(scaling)], weight, lora_a, lora_b, bias)
-    elif chosen == "concat":
-        _check_packed(packed, weight, lora_a)
-        y = ConcatLora.apply(flat, lora_a, lora_b, float(scaling), bias, packed, slack)
+
+def lora_qkv(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    lora_a: Sequence[Tensor],
+    lora_b: Sequence[Tensor],
+    scalings: Sequence[float],
+    biases: Sequence[Tensor | None] | None = None,
+    *,
+    way: str | None = None,
+) -> tuple[Tensor, ...]:
+    """(q, k, v) of x: up to three LoRA linears that share x; gradients for x, A and B only.
+
+    Shapes: x [..., K], weights[i] [N_i, K], lora_a[i] [R_i, K], lora_b[i] [N_i, R_i], biases[i]
+    [N_i] or None -> a tuple of [..., N_i]; the N_i and R_i may differ. `way`: "triton" or
+    "plain", else as tiles.py says. Raises ValueError when the shapes or dtypes do not fit, or for
+    a way that cannot run these tensors. Autocast holds as for lora_linear.
+    """
+    return _linears("group", x, weights, lora_a, lora_b, scalings, biases, way)
+
+
+def lora_gate_up(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    lora_a: Sequence[Tensor],
+    lora_b: Sequence[Tensor],
+    scalings: Sequence[float],
+    biases: Sequence[Tensor | None] | None = None,
+    *,
+    activation: str = "silu",
+    way: str | None = None,
+) -> Tensor:
+    """act(gate) · up of x, gate and up being LoRA linears; gradients for x, A and B only.
+
+    Shapes: as lora_qkv with two members (gate, up) of one width N -> [..., N]. `activation` is
+    "silu" or "gelu_tanh". Raises ValueError when the shapes, dtypes or activation do not fit.
+    """
+    flat, tensors = _checked(x, weights, lora_a, lora_b, scalings, biases)
+    if len(weights) != 2 or weights[0].shape != weights[1].shape:
+        raise ValueError(
+            f"lora_gate_up: weights {[tuple(w.shape) for w in weights]} are not two of one shape"
+        )
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"lora_gate_up: unknown activation {activation!r}, not in {ACTIVATIONS}")
+    scales, gelu = [float(s) for s in scalings], activation == "gelu_tanh"
+    if choose("gate_up", flat, way) == "triton":
+        from liftcore.kernels.lora_fused import FusedGateUp
+
+        trained = (x, *lora_a, *lora_b)
+        keep = torch.is_grad_enabled() and any(t.requires_grad for t in trained)
+        h = FusedGateUp.apply(flat, scales, *tensors, gelu, keep)
     else:
-        y = _LoraLinear.apply(flat, weight, lora_a, lora_b, float(scaling), bias)
-    return y if x.ndim == 2 else y.view(*x.shape[:-1], weight.shape[0])
+        h = PlainGateUp.apply(flat, scales, *tensors, gelu)
+    return h if x.ndim == 2 else h.view(*x.shape[:-1], h.shape[-1])
+
+
+def add_lora(x: Tensor, y: Tensor, lora_a: Tensor, lora_b: Tensor, scaling: float) -> Tensor:
+    """y + scaling (x Aᵀ) Bᵀ, with gradients for x, y, A and B.
+
+    For quantised bases: y = base(x) and its share of dx are somebody else's.
+
+    Shapes: x [..., K], y [..., N], lora_a [R, K], lora_b [N, R] -> [..., N], in the dtype of y;
+    x, A and B are cast to it (under autocast to the dtype of autocast). Raises ValueError when
+    the shapes do not fit. Source: "QLoRA", equation 5.
+    """
+    r, k = lora_a.shape
+    if x.shape != (*y.shape[:-1], k) or lora_b.shape != (y.shape[-1], r):
+        raise ValueError(
+            f"add_lora: x {tuple(x.shape)}, y {tuple(y.shape)}, lora_a {tuple(lora_a.shape)} and "
+            f"lora_b {tuple(lora_b.shape)} do not fit [..., K], [..., N], [R, K], [N, R]"
+        )
+    dtype, shape = y.dtype, y.shape
+    x, y, lora_a, lora_b = (cast(t.to(dtype), x) for t in (x, y, lora_a, lora_b))
+    out = LoraBranch.apply(x.reshape(-1, k), y.reshape(-1, shape[-1]), lora_a, lora_b, scaling)
+    return out.view(shape).to(dtype)
 
 
 def choose(op: str, x: Tensor, way: str | None = None) -> str:
@@ -109,10 +145,9 @@ def choose(op: str, x: Tensor, way: str | None = None) -> str:
 
 
 def _named_way(op: str, x: Tensor, way: str) -> str:
-    ways = ("triton", "concat", "plain") if op == "linear" else ("triton", "plain")
-    if way not in ways:
-        raise ValueError(f"way {way!r} of {op}: not one of {', '.join(ways)}")
-    if way != "triton":
+    if way not in ("triton", "plain"):
+        raise ValueError(f"way {way!r} of {op}: not one of triton, plain")
+    if way == "plain":
         return way
     if x.device.type == "cpu":
         if not interpreting():
@@ -135,6 +170,49 @@ def path(x: Tensor) -> str:
     return "triton interpreter" if chosen == "triton" and x.device.type == "cpu" else chosen
 
 
+def _linears(
+    op: str,
+    x: Tensor,  # [..., K]
+    weights: Sequence[Tensor],  # [N_i, K]
+    lora_a: Sequence[Tensor],  # [R_i, K]
+    lora_b: Sequence[Tensor],  # [N_i, R_i]
+    scalings: Sequence[float],
+    biases: Sequence[Tensor | None] | None,  # [N_i]
+    way: str | None,
+) -> tuple[Tensor, ...]:  # [..., N_i]
+    """The members of one group, by the way that the table or the caller chooses for this op."""
+    flat, tensors = _checked(x, weights, lora_a, lora_b, scalings, biases)
+    group = PlainGroup
+    if choose(op, flat, way) == "triton":
+        from liftcore.kernels.lora_fused import FusedLora as group
+    ys = group.apply(flat, [float(s) for s in scalings], *tensors)
+    return tuple(ys) if x.ndim == 2 else tuple(y.view(*x.shape[:-1], y.shape[-1]) for y in ys)
+
+
+def _checked(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    lora_a: Sequence[Tensor],
+    lora_b: Sequence[Tensor],
+    scalings: Sequence[float],
+    biases: Sequence[Tensor | None] | None,
+) -> tuple[Tensor, list[Tensor | None]]:
+    """x as [T, K], and the weights, A, B and biases of all members in a row, cast for autocast."""
+    n = len(weights)
+    biases = [None] * n if biases is None else biases
+    if not 1 <= n <= 3 or {n} != {len(m) for m in (lora_a, lora_b, scalings, biases)}:
+        raise ValueError(
+            f"lora group: {n} weights, {len(lora_a)} A, {len(lora_b)} B, {len(scalings)} "
+            f"scalings and {len(biases)} biases are not one each for up to 3 members"
+        )
+    x = cast(x, x)
+    weights, lora_a, lora_b = ([cast(t, x) for t in m] for m in (weights, lora_a, lora_b))
+    biases = [b if b is None else cast(b, x) for b in biases]
+    for member in zip(weights, lora_a, lora_b, biases, strict=True):
+        _check(x, *member)
+    return x.reshape(-1, x.shape[-1]), [*weights, *lora_a, *lora_b, *biases]
+
+
 def _check(x: Tensor, weight: Tensor, lora_a: Tensor, lora_b: Tensor, bias: Tensor | None) -> None:
     (n, k), r = weight.shape, lora_a.shape[0]
     if x.shape[-1] != k or lora_a.shape != (r, k) or lora_b.shape != (n, r):
@@ -150,18 +228,3 @@ def _check(x: Tensor, weight: Tensor, lora_a: Tensor, lora_b: Tensor, bias: Tens
             f"lora_linear: dtypes differ: x {x.dtype}, weight {weight.dtype}, "
             f"lora_a {lora_a.dtype}, lora_b {lora_b.dtype}"
         )
-
-
-def _check_packed(packed: Packed | None, weight: Tensor, lora_a: Tensor) -> None:
-    """The buffer has the shape and dtype of this layer, and the weight is a view of it."""
-    if packed is None:
-        raise ValueError("lora_linear: the way 'concat' needs packed=")
-    (n, k), r = weight.shape, lora_a.shape[0]
-    if packed.all.shape != (n + r, k + r) or packed.all.dtype != weight.dtype:
-        raise ValueError(
-            f"lora_linear: packed is {packed.all.dtype} {tuple(packed.all.shape)}, the layer needs "
-            f"{weight.dtype} {(n + r, k + r)}"
-        )
-    # A tracer has no addresses.
-    if not torch.compiler.is_compiling() and weight.data_ptr() != packed.weight.data_ptr():
-        raise ValueError("lora_linear: weight is not packed.weight; packed is of another layer")

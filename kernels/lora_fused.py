@@ -20,9 +20,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from liftcore.kernels import lora_triton as kernels
-from liftcore.kernels.launch import on_device
-from liftcore.kernels.lora_backward_triton import swiglu_backward as swiglu_gradients
-from liftcore.kernels.lora_concat import stack
+from liftcore.kernels.device import on_device
+from liftcore.kernels.lora_plain import parts_of, stack
 from liftcore.kernels.lora_split_triton import split_product
 
 
@@ -85,7 +84,7 @@ def gate_up_forward(x, weights, lora_a, lora_b, scalings, biases, gelu, keep) ->
 def swiglu_backward(dh, gate, up, gelu) -> tuple[Tensor, Tensor]:
     """Gradients of gate and up."""
     with on_device(gate):
-        return swiglu_gradients(dh.contiguous(), gate, up, gelu)
+        return kernels.swiglu_backward(dh.contiguous(), gate, up, gelu)
 
 
 def down(x: Tensor, lora_a: Sequence[Tensor]) -> Tensor:
@@ -166,7 +165,7 @@ class FusedLora(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, scalings, *tensors):
-        weights, lora_a, lora_b, biases = _quarters(tensors)
+        weights, lora_a, lora_b, biases = parts_of(tensors, 4)
         *out, s = ops(x).lora_forward(x, weights, lora_a, lora_b, scalings, biases)
         ctx.save_for_backward(x, s, *weights, *lora_a, *lora_b)
         ctx.scalings = scalings
@@ -184,7 +183,7 @@ class FusedGateUp(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, scalings, *rest):
         *tensors, gelu, keep = rest
-        weights, lora_a, lora_b, biases = _quarters(tensors)
+        weights, lora_a, lora_b, biases = parts_of(tensors, 4)
         h, gate, up, s = ops(x).gate_up_forward(
             x, weights, lora_a, lora_b, scalings, biases, gelu, keep
         )
@@ -200,15 +199,10 @@ class FusedGateUp(torch.autograd.Function):
         return (*_group_backward(ctx, dys, *saved), None, None)
 
 
-def _quarters(tensors):
-    n = len(tensors) // 4
-    return [list(tensors[i : i + n]) for i in range(0, 4 * n, n)]
-
-
 def _group_backward(ctx, dys, x, s, *tensors):
     """Gradients for (x, scalings, *weights, *lora_a, *lora_b, *biases)."""
     n = len(dys)
-    weights, lora_a, lora_b = (list(tensors[i : i + n]) for i in range(0, 3 * n, n))
+    weights, lora_a, lora_b = parts_of(tensors, 3)
     wanted = ctx.needs_input_grad
     need = wanted[0], any(wanted[2 + n : 2 + 2 * n]), any(wanted[2 + 2 * n : 2 + 3 * n])
     out = ops(x).lora_backward(dys, x, s, weights, lora_a, lora_b, ctx.scalings, *need)

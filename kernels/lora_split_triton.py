@@ -15,10 +15,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from liftcore.kernels.blocks_triton import corner_of, load_tile, store_tile
-from liftcore.kernels.launch import launch, record
-from liftcore.kernels.lora_triton import can_use_tma, describe, rows_aligned
-from liftcore.kernels.tiles import CompileCase, architecture, ceil_div, pick_split, processors
+from liftcore.kernels.device import architecture, processors
+from liftcore.kernels.tiles import ceil_div, pick_split
+from liftcore.kernels.tiling import (
+    can_use_tma,
+    corner_of,
+    describe,
+    launch,
+    load_tile,
+    rows_aligned,
+    store_tile,
+)
 
 # A span shorter than this is not worth a partial result of its own.
 MIN_SPAN = 256
@@ -86,7 +93,7 @@ def split_product(out: Tensor, p: Tensor, q: Tensor, layout: str, scale: float =
         parts, left, right, scale, rows, cols, depth, span, stride, p.stride(0), q.stride(0)
     )  # fmt: skip
     constexprs = dict(
-        BM=tile.bm, BN=tile.bn, BK=tile.bk, GROUP=tile.group, LAYOUT=layout, TMA=tma
+        **tile.shape, LAYOUT=layout, TMA=tma
     )  # fmt: skip
     launch(split_kernel, (tiles, spans), args, constexprs, tile.warps, tile.stages)
     if spans > 1:
@@ -101,30 +108,3 @@ def split(depth: int, tiles: int, sms: int, step: int, least: int) -> tuple[int,
     wanted = max(1, min(sms // tiles, depth // least))
     span = ceil_div(ceil_div(depth, wanted), step) * step
     return span, ceil_div(depth, span)
-
-
-def compile_cases(arch: int) -> list[CompileCase]:
-    """The launches of Llama-3-8B and SmolLM2-135M in bf16, and some with odd widths."""
-
-    def matrix(*shape):
-        return torch.empty(shape, dtype=torch.bfloat16, device="meta")
-
-    def run():
-        for t in (8192, 512):
-            for hidden, kv, wide in ((4096, 1024, 14336), (576, 192, 1536)):
-                for k in (hidden, wide):
-                    for r in (128, 256, 384):
-                        x, s = matrix(t, k), matrix(t, r)
-                        split_product(s, x, matrix(r, k), "nt")
-                        split_product(matrix(r, k), s, x, "tn")
-                for n in (hidden, kv, wide):
-                    dy, s = matrix(t, n), matrix(t, 384)[:, 128:256]
-                    split_product(s, dy, matrix(n, 128), "nn", 2.0)
-                    split_product(matrix(n, 128), dy, s, "tn", 2.0)
-        # Rows that start anywhere.
-        x, s, a = matrix(8192, 4095), matrix(8192, 128), matrix(128, 4095)
-        split_product(s, x, a, "nt")
-        split_product(s, x, matrix(4095, 128), "nn", 2.0)
-        split_product(a, s, x, "tn")
-
-    return record(arch, run)

@@ -2,9 +2,10 @@
 
     chain    C = scale · P op(Q) + Σ_i X_i op(W_i) (+ bias)            op(W) = Wᵀ or W
     gate_up  h = act(g) · u     g = x Wgᵀ + sg Sg Bgᵀ (+ bias), u = x Wuᵀ + su Su Buᵀ (+ bias)
+    swiglu   dg = dh · u · act′(g),  du = dh · act(g)                  act = silu or gelu_tanh
 
 The tail comes first: it is scaled in fp32 while the accumulator holds nothing else, so one
-accumulator serves both products and C is written once, never read. Both kernels are persistent
+accumulator serves both products and C is written once, never read. Both products are persistent
 (a program takes every n-th tile) and use TMA descriptors on sm_90 and newer.
 """
 
@@ -12,22 +13,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
 
-from liftcore.kernels.blocks_triton import (
+from liftcore.kernels.device import architecture, processors
+from liftcore.kernels.tiles import ceil_div, pick
+from liftcore.kernels.tiling import (
     add_product,
+    can_use_tma,
     corner_of,
+    describe,
     gate_argument,
+    launch,
     load_row,
     load_tile,
+    rows_aligned,
     store_tile,
 )
-from liftcore.kernels.launch import launch, record
-from liftcore.kernels.tiles import CompileCase, architecture, ceil_div, pick, processors
+
+BLOCK = 1024  # elements a program of SwiGLU's backward takes
 
 
 @triton.jit
@@ -102,27 +107,6 @@ def gate_up_kernel(
         store_tile(h, g, m, n, rows, cols, stride_h, BM, BN, TMA)
 
 
-def rows_aligned(*matrices: Tensor) -> bool:
-    """Every row starts at a multiple of 16 bytes, as wide copies and TMA want it."""
-    size = matrices[0].element_size()
-    return all(m.data_ptr() % 16 == 0 and m.stride(0) * size % 16 == 0 for m in matrices)
-
-
-def can_use_tma(arch: int, *matrices: Tensor) -> bool:
-    """TMA tiles fit sm_90 and sm_100, 2-byte elements, rows aligned to 16 bytes.
-
-    The interpreter (arch 0) acts them out, for any element.
-    """
-    if arch and (not 90 <= arch < 120 or matrices[0].element_size() != 2):
-        return False
-    return rows_aligned(*matrices)
-
-
-def describe(matrix: Tensor, rows: int, cols: int) -> TensorDescriptor:
-    """A TMA descriptor of matrix [*, *] whose block is [rows, cols]."""
-    return TensorDescriptor(matrix, list(matrix.shape), [matrix.stride(0), 1], [rows, cols])
-
-
 def chain(
     out: Tensor,
     p: Tensor,
@@ -161,8 +145,7 @@ def chain(
         out.stride(0), *strides, *(None, None) * unused,
     ]  # fmt: skip
     constexprs = dict(
-        BM=tile.bm, BN=tile.bn, BK=tile.bk, GROUP=tile.group,
-        PAIRS=len(pairs), BIAS=bias is not None, NT=nt, TMA=tma,
+        **tile.shape, PAIRS=len(pairs), BIAS=bias is not None, NT=nt, TMA=tma,
     )  # fmt: skip
     launch(chain_kernel, (min(tiles, sms),), args, constexprs, tile.warps, tile.stages)
     return out
@@ -205,51 +188,32 @@ def gate_up(
         rows, cols, x.shape[1], s[0].shape[1], s[1].shape[1], *strides,
     ]  # fmt: skip
     constexprs = dict(
-        BM=tile.bm, BN=tile.bn, BK=tile.bk, GROUP=tile.group,
-        BIAS_G=biases[0] is not None, BIAS_U=biases[1] is not None, GELU=gelu, KEEP=keep,
-        TMA=tma,
+        **tile.shape, BIAS_G=biases[0] is not None, BIAS_U=biases[1] is not None,
+        GELU=gelu, KEEP=keep, TMA=tma,
     )  # fmt: skip
     launch(gate_up_kernel, (min(tiles, sms),), args, constexprs, tile.warps, tile.stages)
     return h, gate, up
 
 
-def compile_cases(arch: int) -> list[CompileCase]:
-    """The launches of Llama-3-8B and SmolLM2-135M in bf16, and some with odd widths."""
+@triton.jit
+def swiglu_backward_kernel(dgate, dup, dh, gate, up, size, GELU: tl.constexpr, BLOCK: tl.constexpr):
+    """dgate = dh · u · (σ + g σ (1 − σ) z′) and dup = dh · g σ with σ = sigmoid(z(g))."""
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    d = tl.load(dh + i, mask=i < size, other=0.0).to(tl.float32)
+    g = tl.load(gate + i, mask=i < size, other=0.0).to(tl.float32)
+    u = tl.load(up + i, mask=i < size, other=0.0).to(tl.float32)
+    sigma = tl.sigmoid(gate_argument(g, GELU))
+    slope = 1.5957691216057308 * (1.0 + 0.134145 * g * g) if GELU else 1.0
+    dg = d * u * (sigma + g * sigma * (1.0 - sigma) * slope)
+    tl.store(dgate + i, dg.to(dgate.dtype.element_ty), mask=i < size)
+    tl.store(dup + i, (d * g * sigma).to(dup.dtype.element_ty), mask=i < size)
 
-    def matrix(*shape):
-        return torch.empty(shape, dtype=torch.bfloat16, device="meta")
 
-    def linear(t, k, n, r=128):
-        x, w, a, b = matrix(t, k), matrix(n, k), matrix(r, k), matrix(n, r)
-        s, y = matrix(t, r), matrix(t, n)
-        chain(y, s, b, [(x, w)], nt=True)
-        chain(y, s, b, [(x, w)], bias=matrix(n, 1).view(n), nt=True)
-        chain(x, s, a, [(y, w)], nt=False)
-
-    def group(t, k, ns, r=128):
-        rank = r * len(ns)
-        x, a, s = matrix(t, k), matrix(rank, k), matrix(t, rank)
-        chain(x, s, a, [(matrix(t, n), matrix(n, k)) for n in ns], nt=False)
-
-    def mlp(t, k, n, keep, r=128, bias=None, gelu=False):
-        parts = matrix(t, 2 * r).split(r, dim=1)
-        weights, lora_b = [matrix(n, k)] * 2, [matrix(n, r)] * 2
-        scalings, biases = [1.0, 1.0], [bias, bias]
-        gate_up(matrix(t, k), weights, parts, lora_b, scalings, biases, gelu=gelu, keep=keep)
-
-    def run():
-        for t in (8192, 512):
-            for hidden, kv, wide in ((4096, 1024, 14336), (576, 192, 1536)):
-                for k, n in ((hidden, hidden), (hidden, kv), (wide, hidden)):
-                    linear(t, k, n)
-                group(t, hidden, (hidden, kv, kv))
-                group(t, hidden, (wide, wide))
-                for keep in (True, False):
-                    mlp(t, hidden, wide, keep)
-        mlp(8192, 4096, 14336, True, bias=matrix(14336, 1).view(-1), gelu=True)
-        # Rows that start anywhere.
-        linear(8192, 4095, 4097)
-        group(8192, 4095, (4097, 1023, 1023))
-        mlp(8192, 4095, 14335, True, bias=matrix(14335, 1).view(-1), gelu=True)
-
-    return record(arch, run)
+def swiglu_backward(dh: Tensor, gate: Tensor, up: Tensor, gelu: bool) -> tuple[Tensor, Tensor]:
+    """Gradients of gate and up [T, N] of h = act(gate) · up; all three contiguous."""
+    dgate, dup = gate.new_empty(gate.shape), up.new_empty(up.shape)
+    size = gate.numel()
+    args = dgate, dup, dh, gate, up, size
+    constexprs = dict(GELU=gelu, BLOCK=BLOCK)
+    launch(swiglu_backward_kernel, (ceil_div(size, BLOCK),), args, constexprs)
+    return dgate, dup

@@ -2,7 +2,7 @@
 
 libliftcore_cuda.so has a plain C interface (csrc/library.h) and is loaded with ctypes, so that
 one build serves every version of torch and Python. LIFTCORE_CUDA_LIBRARY names another file.
-Without it, or where it does not run, the ops take their twins in reference_native.py.
+Without it, or where it does not run, the ops take their twins in reference.py.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from liftcore.kernels import native, reference_native
+from liftcore.kernels import native, reference
 
 LOSSES = ("all", "new", "mean")
 
@@ -86,7 +86,7 @@ def _segment_batch(
     tables = Tables(tokens, prefix, segments, first)
     out = Buffers(input_ids, labels, weights, position_ids, row_index, count)
     if not native.live(tokens):
-        reference_native.segment_batch(tables, step, out, size, stride, LOSSES[loss])
+        reference.segment_batch(tables, step, out, size, stride, LOSSES[loss])
         return
     steps, batch = segments.shape
     native.call(

@@ -1,49 +1,13 @@
 """Tile sizes and the way to run a product, by GPU, dtype and shape; one entry a line.
 
-Every entry carries the figure that justifies it, or says that it is not measured yet. A tile
-only changes the speed, never the result beyond rounding.
+None of them is measured yet: an entry that is carries its figure. A tile only changes the speed,
+never the result beyond rounding.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.util
-import os
-from dataclasses import dataclass, field
-from importlib import metadata
-from typing import Any
-
-import torch
-
-
-@dataclass(frozen=True)
-class CompileCase:
-    """One kernel at one set of tiles, to compile for a GPU that is not there.
-
-    `signature` maps every argument to its type ("*bf16", "i32", "fp32", "constexpr",
-    "tensordesc<bf16[128, 64]>"), `constexprs` the "constexpr" ones to their values. `divisible`
-    names the pointers and integers that are multiples of 16, as the launcher would find them.
-    """
-
-    name: str
-    kernel: Any
-    signature: dict[str, str]
-    constexprs: dict[str, Any]
-    num_warps: int
-    num_stages: int
-    divisible: tuple[str, ...] = field(default=())
-
-    def source(self):
-        """The triton.compiler.ASTSource of this case, with the divisibility hints in it."""
-        from triton.compiler import ASTSource
-
-        names = list(self.signature)
-        hints = {(names.index(n),): [["tt.divisibility", 16]] for n in self.divisible}
-        return ASTSource(self.kernel, self.signature, self.constexprs, hints)
-
-    @property
-    def options(self) -> dict[str, int]:
-        return {"num_warps": self.num_warps, "num_stages": self.num_stages}
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -57,60 +21,10 @@ class Tile:
     stages: int
     group: int = 8
 
-
-# Architectures that launches are recorded for (launch.py); the last is that of the meta device.
-planned: list[int] = []
-# A100, RTX 4090, H100 and H200, B200, RTX 5090
-PROCESSORS = {80: 108, 89: 128, 90: 132, 100: 148, 120: 170}
-
-
-def read_facts(device: torch.device) -> tuple[int, int]:
-    """(architecture, processors) of a device that is there."""
-    if device.type != "cuda":
-        return 0, 3  # few, so that a program of the interpreter runs several tiles
-    card = torch.cuda.get_device_properties(device)
-    return 10 * card.major + card.minor, card.multi_processor_count
-
-
-facts = functools.cache(read_facts)
-
-
-def architecture(device: torch.device) -> int:
-    """Compute capability as 80, 90, 100; 0 for the interpreter on a CPU."""
-    if device.type == "meta":
-        return planned[-1]
-    # torch.compile folds the plain call into a constant and warns of a cache.
-    return (read_facts if torch.compiler.is_compiling() else facts)(device)[0]
-
-
-def processors(device: torch.device) -> int:
-    """Streaming multiprocessors."""
-    return PROCESSORS[planned[-1]] if device.type == "meta" else facts(device)[1]
-
-
-# TRITON_INTERPRET=1 asks for the Triton path on CPU tensors; Triton reads it when imported.
-INTERPRET = os.environ.get("TRITON_INTERPRET", "0") == "1"
-
-
-def _has_triton() -> bool:
-    """Whether Triton 3.6 or newer targets NVIDIA GPUs here; the kernels run on no older one."""
-    if torch.version.hip is not None or importlib.util.find_spec("triton") is None:
-        return False
-    try:
-        version = metadata.version("triton")
-    except metadata.PackageNotFoundError:  # a distribution of another name
-        import triton
-
-        version = triton.__version__
-    return tuple(int(part) for part in version.split(".")[:2]) >= (3, 6)
-
-
-HAS_TRITON = _has_triton()
-
-
-def interpreting() -> bool:
-    """True when CPU tensors take the Triton path."""
-    return INTERPRET and HAS_TRITON
+    @property
+    def shape(self) -> dict[str, int]:
+        """What a kernel that walks over tiles takes as constants."""
+        return {"BM": self.bm, "BN": self.bn, "BK": self.bk, "GROUP": self.group}
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -121,56 +35,56 @@ def ceil_div(a: int, b: int) -> int:
 # first whose tiles keep nine processors of ten busy is taken, else the smallest.
 #   forward  y = x Wᵀ + tail     dx  Σ dy W + tail     gate_up  two products and SwiGLU
 BF16_TILES = (
-    ("forward", 80, Tile(128, 128, 64, 8, 3)),  # not measured yet
-    ("forward", 80, Tile(64, 128, 64, 4, 3)),  # not measured yet
-    ("forward", 80, Tile(64, 64, 64, 4, 3)),  # not measured yet
-    ("forward", 90, Tile(128, 256, 64, 8, 3)),  # not measured yet
-    ("forward", 90, Tile(128, 128, 64, 8, 4)),  # not measured yet
-    ("forward", 90, Tile(64, 128, 64, 4, 4)),  # not measured yet
-    ("forward", 90, Tile(64, 64, 64, 4, 4)),  # not measured yet
-    ("dx", 80, Tile(128, 128, 64, 8, 3)),  # not measured yet
-    ("dx", 80, Tile(64, 128, 64, 4, 3)),  # not measured yet
-    ("dx", 80, Tile(64, 64, 64, 4, 3)),  # not measured yet
-    ("dx", 90, Tile(128, 256, 64, 8, 3)),  # not measured yet
-    ("dx", 90, Tile(128, 128, 64, 8, 4)),  # not measured yet
-    ("dx", 90, Tile(64, 128, 64, 4, 4)),  # not measured yet
-    ("dx", 90, Tile(64, 64, 64, 4, 4)),  # not measured yet
-    ("gate_up", 80, Tile(128, 128, 32, 8, 3)),  # not measured yet
-    ("gate_up", 80, Tile(64, 64, 64, 4, 3)),  # not measured yet
-    ("gate_up", 90, Tile(128, 128, 64, 8, 3)),  # not measured yet
-    ("gate_up", 90, Tile(64, 64, 64, 4, 4)),  # not measured yet
+    ("forward", 80, Tile(128, 128, 64, 8, 3)),
+    ("forward", 80, Tile(64, 128, 64, 4, 3)),
+    ("forward", 80, Tile(64, 64, 64, 4, 3)),
+    ("forward", 90, Tile(128, 256, 64, 8, 3)),
+    ("forward", 90, Tile(128, 128, 64, 8, 4)),
+    ("forward", 90, Tile(64, 128, 64, 4, 4)),
+    ("forward", 90, Tile(64, 64, 64, 4, 4)),
+    ("dx", 80, Tile(128, 128, 64, 8, 3)),
+    ("dx", 80, Tile(64, 128, 64, 4, 3)),
+    ("dx", 80, Tile(64, 64, 64, 4, 3)),
+    ("dx", 90, Tile(128, 256, 64, 8, 3)),
+    ("dx", 90, Tile(128, 128, 64, 8, 4)),
+    ("dx", 90, Tile(64, 128, 64, 4, 4)),
+    ("dx", 90, Tile(64, 64, 64, 4, 4)),
+    ("gate_up", 80, Tile(128, 128, 32, 8, 3)),
+    ("gate_up", 80, Tile(64, 64, 64, 4, 3)),
+    ("gate_up", 90, Tile(128, 128, 64, 8, 3)),
+    ("gate_up", 90, Tile(64, 64, 64, 4, 4)),
 )
 # Products split over their depth: the first tile that is not larger than the result, else the
 # last.         down  x Aᵀ and dy B, [T, R]         outer  dA [R, K] and dB [N, R]
 BF16_SPLIT_TILES = (
-    ("down", 80, Tile(64, 128, 64, 4, 4)),  # not measured yet
-    ("down", 80, Tile(64, 64, 64, 4, 4)),  # not measured yet
-    ("down", 80, Tile(64, 32, 64, 4, 4)),  # not measured yet
-    ("down", 90, Tile(64, 128, 64, 4, 5)),  # not measured yet
-    ("down", 90, Tile(64, 64, 64, 4, 5)),  # not measured yet
-    ("down", 90, Tile(64, 32, 64, 4, 5)),  # not measured yet
-    ("outer", 80, Tile(128, 128, 64, 8, 3)),  # not measured yet
-    ("outer", 80, Tile(64, 64, 64, 4, 3)),  # not measured yet
-    ("outer", 90, Tile(128, 128, 64, 8, 4)),  # not measured yet
-    ("outer", 90, Tile(64, 64, 64, 4, 4)),  # not measured yet
+    ("down", 80, Tile(64, 128, 64, 4, 4)),
+    ("down", 80, Tile(64, 64, 64, 4, 4)),
+    ("down", 80, Tile(64, 32, 64, 4, 4)),
+    ("down", 90, Tile(64, 128, 64, 4, 5)),
+    ("down", 90, Tile(64, 64, 64, 4, 5)),
+    ("down", 90, Tile(64, 32, 64, 4, 5)),
+    ("outer", 80, Tile(128, 128, 64, 8, 3)),
+    ("outer", 80, Tile(64, 64, 64, 4, 3)),
+    ("outer", 90, Tile(128, 128, 64, 8, 4)),
+    ("outer", 90, Tile(64, 64, 64, 4, 4)),
 )
 # The head loss takes the first of its kind.
 #   logits  h Wᵀ      capped  beside the cap's derivative, which takes registers      head_dx  dz W
 HEAD_TILES = (
-    ("logits", 80, Tile(128, 128, 64, 8, 3)),  # not measured yet
-    ("logits", 90, Tile(128, 256, 64, 8, 3)),  # not measured yet
-    ("capped", 80, Tile(128, 64, 64, 8, 3)),  # not measured yet
-    ("capped", 90, Tile(128, 128, 64, 8, 4)),  # not measured yet
-    ("head_dx", 80, Tile(128, 128, 64, 8, 3)),  # not measured yet
-    ("head_dx", 90, Tile(128, 256, 64, 8, 4)),  # not measured yet
+    ("logits", 80, Tile(128, 128, 64, 8, 3)),
+    ("logits", 90, Tile(128, 256, 64, 8, 3)),
+    ("capped", 80, Tile(128, 64, 64, 8, 3)),
+    ("capped", 90, Tile(128, 128, 64, 8, 4)),
+    ("head_dx", 80, Tile(128, 128, 64, 8, 3)),
+    ("head_dx", 90, Tile(128, 256, 64, 8, 4)),
 )
 # Rows that do not start at multiples of 16 bytes come through registers, and a larger tile spills.
-UNALIGNED_TILE = Tile(64, 64, 32, 8, 2)  # not measured yet
-UNALIGNED_PAIR_TILE = Tile(64, 32, 32, 8, 2)  # gate_up has two accumulators; not measured yet
+UNALIGNED_TILE = Tile(64, 64, 32, 8, 2)
+UNALIGNED_PAIR_TILE = Tile(64, 32, 32, 8, 2)  # gate_up has two accumulators
 # fp32 runs without tensor cores.
-FP32_TILE = Tile(64, 64, 32, 4, 2)  # not measured yet
-FP32_PAIR_TILE = Tile(32, 64, 32, 4, 2)  # gate_up has two accumulators; not measured yet
-HEAD_UNALIGNED_TILE = Tile(64, 64, 32, 4, 2)  # elements are loaded one by one; not measured yet
+FP32_TILE = Tile(64, 64, 32, 4, 2)
+FP32_PAIR_TILE = Tile(32, 64, 32, 4, 2)  # gate_up has two accumulators
+HEAD_UNALIGNED_TILE = Tile(64, 64, 32, 4, 2)  # elements are loaded one by one
 INTERPRETER_TILE = Tile(64, 64, 64, 1, 1, group=2)  # few, large steps: each costs a millisecond
 HEAD_INTERPRETER_TILE = Tile(64, 128, 128, 1, 1, group=2)
 
@@ -226,11 +140,10 @@ def _table(table, kind: str, arch: int, itemsize: int, aligned: bool = True) -> 
 # One entry a line: (op, first architecture, most tokens or None, way); the first that fits wins,
 # and where none does (GPUs without bf16 tensor cores) the way is plain.
 #   triton  the fused kernels      plain  library products, as on a CPU
-# The K-concatenated product needs its own weight buffer, so only the caller can choose it.
 WAYS = (
-    ("linear", 80, None, "triton"),  # not measured yet
-    ("group", 80, None, "triton"),  # not measured yet
-    ("gate_up", 80, None, "triton"),  # not measured yet
+    ("linear", 80, None, "triton"),
+    ("group", 80, None, "triton"),
+    ("gate_up", 80, None, "triton"),
 )
 
 

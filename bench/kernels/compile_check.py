@@ -6,7 +6,7 @@ without a stack does not spill. Shared memory is what Triton would ask for at la
 
 from __future__ import annotations
 
-import importlib
+import functools
 import multiprocessing
 import re
 import subprocess
@@ -15,15 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from liftcore.kernels.tiles import CompileCase
+from bench.kernels.compile_cases import CALLS, CompileCase, cases
 
-MODULES = (
-    "lora_triton",
-    "lora_split_triton",
-    "lora_backward_triton",
-    "head_loss_fused",
-    "head_loss_cublas",
-)
 ARCHITECTURES = (80, 89, 90, 100, 120)
 # Bytes of shared memory that one program may have: A100; L4 and RTX 40; H100; B200; RTX 50.
 SHARED_LIMIT = {80: 166_912, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
@@ -54,12 +47,7 @@ class Usage:
 
 def compile_all(archs: Sequence[int] = ARCHITECTURES, processes: int = 2) -> list[Usage]:
     """Every case of every module for these architectures; an error is reported, not raised."""
-    jobs = [
-        (module, arch, i)
-        for arch in archs
-        for module in MODULES
-        for i in range(len(_cases(module, arch)))
-    ]
+    jobs = [(module, arch, i) for arch in archs for module in CALLS for i in _numbers(module, arch)]
     # Not a fork: Triton's compiler and torch keep threads.
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         return pool.map(_job, jobs, chunksize=4)
@@ -88,10 +76,11 @@ def compile_case(case: CompileCase, arch: int, module: str = "") -> Usage:
     )
 
 
-def _cases(module: str, arch: int) -> list[CompileCase]:
-    """The module's cases; of those that share a name, which differ in alignment, the first."""
-    cases = importlib.import_module(f"liftcore.kernels.{module}").compile_cases(arch)
-    return list({case.name: case for case in reversed(cases)}.values())[::-1]
+_cases = functools.cache(cases)
+
+
+def _numbers(module: str, arch: int) -> range:
+    return range(len(_cases(module, arch)))
 
 
 def _job(job: tuple[str, int, int]) -> Usage:

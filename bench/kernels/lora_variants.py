@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from liftcore.kernels import lora_concat, reference
-from liftcore.kernels.lora import lora_linear
-from liftcore.kernels.lora_group import lora_gate_up, lora_qkv
+from liftcore.kernels import reference
+from liftcore.kernels.lora import lora_gate_up, lora_linear, lora_qkv
+from liftcore.kernels.lora_plain import concat_linear, pack, with_slack
 
 SCALING = 2.0
 
@@ -104,11 +104,11 @@ def ours_concat(p):
     if p.op != "linear":
         raise RuntimeError("for a single linear only")
     x, weight, a, b, scaling = p.member
-    packed = lora_concat.pack(weight, a, b, scaling)
+    packed = pack(weight, a, b, scaling)
     # The layer before would write its result into rows with room for S.
-    x = lora_concat.with_slack(x, *x.shape, a.shape[0]).copy_(x.detach()).requires_grad_()
-    args = x, packed.weight, a, b, scaling
-    return p.differentiated(lambda: lora_linear(*args, packed=packed, slack=True), [x, a, b])
+    x = with_slack(x, *x.shape, a.shape[0]).copy_(x.detach()).requires_grad_()
+    args = x, packed, a, b, scaling
+    return p.differentiated(lambda: concat_linear(*args, slack=True), [x, a, b])
 
 
 def joined(p, layers):

@@ -13,7 +13,7 @@ constexpr int THREADS = 256;
 constexpr int CHUNK = 8192;  // elements of one tensor that a block takes at a time
 constexpr int VECTOR = 8;    // elements of a thread at a time: 16 bytes in bf16, twice 16 in fp32
 
-// One tensor [rows, cols]; all but the shadow are contiguous. 80 bytes, as lora_adamw.py packs them.
+// One tensor [rows, cols]; all but the shadow are contiguous. 80 bytes, as adamw.py packs them.
 struct Entry {
     float *master, *exp_avg, *exp_avg_sq;
     void* grad;

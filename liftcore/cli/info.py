@@ -8,7 +8,8 @@ import platform
 import torch
 
 from liftcore import __version__
-from liftcore.kernels import lora, native, tiles
+from liftcore.kernels import lora, native
+from liftcore.kernels.device import HAS_TRITON
 from liftcore.model import cpu_has_bf16, default_device, default_dtype
 
 PACKAGES = ("torch", "triton", "transformers", "safetensors", "numpy", "peft", "matplotlib")
@@ -45,7 +46,7 @@ def path(device: torch.device) -> tuple[str, str]:
     chosen = lora.path(x)
     if chosen != "plain":
         return f"Triton kernels ({chosen})", f"a {device.type} device that they are made for"
-    if not tiles.HAS_TRITON:
+    if not HAS_TRITON:
         return "plain PyTorch", "Triton is not installed, or older than 3.6"
     if device.type != "cuda":
         return "plain PyTorch", f"Triton kernels need a CUDA device; this is {device}"

@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from liftcore.kernels.autocast import autocasting
-from liftcore.kernels.lora import lora_linear
-from liftcore.kernels.lora_branch import add_lora
+from liftcore.kernels.lora import add_lora, lora_linear
 from liftcore.layers.groups import Group, Siblings
 from liftcore.layers.linear import is_linear, is_transposed, matrix, observed, unlike
 from liftcore.layers.replaced import Bound, check_device, held

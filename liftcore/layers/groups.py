@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from liftcore.kernels.lora_group import ACTIVATIONS, lora_gate_up, lora_qkv
-from liftcore.kernels.lora_group_cpu import activated
+from liftcore.kernels.lora import ACTIVATIONS, lora_gate_up, lora_qkv
+from liftcore.kernels.lora_plain import activated
 from liftcore.layers.linear import features, observed
 from liftcore.model import evaluating
 

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from liftcore.kernels.head_loss import linear_cross_entropy
-from liftcore.kernels.head_loss_soft import linear_soft_cross_entropy
+from liftcore.kernels.head_loss import linear_cross_entropy, linear_soft_cross_entropy
 from liftcore.layers.last_layer import WORTH, LastLayer
 from liftcore.model import Head, body
 from liftcore.objectives.sample import IGNORE, Sample

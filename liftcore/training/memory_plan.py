@@ -17,7 +17,7 @@ from liftcore.model import body
 # The rest is for what the plan cannot see: workspaces of the libraries, and fragments, for which a
 # CPU's allocator took 1.3 to 2.5 times what was asked of it.
 SHARE = {"cuda": 0.9, "cpu": 0.4}
-# The head's chunk of logits and its gradient (head_loss_cublas.py, head_loss_cpu.py).
+# The head's chunk of logits and its gradient (head_loss_cublas.py, head_loss_plain.py).
 HEAD_BYTES = 320 * 2**20
 # Fewer tokens a pass cost as much as this many more: small products use a device less well.
 # Not measured on a GPU.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from liftcore.config import LiftConfig
-from liftcore.kernels import lora_adamw as adamw
+from liftcore.kernels import adamw
 from liftcore.layers.lora import Adapter
 
 

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import liftcore
 from liftcore.drop_in.loss_output import LossOutput
-from liftcore.kernels import head_loss_cpu
+from liftcore.kernels import head_loss_plain
 
 VOCABULARY = 211
 
@@ -42,7 +42,7 @@ class Widest(TorchDispatchMode):
 
 
 def test_no_logits_are_formed_until_they_are_read(rng, monkeypatch):
-    monkeypatch.setattr(head_loss_cpu, "CHUNK_BYTES", 4 * VOCABULARY * 3)  # 3 rows
+    monkeypatch.setattr(head_loss_plain, "CHUNK_BYTES", 4 * VOCABULARY * 3)  # 3 rows
     model, ids = accelerated(), ids_of(rng, 2, 60)
     with Widest() as widest:
         out = model(input_ids=ids, labels=ids)

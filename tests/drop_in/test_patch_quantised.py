@@ -11,7 +11,7 @@ from tiny import tiny_model
 import liftcore
 from liftcore.drop_in import peft_lora as patch_lora
 from liftcore.kernels import reference
-from liftcore.kernels.lora_branch import add_lora
+from liftcore.kernels.lora import add_lora
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -8,7 +8,7 @@ import torch
 from errors_and_seeds import fresh_seed, rel
 from head_checks import check_token_weights_gradient, problem, soft_problem
 
-from liftcore.kernels.head_loss_soft import linear_soft_cross_entropy
+from liftcore.kernels.head_loss import linear_soft_cross_entropy
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 

@@ -16,9 +16,8 @@ from lora_checks import (
 from torch.utils.checkpoint import checkpoint
 
 from liftcore.kernels import reference
-from liftcore.kernels.lora import lora_linear, path
-from liftcore.kernels.lora_concat import pack
-from liftcore.kernels.lora_group import lora_gate_up, lora_qkv
+from liftcore.kernels.lora import lora_gate_up, lora_linear, lora_qkv, path
+from liftcore.kernels.lora_plain import concat_linear, pack
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
@@ -96,7 +95,7 @@ def test_concatenated(n):
     x, w, a, b, scaling, bias = group.single
     packed = pack(w, a, b, scaling)
     ours = run(
-        lambda: lora_linear(x, packed.weight, a, b, scaling, bias, packed=packed),
+        lambda: concat_linear(x, packed, a, b, scaling, bias),
         group, dys, (),
     )  # fmt: skip
     plain = run(reference.lora_qkv, group, dys)
@@ -238,7 +237,7 @@ def test_concatenated_in_a_cuda_graph():
 
     def both():
         return run(
-            lambda: lora_linear(x, packed.weight, a, b, scaling, bias, packed=packed),
+            lambda: concat_linear(x, packed, a, b, scaling, bias),
             group, dys, (),
         )  # fmt: skip
 

@@ -15,9 +15,8 @@ from native_checks import (
 )
 
 from liftcore.config import LiftConfig
-from liftcore.kernels import lora_adamw as adamw
-from liftcore.kernels import native, reference_native
-from liftcore.kernels.lora_concat import pack
+from liftcore.kernels import adamw, native, reference
+from liftcore.kernels.lora_plain import pack
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -88,7 +87,7 @@ def test_lora_adamw_against_its_twin(rng, path, dtype, grad_dtype):
     for size in (1.0, 1e-4, 30.0, 1.0):
         fill_grads(state.grads, generator, size)
         right = twin_of(state)
-        reference_native.lora_adamw(*right[:10], *SETTINGS)
+        reference.lora_adamw(*right[:10], *SETTINGS)
         adamw.lora_adamw(state, SETTINGS)
         assert_close(state, right, SHADOW_TOLERANCE[dtype])
     assert all(around(s).isnan().all() for s in state.shadows), "it wrote beside a shadow"
@@ -153,7 +152,7 @@ def test_a_large_flat_adapter(rng, path):
     rates = torch.tensor([1e-3], device="cuda")
     state = adamw.state([values], [grads], rates, masters=[values])
     right = twin_of(state)
-    reference_native.lora_adamw(*right[:10], *SETTINGS)
+    reference.lora_adamw(*right[:10], *SETTINGS)
     adamw.lora_adamw(state, SETTINGS)
     assert_close(state, right, SHADOW_TOLERANCE[torch.bfloat16])
 
@@ -168,7 +167,7 @@ def test_on_another_stream_the_ops_wait_for_it(rng, path):
     right = twin_of(state)
     for g, value in zip(right.grads, later, strict=True):
         g.copy_(value)
-    reference_native.lora_adamw(*right[:10], *SETTINGS)
+    reference.lora_adamw(*right[:10], *SETTINGS)
     torch.cuda.synchronize()
     with torch.cuda.stream(torch.cuda.Stream()):
         torch.cuda._sleep(100_000_000)

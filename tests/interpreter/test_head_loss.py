@@ -12,9 +12,9 @@ from head_checks import (
 )
 from torch.utils.checkpoint import checkpoint
 
-from liftcore.kernels import head_loss, head_loss_cublas, head_loss_fused, tiles
+from liftcore.kernels import head_loss, head_loss_cublas, head_loss_dhidden, head_loss_logits, tiles
 from liftcore.kernels.head_loss import linear_cross_entropy
-from liftcore.kernels.launch import launch
+from liftcore.kernels.tiling import launch
 
 WAYS = ("triton", "cublas")
 # Every T, K, V of interest once, each beside the other sizes that strain it most.
@@ -128,7 +128,7 @@ def test_the_registered_ops_keep_their_promises():
 
 @pytest.mark.parametrize("way", WAYS)
 def test_many_chunks(way, monkeypatch):
-    monkeypatch.setattr(head_loss_fused, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(head_loss_logits, "CHUNK_BYTES", 1)
     monkeypatch.setattr(head_loss_cublas, "CHUNK_BYTES", 1)
     p = problem(200, 48, 97, fresh_seed())
     loss, dhidden, _ = p.run(way=way)
@@ -164,7 +164,7 @@ def test_every_launch_is_on_the_device_of_its_tensors(way, monkeypatch):
         return launch(*args, **options)
 
     monkeypatch.setattr(head_loss, "on_device", on_device)
-    for module in (head_loss_fused, head_loss_cublas):
+    for module in (head_loss_logits, head_loss_dhidden, head_loss_cublas):
         monkeypatch.setattr(module, "launch", spy)
     problem(6, 48, 97, fresh_seed()).run(way=way)
     assert launched and all(devices == [torch.device("cpu")] for devices in launched)
@@ -174,15 +174,15 @@ def test_no_program_runs_for_rows_that_are_not_scored():
     """Behind the count the kernels touch nothing: the poison of fresh memory stays."""
     p = problem(6, 48, 97, fresh_seed(), masked=0.0)
     w = torch.zeros(6)
-    index, count = head_loss_fused.find_rows(w, None)
+    index, count = head_loss_logits.find_rows(w, None)
     e, stats = torch.empty(64, 97), torch.empty(2, 64, 1)
     tile = tiles.HEAD_INTERPRETER_TILE
     flags = {"CAP": False, "KEEP": True}
-    head_loss_fused._logits(
+    head_loss_logits.logits(
         p.hidden, p.weight, p.labels, index, count, e, stats, 0, (1.0, 1.0), flags, tile
     )
     part, dhidden = torch.empty(512, 48), torch.empty(6, 48)
-    head_loss_fused._product(e, p.weight, part, dhidden, index, count, 0, 6, tile)
+    head_loss_dhidden.product(e, p.weight, part, dhidden, index, count, 0, 6, tile)
     for untouched in (e, stats, part, dhidden):
         assert untouched.isnan().all()
 
@@ -190,15 +190,15 @@ def test_no_program_runs_for_rows_that_are_not_scored():
 def test_rows_are_found_in_order():
     g = fresh_seed()
     w = (torch.rand(2500, generator=g) < 0.3).float()
-    index, count = head_loss_fused.find_rows(w, None)
+    index, count = head_loss_logits.find_rows(w, None)
     rows = w.nonzero().squeeze(-1)
     assert count == len(rows) and torch.equal(index[:count].long(), rows)
     assert (index[count:] == 0).all()
     listed = torch.randperm(2500, generator=g)
-    index, count = head_loss_fused.find_rows(w, listed)
+    index, count = head_loss_logits.find_rows(w, listed)
     assert torch.equal(index[:count].long(), listed[w[listed] != 0])
     w = torch.ones(2501)[1:]  # something lies before it
-    index, count = head_loss_fused.find_rows(w, torch.tensor([4, -1, 0, -1]))
+    index, count = head_loss_logits.find_rows(w, torch.tensor([4, -1, 0, -1]))
     assert count == 2 and index.tolist() == [4, 0, 0, 0]
 
 

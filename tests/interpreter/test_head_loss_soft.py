@@ -6,7 +6,7 @@ from errors_and_seeds import fresh_seed, rel
 from head_checks import problem, soft_problem
 
 from liftcore.kernels import head_loss_cublas
-from liftcore.kernels.head_loss_soft import linear_soft_cross_entropy
+from liftcore.kernels.head_loss import linear_soft_cross_entropy
 
 
 @pytest.mark.parametrize("shape", [(1, 48, 97, 1), (7, 257, 5001, 20), (20, 80, 97, 3)])

@@ -13,9 +13,8 @@ from lora_checks import (
 )
 from torch.utils.checkpoint import checkpoint
 
-from liftcore.kernels import lora_fused, lora_triton
-from liftcore.kernels.lora import lora_linear
-from liftcore.kernels.lora_group import lora_gate_up, lora_qkv
+from liftcore.kernels import lora_plain, lora_triton
+from liftcore.kernels.lora import lora_gate_up, lora_linear, lora_qkv
 
 
 @pytest.fixture
@@ -99,14 +98,14 @@ def test_adapters_that_lie_in_one_buffer_are_not_copied():
     group = small(g, members=3)
     buffer = torch.cat([a.detach() for a in group.lora_a])
     views = list(buffer.split([a.shape[0] for a in group.lora_a]))
-    assert lora_fused.stack(views).data_ptr() == buffer.data_ptr()
-    assert torch.equal(lora_fused.stack(views), buffer)
-    assert torch.equal(lora_fused.stack(views[::-1]), torch.cat(views[::-1]))
+    assert lora_plain.stack(views).data_ptr() == buffer.data_ptr()
+    assert torch.equal(lora_plain.stack(views), buffer)
+    assert torch.equal(lora_plain.stack(views[::-1]), torch.cat(views[::-1]))
     # Neighbours in memory that belong to different buffers cannot be one view.
     array = buffer.numpy().copy()
     apart = [torch.frombuffer(array[i : i + 4].data, dtype=buffer.dtype) for i in (0, 4)]
     apart = [t.view(4, -1) for t in apart]
-    assert torch.equal(lora_fused.stack(apart), torch.cat(apart))
+    assert torch.equal(lora_plain.stack(apart), torch.cat(apart))
 
 
 @pytest.mark.parametrize("op", [lora_qkv, lora_gate_up])

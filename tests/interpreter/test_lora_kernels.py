@@ -12,8 +12,7 @@ from lora_checks import (
 )
 
 from liftcore.kernels import lora_triton
-from liftcore.kernels.lora import lora_linear, path
-from liftcore.kernels.lora_group import lora_gate_up, lora_qkv
+from liftcore.kernels.lora import lora_gate_up, lora_linear, lora_qkv, path
 from liftcore.kernels.lora_split_triton import split, split_product
 
 # T, K, N, R: each value of T in 1, 7, 64, 129, K and N in 48, 80, 257 and R in 1, 8, 16, 128.

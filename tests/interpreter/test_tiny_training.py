@@ -5,8 +5,7 @@ from errors_and_seeds import fresh_seed
 
 from liftcore.kernels import reference
 from liftcore.kernels.head_loss import linear_cross_entropy
-from liftcore.kernels.lora import lora_linear
-from liftcore.kernels.lora_group import lora_gate_up, lora_qkv
+from liftcore.kernels.lora import lora_gate_up, lora_linear, lora_qkv
 
 V, K, N, R, T = 97, 48, 80, 8, 24
 

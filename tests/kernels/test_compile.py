@@ -4,23 +4,24 @@ import os
 
 import pytest
 
+from bench.kernels.compile_cases import CALLS, cases
 from bench.kernels.compile_check import (
     ARCHITECTURES,
-    MODULES,
     SHARED_LIMIT,
     STACK_LIMIT,
     compile_all,
+    compile_case,
 )
-from liftcore.kernels import tiles
+from liftcore.kernels.device import HAS_TRITON
 
 pytestmark = [
-    pytest.mark.skipif(not tiles.HAS_TRITON, reason="no Triton that the kernels can use"),
+    pytest.mark.skipif(not HAS_TRITON, reason="no Triton that the kernels can use"),
     pytest.mark.skipif(
         os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter does not compile"
     ),
 ]
 PRODUCT = {90: "wgmma.mma_async", 100: "tcgen05.mma"}  # mma.sync on all others
-WITH_PRODUCTS = {"lora_triton", "lora_split_triton", "head_loss_fused"}
+WITH_PRODUCTS = {"lora_triton", "lora_split_triton", "head_loss_logits"}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def usages():
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_every_kernel_compiles_and_fits(usages, arch):
     found = [u for u in usages if u.arch == arch]
-    assert {u.module for u in found} == set(MODULES)
+    assert {u.module for u in found} == set(CALLS)
     failed = [u for u in found if u.error]
     assert not failed, "\n".join(f"{u.kernel}: {u.error}" for u in failed)
     spilled = [u for u in found if u.spilled > STACK_LIMIT[arch]]
@@ -51,15 +52,12 @@ def test_every_product_uses_the_tensor_cores_of_its_part(usages, arch):
 
 
 def test_unaligned_and_fp32_launches_of_the_head_are_among_them(usages):
-    names = {u.kernel for u in usages if u.module == "head_loss_fused"}
+    names = {u.kernel for u in usages if u.module == "head_loss_logits"}
     assert {"fp32", "unaligned", "cap"} <= {word for name in names for word in name.split()}
 
 
 def test_a_spill_is_seen():
     """The checker itself: a kernel that must spill is reported as such."""
-    from bench.kernels.compile_check import compile_case
-    from liftcore.kernels.head_loss_fused import compile_cases
-
-    case = next(c for c in compile_cases(90) if "logits" in c.name and "256" in c.name)
+    case = next(c for c in cases("head_loss_logits", 90) if "logits" in c.name and "256" in c.name)
     squeezed = type(case)(**{**vars(case), "num_warps": 4})
     assert compile_case(squeezed, 90).spilled > 0

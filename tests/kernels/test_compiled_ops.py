@@ -8,12 +8,9 @@ from errors_and_seeds import fresh_seed, rel
 from lora_checks import SCALINGS
 from torch import Tensor
 
-from liftcore.kernels.head_loss import linear_cross_entropy
-from liftcore.kernels.head_loss_soft import linear_soft_cross_entropy
-from liftcore.kernels.lora import lora_linear
-from liftcore.kernels.lora_branch import add_lora
-from liftcore.kernels.lora_concat import pack
-from liftcore.kernels.lora_group import lora_gate_up, lora_qkv
+from liftcore.kernels.head_loss import linear_cross_entropy, linear_soft_cross_entropy
+from liftcore.kernels.lora import add_lora, lora_gate_up, lora_linear, lora_qkv
+from liftcore.kernels.lora_plain import concat_linear, pack
 from liftcore.layers.attention import attend, attend_rows
 from liftcore.layers.norms import _RmsNorm
 
@@ -29,7 +26,7 @@ def _lora(normal, bias: bool) -> tuple[Callable, list[Tensor]]:
 def _concat(normal) -> tuple[Callable, list[Tensor]]:
     trained = [normal(T, K), normal(R, K), normal(N, R)]
     packed = pack(normal(N, K), trained[1], trained[2], 0.7)
-    return lambda x, a, b: lora_linear(x, packed.weight, a, b, 0.7, packed=packed), trained
+    return lambda x, a, b: concat_linear(x, packed, a, b, 0.7), trained
 
 
 def _branch(normal) -> tuple[Callable, list[Tensor]]:
@@ -78,7 +75,7 @@ def _norm(normal, offset: float) -> tuple[Callable, list[Tensor]]:
 OPS = {
     "lora_linear": lambda normal: _lora(normal, bias=False),
     "lora_linear with a bias": lambda normal: _lora(normal, bias=True),
-    "lora_linear, concat": _concat,
+    "concat_linear": _concat,
     "add_lora": _branch,
     "lora_qkv of one": lambda normal: _group(lora_qkv, 1, normal),
     "lora_qkv": lambda normal: _group(lora_qkv, 3, normal),

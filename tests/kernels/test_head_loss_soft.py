@@ -5,9 +5,8 @@ import torch
 from errors_and_seeds import fresh_seed, rel
 from head_checks import check_token_weights_gradient, problem, soft_problem
 
-from liftcore.kernels import head_loss_cpu, reference
-from liftcore.kernels.head_loss import linear_cross_entropy
-from liftcore.kernels.head_loss_soft import linear_soft_cross_entropy
+from liftcore.kernels import head_loss_plain, reference
+from liftcore.kernels.head_loss import linear_cross_entropy, linear_soft_cross_entropy
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -16,7 +15,7 @@ from liftcore.kernels.head_loss_soft import linear_soft_cross_entropy
 @pytest.mark.parametrize("targets", [1, 2, 20])
 def test_values_and_gradients(reduction, options, train_head, targets, monkeypatch):
     g = fresh_seed()
-    monkeypatch.setattr(head_loss_cpu, "CHUNK_BYTES", 4 * 97 * 19)  # 19 rows, a tile and 3
+    monkeypatch.setattr(head_loss_plain, "CHUNK_BYTES", 4 * 97 * 19)  # 19 rows, a tile and 3
     p = soft_problem(40, 24, 97, targets, g, **options)
     up = torch.randn((40,) if reduction == "none" else (), generator=g)
     loss, dhidden, dweight = p.run(up, train_head=train_head, reduction=reduction)
@@ -132,7 +131,7 @@ def test_nothing_to_learn_gives_zero_and_no_nan():
 
 def test_the_registered_op_keeps_its_promises():
     p = soft_problem(9, 48, 97, 4, fresh_seed())
-    from liftcore.kernels.head_loss_soft import merged
+    from liftcore.kernels.head_loss import merged
 
     ids, probs = merged(p.ids, p.probs)
     for wants in ((True, False), (True, True), (False, False)):
@@ -187,5 +186,5 @@ def test_the_hard_loss_takes_no_soft_path(monkeypatch):
     def never(*args):
         raise AssertionError
 
-    monkeypatch.setattr(head_loss_cpu, "_soft_nll_and_dz", never)
+    monkeypatch.setattr(head_loss_plain, "_soft_nll_and_dz", never)
     linear_cross_entropy(torch.ones(3, 4), torch.ones(5, 4), torch.zeros(3).long())

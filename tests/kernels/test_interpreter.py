@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from liftcore.kernels.tiles import HAS_TRITON
+from liftcore.kernels.device import HAS_TRITON
 
 HERE = Path(__file__).resolve().parents[1]
 

@@ -16,8 +16,7 @@ from native_checks import (
 )  # fmt: skip
 
 from liftcore.config import LiftConfig
-from liftcore.kernels import lora_adamw as adamw
-from liftcore.kernels import native
+from liftcore.kernels import adamw, native
 from liftcore.kernels import segment_batch as segmenting
 from liftcore.objectives.sample import IGNORE
 from liftcore.objectives.segments import Segments

@@ -11,7 +11,7 @@ from tiny import FAMILIES, tiny_model
 
 from liftcore import model as models
 from liftcore.config import LiftConfig
-from liftcore.kernels.lora_concat import stack
+from liftcore.kernels.lora_plain import stack
 from liftcore.layers import groups
 from liftcore.layers.lora import Adapter
 from liftcore.objectives.segments import Segments

@@ -103,7 +103,7 @@ for name in ("triton", "transformers", "matplotlib", "peft"):
     sys.modules[name] = None
 import liftcore
 import liftcore.kernels.lora, liftcore.kernels.head_loss, liftcore.segments
-import liftcore.kernels.segment_batch, liftcore.kernels.lora_adamw
+import liftcore.kernels.segment_batch, liftcore.kernels.adamw
 liftcore.LiftConfig()
 """
     done = run(code, ROOT, CUDA_VISIBLE_DEVICES="")

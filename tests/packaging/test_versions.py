@@ -9,7 +9,7 @@ import transformers
 from wheels import ROOT
 
 from liftcore import embedded
-from liftcore.kernels import tiles
+from liftcore.kernels import device
 from liftcore.model import dtype_keyword
 
 
@@ -36,10 +36,10 @@ def test_this_transformers_takes_it():
     [("3.3.1", False), ("3.5.1", False), ("3.6.0", True), ("3.10.0+git1", True), ("4.0", True)],
 )
 def test_a_triton_older_than_the_kernels_is_none(monkeypatch, version, usable):
-    monkeypatch.setattr(tiles.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(metadata, "version", lambda name: version)
     monkeypatch.setattr(torch.version, "hip", None)
-    assert tiles._has_triton() is usable
+    assert device._has_triton() is usable
 
 
 def test_each_major_transformers_converts_the_embedded_model_for_itself(monkeypatch):

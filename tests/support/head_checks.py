@@ -9,8 +9,7 @@ from errors_and_seeds import rel
 from torch import Tensor
 
 from liftcore.kernels import reference
-from liftcore.kernels.head_loss import linear_cross_entropy
-from liftcore.kernels.head_loss_soft import linear_soft_cross_entropy
+from liftcore.kernels.head_loss import linear_cross_entropy, linear_soft_cross_entropy
 
 
 @dataclass

@@ -11,8 +11,7 @@ from errors_and_seeds import rel
 from torch import Tensor
 
 from liftcore.kernels import reference
-from liftcore.kernels.lora import lora_linear
-from liftcore.kernels.lora_group import lora_gate_up, lora_qkv
+from liftcore.kernels.lora import lora_gate_up, lora_linear, lora_qkv
 
 SCALINGS = (0.7, 1.5, -2.0)
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from liftcore.config import LiftConfig
-from liftcore.kernels import lora_adamw as adamw
+from liftcore.kernels import adamw
 from liftcore.kernels import segment_batch as segmenting
 from liftcore.objectives.segments import Segments
 from liftcore.segments import cut

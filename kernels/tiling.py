@@ -1,4 +1,4 @@
-"""Device functions that the Triton kernels share: tiles in and out, and their product.
+"""Tiles in and out, TMA descriptors, and the one door for launches.
 
 A matrix is row-major with any row stride. It comes as a pointer, or (TMA) as a tensor descriptor
 whose block is the tile; outside of the matrix a tile reads zero and writes nothing.
@@ -6,8 +6,65 @@ whose block is the tile; outside of the matrix a tile reads zero and writes noth
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from liftcore.kernels.device import planned
+
+
+class Launch(NamedTuple):
+    """A launch that was recorded and not run."""
+
+    kernel: Any
+    args: Sequence[Any]
+    constexprs: dict[str, Any]
+    warps: int
+    stages: int
+
+
+# What launches leave while device.planned names an architecture.
+recorded: list[Launch] = []
+
+
+def launch(
+    kernel: Any,
+    grid: Sequence[int],
+    args: Sequence[Any],
+    constexprs: dict[str, Any],
+    warps: int = 4,
+    stages: int = 3,
+) -> None:
+    """kernel[grid](*args, **constexprs), or only its record where a launch is planned."""
+    if planned:
+        recorded.append(Launch(kernel, args, constexprs, warps, stages))
+    else:
+        kernel[grid](*args, **constexprs, num_warps=warps, num_stages=stages)
+
+
+def rows_aligned(*matrices: Tensor) -> bool:
+    """Every row starts at a multiple of 16 bytes, as wide copies and TMA want it."""
+    size = matrices[0].element_size()
+    return all(m.data_ptr() % 16 == 0 and m.stride(0) * size % 16 == 0 for m in matrices)
+
+
+def can_use_tma(arch: int, *matrices: Tensor) -> bool:
+    """TMA tiles fit sm_90 and sm_100, 2-byte elements, rows aligned to 16 bytes.
+
+    The interpreter (arch 0) acts them out, for any element.
+    """
+    if arch and (not 90 <= arch < 120 or matrices[0].element_size() != 2):
+        return False
+    return rows_aligned(*matrices)
+
+
+def describe(matrix: Tensor, rows: int, cols: int) -> TensorDescriptor:
+    """A TMA descriptor of matrix [*, *] whose block is [rows, cols]."""
+    return TensorDescriptor(matrix, list(matrix.shape), [matrix.stride(0), 1], [rows, cols])
 
 
 @triton.jit

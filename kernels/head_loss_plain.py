@@ -29,7 +29,7 @@ def head_loss(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """w_t · nll_t [T], and Σ_t of it differentiated: dhidden [T, K], dweight [V, K] fp32 or None.
 
-    With probs [T, k] the labels are [T, k] too, in the order that head_loss_soft.py gives them.
+    With probs [T, k] the labels are [T, k] too, in the order that head_loss.py gives them.
     """
     rows = w.nonzero().squeeze(-1) if row_index is None else row_index.long()  # [M]
     if row_index is not None:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from liftcore.kernels import native, reference_native
+from liftcore.kernels import native, reference
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 # Entry, CHUNK and the size of Scratch of csrc/lora_adamw.h.
@@ -141,7 +141,7 @@ def _lora_adamw(
     max_norm: float, beta1: float, beta2: float, eps: float, weight_decay: float,
 ) -> None:  # fmt: skip
     if not native.live(master):
-        reference_native.lora_adamw(
+        reference.lora_adamw(
             master, exp_avg, exp_avg_sq, grads, shadows, scales, rates, step, norm, status,
             max_norm, beta1, beta2, eps, weight_decay,
         )  # fmt: skip

@@ -1,24 +1,43 @@
-"""Triton kernels of the head loss: both products stop at the number of scored rows.
+"""The Triton head loss, forward: a chunk of rows at a time, never a wait for the device.
 
     compact   index = rows t with w_t ≠ 0, count                           one program
     logits    e = exp(z − top_tile), top_tile, Σ e     of each tile of     z = h Wᵀ
     finish    loss, dz = w (e · exp(top_tile − lse) − onehot)              in place of e
-    product   dhidden = dz W, the V of it split over programs              fp32 partial sums
-    scatter   dhidden[index] = Σ partial sums
 
 The number of scored rows never leaves the device: every kernel reads `count` and a program with
 no row of its own ends at once. Logits are never rounded: e is formed from the fp32 accumulator
 relative to the largest other logit of its row in its tile, so it fits any dtype. It is rounded
 when it is stored, and again as dz. The target is left out of every sum, so softmax − 1 is
 −(sum of the others) / total and keeps its precision for a token that the model is almost sure of.
+Every chunk up to the last possible row is launched; one behind the last scored row costs its
+launches only. What follows from dz is in head_loss_dhidden.py.
 """
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
-from liftcore.kernels.blocks_triton import add_product, corner_of, load_tile, store_tile
+from liftcore.kernels.device import architecture, processors
+from liftcore.kernels.head_loss_dhidden import MAX_SPLITS, product
+from liftcore.kernels.tiles import head_tiles
+from liftcore.kernels.tiling import (
+    add_product,
+    can_use_tma,
+    corner_of,
+    describe,
+    launch,
+    store_tile,
+)
+
+# Memory of one chunk of rows: exponentials, statistics and partial sums.
+CHUNK_BYTES = 256 * 2**20
+PART_BYTES = 16 * 2**20  # partial sums of a few rows may take this much
+COMPACT_BLOCK = 1024
+FINISH_BLOCK = 4096
+TARGET_BLOCK = 1024
 
 
 @triton.jit
@@ -162,71 +181,93 @@ def finish_kernel(
                 tl.store(to, tl.where(is_target, at_target, value), mask=inside)
 
 
-@triton.jit
-def count_splits(tiles, rows, capacity, SMS: tl.constexpr, MOST: tl.constexpr):
-    """How many programs share the V of one tile, so that the last wave is as full as can be."""
-    best = 1
-    for s in tl.static_range(2, MOST + 1):
-        # Time is waves / splits; a larger number of splits must be worth 5 %.
-        better = 100 * tl.cdiv(tiles * s, SMS) * best < 95 * tl.cdiv(tiles * best, SMS) * s
-        best = tl.where(better & (rows * s <= capacity), s, best)
-    return best
+def find_rows(w: Tensor, row_index: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The rows of w [T] that are not 0, in order, padded with row 0; and their number [1].
+
+    Only rows of `row_index`, where there is one; −1 in it is no row.
+    """
+    entries = w.shape[0] if row_index is None else row_index.shape[0]
+    index = torch.zeros(entries, dtype=torch.int32, device=w.device)
+    count = torch.empty(1, dtype=torch.int32, device=w.device)
+    rows = w if row_index is None else row_index.contiguous()
+    constexprs = {"ROWS": row_index is not None, "BLOCK": COMPACT_BLOCK}
+    launch(compact_kernel, (1,), (w, rows, index, count, entries), constexprs)
+    return index, count
 
 
-@triton.jit
-def product_kernel(
-    dz, weight, part, count, start, most, V, K, stride_dz, stride_w, capacity,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
-    SMS: tl.constexpr, SPLITS: tl.constexpr, TMA: tl.constexpr,
-):  # fmt: skip
-    """part [splits · rows, K] fp32: dz [m, V] times weight [V, K], a slice of V for each split."""
-    live = tl.minimum(tl.load(count) - start, most)
-    rows = tl.cdiv(tl.maximum(live, 0), BM) * BM
-    tiles = rows // BM * tl.cdiv(K, BN)
-    splits = count_splits(tiles, rows, capacity, SMS, SPLITS)
-    depth = tl.cdiv(tl.cdiv(V, splits), BK) * BK
-    for job in tl.range(tl.program_id(0), tiles * splits, tl.num_programs(0)):
-        split = job // tiles
-        m, n = corner_of(job % tiles, live, K, BM, BN, GROUP)
-        first = split * depth
-        acc = tl.zeros((BM, BN), tl.float32)
-        for v in tl.range(first, tl.minimum(first + depth, V), BK):
-            a = load_tile(dz, m, v, live, V, stride_dz, BM, BK, TMA)
-            b = load_tile(weight, v, n, V, K, stride_w, BK, BN, TMA)
-            acc = tl.dot(a, b, acc, input_precision="ieee")
-        row = (split * rows + m).to(tl.int64) + tl.arange(0, BM)
-        col = n + tl.arange(0, BN)
-        tl.store(part + row[:, None] * K + col[None, :], acc, mask=(col < K)[None, :])
+def head_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    w: Tensor,
+    row_index: Tensor | None,
+    softcap: float | None,
+    logit_scale: float,
+    want_hidden: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """w_t · nll_t [T] fp32 and, if wanted, the gradient of their sum, dhidden [T, K].
+
+    hidden [T, K], weight [V, K], labels [T], w [T] fp32, row_index [M] or None.
+    """
+    (t, k), v = hidden.shape, weight.shape[0]
+    weight, labels = _rows_contiguous(weight), labels.contiguous()
+    loss = torch.zeros(t, dtype=torch.float32, device=hidden.device)
+    dhidden = hidden.new_zeros(t, k) if want_hidden else None
+    index, count = find_rows(w, row_index)
+    entries = index.shape[0] if t else 0
+    size = hidden.element_size()
+    aligned = not any(n % 16 for n in (weight.data_ptr(), weight.stride(0) * size, k * size))
+    tile, product_tile = head_tiles(architecture(hidden.device), size, aligned, softcap is not None)
+    tiles_v = triton.cdiv(v, tile.bn)
+    width = triton.cdiv(v, 64) * 64  # rows of e start on a 128-byte line whatever V is
+    row_bytes = (want_hidden * width + k) * size + 8 * tiles_v + want_hidden * 16 * k
+    chunk = max(1, CHUNK_BYTES // row_bytes // tile.bm) * tile.bm
+    m = min(chunk, max(1, triton.cdiv(entries, tile.bm)) * tile.bm)
+    e = hidden.new_empty(m if want_hidden else 1, width)[:, :v]
+    stats = torch.empty(2, m, tiles_v, dtype=torch.float32, device=hidden.device)
+    capacity = max(4 * m, min(MAX_SPLITS * m, PART_BYTES // (4 * k))) if want_hidden else 0
+    part = torch.empty(capacity, k, dtype=torch.float32, device=hidden.device)
+    flags = {"CAP": softcap is not None, "KEEP": want_hidden}
+    numbers = (float(logit_scale), float(softcap or 1.0))
+    for start in range(0, entries, m):
+        h = hidden.index_select(0, index[start : start + m])  # [m, K]
+        logits(h, weight, labels, index, count, e, stats, start, numbers, flags, tile)
+        launch(
+            finish_kernel,
+            (h.shape[0],),
+            (
+                e, *stats, h, weight, labels, w, index, count, loss, start, v, k, *numbers,
+                e.stride(0), h.stride(0), weight.stride(0), tiles_v,
+            ),
+            {"BN": tile.bn, "BK": TARGET_BLOCK, "TILES": max(1, FINISH_BLOCK // tile.bn), **flags},
+            warps=8,
+        )  # fmt: skip
+        if want_hidden:
+            product(e, weight, part, dhidden, index, count, start, h.shape[0], product_tile)
+    return loss, dhidden
 
 
-@triton.jit
-def scatter_kernel(
-    part, dhidden, index, count, start, most, K, stride_d, capacity,
-    BM: tl.constexpr, BN: tl.constexpr, SMS: tl.constexpr, SPLITS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):  # fmt: skip
-    """dhidden[index[row]] = the sum of the row's partial sums, in a fixed order."""
-    live = tl.minimum(tl.load(count) - start, most)
-    row = tl.program_id(0)
-    if row < live:
-        rows = tl.cdiv(live, BM) * BM
-        splits = count_splits(rows // BM * tl.cdiv(K, BN), rows, capacity, SMS, SPLITS)
-        col = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-        total = tl.zeros((BLOCK,), tl.float32)
-        for split in tl.range(0, splits):
-            at = (split * rows + row).to(tl.int64) * K + col
-            total += tl.load(part + at, mask=col < K, other=0.0)
-        token = tl.load(index + start + row).to(tl.int64)
-        to = dhidden + token * stride_d + col
-        tl.store(to, total.to(dhidden.dtype.element_ty), mask=col < K)
+def logits(h, weight, labels, index, count, e, stats, start, numbers, flags, tile):
+    """e [m, V] and its statistics [2, m, tiles] of the rows h [m, K]."""
+    (m, k), v = h.shape, weight.shape[0]
+    tma = can_use_tma(architecture(h.device), h, weight, e)
+    strides = (h.stride(0), weight.stride(0), e.stride(0), stats.shape[2])
+    matrices = (h, weight, e)
+    if tma:
+        blocks = ((tile.bm, tile.bk), (tile.bn, tile.bk), (tile.bm, tile.bn))
+        matrices = [describe(x, *block) for x, block in zip(matrices, blocks, strict=True)]
+    launch(
+        logits_kernel,
+        (min(triton.cdiv(m, tile.bm) * triton.cdiv(v, tile.bn), processors(h.device)),),
+        (
+            *matrices[:2], labels, index, count, matrices[2], *stats,
+            start, m, v, k, *numbers, *strides,
+        ),
+        {**tile.shape, **flags, "TMA": tma},
+        tile.warps,
+        tile.stages,
+    )  # fmt: skip
 
 
-@triton.jit
-def scale_rows_kernel(grad, factor, out, K, BLOCK: tl.constexpr):
-    """out[t] = grad[t] · factor[t], multiplied in fp32."""
-    row = tl.program_id(0).to(tl.int64)
-    f = tl.load(factor + row).to(tl.float32)
-    for k in tl.range(0, K, BLOCK):
-        col = k + tl.arange(0, BLOCK)
-        g = tl.load(grad + row * K + col, mask=col < K, other=0.0).to(tl.float32)
-        tl.store(out + row * K + col, (g * f).to(out.dtype.element_ty), mask=col < K)
+def _rows_contiguous(x: Tensor) -> Tensor:
+    return x if x.stride(1) == 1 else x.contiguous()
