@@ -18,7 +18,7 @@ import torch
 from bench.common import versions
 from bench.families.models import VOCABULARY, names, tiny
 
-TABLE = Path(__file__).resolve().parents[1] / "docs" / "families.md"
+TABLE = Path(__file__).resolve().parents[2] / "docs" / "families.md"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PARTS = ("train", "measure", "save", "accelerate")
 SEGMENT, LENGTH = 24, 60
@@ -175,7 +175,12 @@ def main(argv: list[str]) -> int:
     # Imported once, before the processes are forked.
     import transformers
 
-    import liftcore  # noqa: F401
+    import liftcore
+    import liftcore.report
+    import liftcore.training.loop  # noqa: F401
+
+    with contextlib.suppress(ImportError):
+        import peft  # noqa: F401
 
     transformers.logging.set_verbosity_error()
     rows: dict[str, dict[str, dict[str, str]]] = {}
