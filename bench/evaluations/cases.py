@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
+from bench.common import append, read_lines
 from bench.evaluations.methods import DoesNotFit, Method
 from bench.evaluations.prompts import Prompt
-from bench.json_lines import append, read_lines
 from liftcore.document import Document
 from liftcore.errors import LiftError
 

@@ -180,8 +180,8 @@ def answer(
     settings   what else the rows depend on, beside model and training
     """
     file, config = results_file(args, name), config_of(args)
-    found = {"dtype": _name(model.dtype), "window": models.window(model)}
-    results = Results(file, _settings(args, name, settings, **found))
+    of_model = {"dtype": _name(model.dtype), "window": models.window(model)}
+    results = Results(file, _settings(args, name, settings, **of_model))
     memories = args.memories or file.with_suffix(".memories")
     bench = methods.Bench.of(model, tokenizer, config, cache=memories)
     cases.run(
@@ -197,10 +197,10 @@ def answer(
     return file
 
 
-def _settings(args, name: str, settings: dict, **found) -> dict:
-    """All that the rows depend on; `found` is known from the model."""
+def _settings(args, name: str, settings: dict, **of_model) -> dict:
+    """All that the rows depend on; `of_model` is known from the model."""
     config = dataclasses.asdict(config_of(args))
-    return {"benchmark": name, "model": args.model, **found, "config": config, **settings}
+    return {"benchmark": name, "model": args.model, **of_model, "config": config, **settings}
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -41,10 +41,10 @@ class Record:
 
 def read(file: Path) -> list[Record]:
     """The records of a file. Raises LiftError with file and line."""
-    found = [_record(row, file.stem, where) for where, row in json_lines(file)]
-    if len({record.id for record in found}) < len(found):
+    records = [_record(row, file.stem, where) for where, row in json_lines(file)]
+    if len({record.id for record in records}) < len(records):
         raise LiftError(f"{file}: the same _id twice")
-    return found
+    return records
 
 
 def _record(row: dict, task: str, where: str) -> Record:
@@ -106,22 +106,22 @@ def groups_of(rows: list[dict]) -> list[dict]:
 
     order = {name: i for i, name in enumerate([*NAMES, *(name for _, name in LENGTHS)])}
     rows = sorted(rows, key=lambda row: [order[part] for part in group(row).split(" ")])
-    found = means(rows, by=lambda row: (group(row), row["method"]))
-    return [{"group": g["key"][0], "method": g["key"][1], **g, "key": g["key"]} for g in found]
+    groups = means(rows, by=lambda row: (group(row), row["method"]))
+    return [{"group": g["key"][0], "method": g["key"][1], **g, "key": g["key"]} for g in groups]
 
 
 def text_table(groups: list[dict]) -> str:
     """Scores in percent: a line a task, a column a method, and the mean over the tasks."""
     methods = list(dict.fromkeys(g["method"] for g in groups))
     names = list(dict.fromkeys(g["group"] for g in groups))
-    found = {(g["group"], g["method"]): g for g in groups}
+    by_key = {(g["group"], g["method"]): g for g in groups}
     rows = [["task", "records", *methods]]
     for name in names:
-        mine = [found.get((name, method)) for method in methods]
+        mine = [by_key.get((name, method)) for method in methods]
         records = max(g["cases"] for g in mine if g)
         rows.append([name, str(records), *(_cell(g, records) for g in mine)])
     total = sum(int(row[1]) for row in rows[1:])
-    last = [_mean([found.get((n, m)) for n in names], total) for m in methods]
+    last = [_mean([by_key.get((n, m)) for n in names], total) for m in methods]
     return table([*rows, ["mean", str(total), *last]])
 
 

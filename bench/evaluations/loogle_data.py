@@ -58,14 +58,14 @@ def find_files(paths: Sequence[Path], tasks: Sequence[str]) -> list[Path]:
     """The files NAME.jsonl of tasks NAME, of folders or given by themselves, in TASKS' order."""
     if not paths:
         raise LiftError("DATA is missing: the benchmark's JSONL files, or their folder")
-    found = []
+    files = []
     for path in paths:
         if not path.exists():
             raise LiftError(f"no such file or folder: {path}")
-        found += sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+        files += sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     # A file that stands in a folder may be given by itself, too.
-    found = {file.resolve(): file for file in found if file.stem in tasks}
-    return sorted(found.values(), key=lambda file: tasks.index(file.stem))
+    files = {file.resolve(): file for file in files if file.stem in tasks}
+    return sorted(files.values(), key=lambda file: tasks.index(file.stem))
 
 
 def read(file: Path) -> list[Item]:

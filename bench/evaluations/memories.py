@@ -46,8 +46,8 @@ class Memories:
         """Forgets a document that nothing will be asked about any more, on disk too."""
         self.held = {}
         if self.folder is not None:
-            for found in self.folder.glob(f"{document.sha256[:16]}-*"):
-                shutil.rmtree(found)
+            for folder in self.folder.glob(f"{document.sha256[:16]}-*"):
+                shutil.rmtree(folder)
 
     def _read_or_train(self, document: Document, config: LiftConfig, key: str) -> Memory:
         folder = None if self.folder is None else self.folder / key

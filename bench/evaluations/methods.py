@@ -179,10 +179,10 @@ class RAG(Method):
         def count(text):
             return len(text_ids(self.bench.tokenizer, text))
 
-        found = self.index.passages(question, room, count)
-        if not found:
+        passages = self.index.passages(question, room, count)
+        if not passages:
             raise DoesNotFit(f"no passage of the document fits {room} tokens")
-        return found
+        return passages
 
 
 class Lift(Method):
@@ -229,12 +229,12 @@ def find(name: str) -> type[Method]:
     if not where:
         raise UsageError(f"unknown method {name!r}: {', '.join(METHODS)}, or MODULE:CLASS")
     try:
-        found = getattr(_module(where), kind)
+        method = getattr(_module(where), kind)
     except (ImportError, FileNotFoundError, AttributeError) as error:
         raise UsageError(f"cannot load the method {name!r}: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, Method) and found.name):
+    if not (isinstance(method, type) and issubclass(method, Method) and method.name):
         raise UsageError(f"{name!r} is not a named subclass of bench.evaluations.methods.Method")
-    return found
+    return method
 
 
 def _module(where: str):

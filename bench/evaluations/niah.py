@@ -121,8 +121,8 @@ def report(args, file: Path) -> None:
     lengths = sorted({r["length"] for r in rows})
     lines = [["contains", *(f"{n:,}" for n in lengths)]]
     for method in dict.fromkeys(r["method"] for r in rows):
-        found = {g["key"][1]: g for g in by_length if g["key"][0] == method}
-        lines.append([method, *(_cell(found.get(n)) for n in lengths)])
+        of_method = {g["key"][1]: g for g in by_length if g["key"][0] == method}
+        lines.append([method, *(_cell(of_method.get(n)) for n in lengths)])
     print(table(lines))
     try:
         from bench.evaluations import niah_plot

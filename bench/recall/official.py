@@ -15,19 +15,18 @@ import numpy as np
 import torch
 from torch import nn
 
+from bench.recall.probes import Enough, Watch, clocks
 from liftcore.config import LiftConfig
 from liftcore.objectives.sample import IGNORE
 from liftcore.objectives.segments import Segments
 
 
 @contextmanager
-def train_official(model: nn.Module, tokens: np.ndarray, config: LiftConfig, curve):
+def train_official(model: nn.Module, tokens: np.ndarray, config: LiftConfig, curve: Watch):
     """Trains until the epochs are over or the curve has seen enough; within it the adapter is on
     the model, afterwards the model is as before."""
     from peft import LoraConfig, get_peft_model
     from transformers import Trainer, TrainerCallback, TrainingArguments
-
-    from bench.recall.run import Enough, clocks
 
     # Trainer draws its order, and PEFT its adapter, from the global generator.
     torch.manual_seed(config.seed)

@@ -1,8 +1,14 @@
-"""What a run is asked: the document, its facts, and what the model knew before."""
+"""What a run is asked, on the way and at its end: the document, its facts, and what the model knew
+before."""
 
 from __future__ import annotations
 
+import time
+from typing import Protocol
+
 import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from bench.recall.documents import CHAT, UNRELATED, Sample
 from liftcore import answer, report
@@ -15,6 +21,90 @@ from liftcore.tokens import text_ids
 
 CUE_TOKENS = 32
 QUESTIONS = 4
+# Passes over the document after which recall is measured.
+BUDGETS = (4, 6, 8, 10, 12, 15, 18, 21, 25, 30, 35, 40)
+ENOUGH = 0.95
+
+
+class Watch(Protocol):
+    """What looks on while an adapter is trained."""
+
+    prefix: list[int]
+    points: list[dict]
+    started: tuple[float, float]
+
+    def step(self, passes: int, loss: float) -> None:
+        """After a training step, so many token-passes in; may raise Enough."""
+
+    def measure(self, passes: int) -> float:
+        """At the end of the run."""
+
+
+class Enough(Exception):
+    """Recall is high enough: the rest of the run would show nothing."""
+
+
+class Curve:
+    """Recall against token-passes; the clocks stand still while it is measured.
+
+    With at_end it is measured at the end of the run alone.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        sample: Sample,
+        seed: int,
+        number_of_probes: int,
+        at_end: bool = False,
+    ):
+        self.model, self.sample, self.seed = model, sample, seed
+        self.prefix, self.number = prefix_ids(tokenizer), number_of_probes
+        self.points: list[dict] = []
+        self.losses: list[float] = []
+        self.at_end = at_end
+        self.budgets = [b * len(sample.tokens) for b in BUDGETS]
+        self.paused = (0.0, 0.0)
+        self.started = clocks()
+
+    def step(self, passes: int, loss: float) -> None:
+        """After a training step; raises Enough when recall has reached 95 %."""
+        if self.at_end:
+            self.losses = [loss]
+            return
+        self.losses.append(loss)
+        if not self.budgets or passes < self.budgets[0]:
+            return
+        self.budgets = [b for b in self.budgets if b > passes]
+        if self.measure(passes) >= ENOUGH:
+            raise Enough
+
+    def measure(self, passes: int) -> float:
+        now = clocks()
+        wall, cpu = (n - s - p for n, s, p in zip(now, self.started, self.paused, strict=True))
+        share = recall(self.model, self.sample, self.prefix, self.number, self.seed)
+        loss = sum(self.losses) / max(1, len(self.losses))
+        self.losses = []
+        self.points.append(
+            {
+                "passes": passes,
+                "recall": round(share, 4),
+                "loss": round(loss, 4),
+                "seconds": round(wall, 2),
+                "cpu_seconds": round(cpu, 2),
+            }
+        )
+        then = clocks()
+        self.paused = (self.paused[0] + then[0] - now[0], self.paused[1] + then[1] - now[1])
+        return share
+
+
+def clocks() -> tuple[float, float]:
+    """Seconds on the wall and of the processor, when all that was sent to a GPU is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter(), time.process_time()
 
 
 def recall(model, sample: Sample, prefix: list[int], probes: int, seed: int) -> float:

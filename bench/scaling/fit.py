@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from liftcore.config import LiftConfig
+
 ANSWER = 32  # tokens of an answer
+EPOCHS = (1, LiftConfig().epochs)
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,10 @@ def fit(lengths, values, degree: int) -> Fit:
         raise ValueError(f"{len(n)} points do not determine a polynomial of degree {degree}")
     scale = n.max()
     powers = (n[:, None] / scale) ** np.arange(degree + 1)  # [points, degree + 1]
-    found, *_ = np.linalg.lstsq(powers / y[:, None], np.ones_like(y), rcond=None)
-    left, spread = ((powers @ found - y) ** 2).sum(), ((y - y.mean()) ** 2).sum()
+    coefficients, *_ = np.linalg.lstsq(powers / y[:, None], np.ones_like(y), rcond=None)
+    left, spread = ((powers @ coefficients - y) ** 2).sum(), ((y - y.mean()) ** 2).sum()
     r2 = 1.0 - left / spread if spread else 1.0
-    return Fit(tuple(float(c / scale**i) for i, c in enumerate(found)), float(r2))
+    return Fit(tuple(float(c / scale**i) for i, c in enumerate(coefficients)), float(r2))
 
 
 def combine(*terms: tuple[float, Fit]) -> Fit:

@@ -81,23 +81,23 @@ def climb(args, rows: Rows, known: dict, seconds: float) -> None:
         if not lengths:
             continue
         tokens, left = lengths.pop(0), end - time.perf_counter()
-        found, took = known.get((way, tokens)), 0.0
-        if found is None:
+        measured, took = known.get((way, tokens)), 0.0
+        if measured is None:
             if guess > left:
                 print(f"{way}: {tokens:,} tokens would not fit the time", file=sys.stderr)
                 continue
             begun = time.perf_counter()
-            found = point(way, tokens, args, max(left, 60.0))
+            measured = point(way, tokens, args, max(left, 60.0))
             took = time.perf_counter() - begun
-            if not found:
+            if not measured:
                 continue
             about = {"model": args.model, "way": way, "tokens": tokens}
-            rows.add(**about, config=str(config_for(args.device)), **found)
-            shown = "out of memory" if found["oom"] else f"{found['first_seconds']:.2f} s"
+            rows.add(**about, config=str(config_for(args.device)), **measured)
+            shown = "out of memory" if measured["oom"] else f"{measured['first_seconds']:.2f} s"
             print(f"{way}, {tokens:,} tokens: {shown}", file=sys.stderr, flush=True)
-        if found["oom"]:
+        if measured["oom"]:
             continue
-        waiting.append((_next(way, found["first_seconds"], took), way, lengths))
+        waiting.append((_next(way, measured["first_seconds"], took), way, lengths))
 
 
 def _next(way: str, first_seconds: float, took: float) -> float:

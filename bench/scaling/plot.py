@@ -12,8 +12,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from bench.scaling.fit import ANSWER, cost
-from bench.scaling.report import EPOCHS
+from bench.scaling.fit import ANSWER, EPOCHS, cost
 
 COLOURS = {
     "jitter": "#1a73e8", "overlap": "#e8710a", "trivial": "#188038", "icl": "#202124",
@@ -29,20 +28,20 @@ RED, GREY = "#d93025", "#5f6368"
 KINDS = ("constant", "linear", "quadratic")
 
 
-def plot(rows: list[dict], lines: dict, found: list[dict], path: Path) -> Path:
-    figure = draw(rows, lines, found)
+def plot(rows: list[dict], lines: dict, crossed: list[dict], path: Path) -> Path:
+    figure = draw(rows, lines, crossed)
     figure.savefig(path, dpi=160)
     plt.close(figure)
     return path
 
 
-def draw(rows: list[dict], lines: dict, found: list[dict]) -> Figure:
+def draw(rows: list[dict], lines: dict, crossed: list[dict]) -> Figure:
     """Three panels: seconds before the first question, peak memory, document and Q answers."""
     figure, axes = plt.subplots(1, 3, figsize=(16, 6.6), layout="constrained")
     grid = np.geomspace(min(r["tokens"] for r in rows), 4 * max(r["tokens"] for r in rows), 200)
     _seconds(axes[0], lines, grid)
     _memory(axes[1], lines, grid)
-    _questions(axes[2], lines, found, grid)
+    _questions(axes[2], lines, crossed, grid)
     for axis in axes:
         axis.set(xscale="log", xlabel="tokens of the document")
         axis.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
@@ -75,7 +74,7 @@ def _fit_line(axis, longest, values, grid, **style):
 def _out_of_memory(axis, lines, values):
     """A red cross at each length that failed: on the line's fit, or at the top without one."""
     label = "out of memory"
-    for line in (found for found in lines.values() if found.oom):
+    for line in (line for line in lines.values() if line.oom):
         fitted, at, where = values(line), 1.0, axis.get_xaxis_transform()
         if fitted is not None:
             at, where = fitted(line.oom), axis.transData
@@ -129,7 +128,7 @@ def _gib(memory):
     return lambda n: memory(n) / 2**30
 
 
-def _questions(axis, lines, found, grid):
+def _questions(axis, lines, crossed, grid):
     """Seconds for a document and Q answers: ICL against LIFT, with a mark where they cross."""
     icl, lift = lines.get("icl"), lines.get("jitter")
     if not icl or not lift or icl.first is None or lift.first is None:
@@ -143,7 +142,7 @@ def _questions(axis, lines, found, grid):
             measured = [_measured(r, questions) for r in line.rows]
             label = f"{name}, Q = {questions}"
             axis.plot(line.lengths, measured, style, ms=5, label=label, **look)
-    for c in found:
+    for c in crossed:
         one = (c["schedule"], c["epochs"]) == ("jitter", 1)
         if one and c["questions"] in STYLES and c["tokens"]:
             _mark(axis, c, cost(icl.first, icl.question, icl.token, c["questions"]))

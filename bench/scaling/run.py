@@ -68,15 +68,15 @@ def measure(way: str, model: nn.Module, tokens: int, config: LiftConfig) -> dict
         # The first call of everything is slower, and its memory is less.
         run(model, ids[: 2 * QUESTION], settings)
         usage.reset_peak(device)
-        found, started = run(model, ids, settings), _now(model)
+        point, started = run(model, ids, settings), _now(model)
         for _ in range(REPEATS - 1):
-            if _now(model) - started + found["first_seconds"] < REPEAT_SECONDS:
-                found = min(found, run(model, ids, settings), key=lambda f: f["first_seconds"])
+            if _now(model) - started + point["first_seconds"] < REPEAT_SECONDS:
+                point = min(point, run(model, ids, settings), key=lambda f: f["first_seconds"])
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
         return {"oom": True}
-    return {"oom": False, **found, "peak_bytes": usage.peak_bytes(device)}
+    return {"oom": False, **point, "peak_bytes": usage.peak_bytes(device)}
 
 
 def _out_of_memory(error: Exception) -> bool:

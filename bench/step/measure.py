@@ -1,4 +1,5 @@
-"""Times variants of a training step in turns, and says whether their losses agree."""
+"""Times variants of a training step in turns, says whether their losses agree, and what the floor
+is: the operations that a step needs, at the rate of one large product."""
 
 from __future__ import annotations
 
@@ -9,20 +10,23 @@ import time
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench import shapes
-from bench.step import floor
 from bench.step.variants import VARIANTS
 from liftcore import device_memory as usage
 from liftcore import model as models
 from liftcore.config import LiftConfig
+from liftcore.cost import needed_flops
 from liftcore.layers.lora import Adapter
 from liftcore.objectives.sample import IGNORE, Sample
 from liftcore.training.batch import make
 from liftcore.training.source import segments_alone
 from liftcore.training.step import Step
 
+# The product whose rate is the floor: rows of a square, by device.
+PRODUCTS = {"cpu": 2048, "cuda": 8192}
+PRODUCT_REPEATS = 7
 FIRST_TOLERANCE, MEAN_TOLERANCE = 0.01, 0.02
 
 
@@ -88,7 +92,7 @@ class Case:
     @property
     def flops(self) -> float:
         size, rank = self.config.segment_length, self.config.rank
-        return floor.step_flops(self.model, size, rank, self.tokens, self.scored)
+        return step_flops(self.model, size, rank, self.tokens, self.scored)
 
     def variant(self, name: str):
         return VARIANTS[name](shapes.twin(self.model), self)
@@ -105,7 +109,7 @@ def rows(samples: Sequence[Sample]) -> dict[str, Tensor]:
 def measure(case: Case, names, rounds: int, deadline: float) -> dict[str, Outcome]:
     """Builds the variants, runs each once, then times them in turns: `rounds` rounds, or as many
     as fit before the deadline, but one at least."""
-    found, built = {name: Outcome() for name in names}, {}
+    outcomes, built = {name: Outcome() for name in names}, {}
     on_gpu = case.device.type == "cuda"
     shared = torch.cuda.memory_allocated(case.device) if on_gpu else 0
 
@@ -113,7 +117,7 @@ def measure(case: Case, names, rounds: int, deadline: float) -> dict[str, Outcom
         try:
             return run(name)
         except Exception as error:
-            found[name].note = reason(error)
+            outcomes[name].note = reason(error)
         # Outside of the handler: its traceback would keep what the variant had allocated.
         built.pop(name, None)
         gc.collect()
@@ -124,24 +128,24 @@ def measure(case: Case, names, rounds: int, deadline: float) -> dict[str, Outcom
         before = torch.cuda.memory_allocated(case.device) if on_gpu else 0
         usage.reset_peak(case.device)
         built[name] = case.variant(name)
-        found[name].losses.append(built[name].epoch(0))
+        outcomes[name].losses.append(built[name].epoch(0))
         if on_gpu:
-            found[name].peak_bytes = usage.peak_bytes(case.device) - before + shared
+            outcomes[name].peak_bytes = usage.peak_bytes(case.device) - before + shared
 
     def timed(name):
-        found[name].losses.append(built[name].epoch(len(found[name].losses)))
-        found[name].seconds.append(built[name].seconds / case.steps)
+        outcomes[name].losses.append(built[name].epoch(len(outcomes[name].losses)))
+        outcomes[name].seconds.append(built[name].seconds / case.steps)
 
     def split(name):
         variant, steps = built[name], case.steps
         if on_gpu:
-            variant.stages.on, variant.stages.pause = True, 2 * min(found[name].seconds)
-            variant.epoch(len(found[name].losses))
+            variant.stages.on, variant.stages.pause = True, 2 * min(outcomes[name].seconds)
+            variant.epoch(len(outcomes[name].losses))
             parts = variant.stages.take()
         else:
-            parts, steps = variant.stages.take(), steps * len(found[name].seconds)
-        found[name].how = variant.how
-        found[name].split = {stage: s / steps for stage, s in parts.items()}
+            parts, steps = variant.stages.take(), steps * len(outcomes[name].seconds)
+        outcomes[name].how = variant.how
+        outcomes[name].split = {stage: s / steps for stage, s in parts.items()}
 
     for name in names:
         attempt(first, name)
@@ -155,7 +159,7 @@ def measure(case: Case, names, rounds: int, deadline: float) -> dict[str, Outcom
             attempt(timed, name)
     for name in list(built):
         attempt(split, name)
-    return found
+    return outcomes
 
 
 def reason(error: Exception) -> str:
@@ -165,11 +169,11 @@ def reason(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
-def disagreement(found: dict[str, Outcome], own: str = "liftcore") -> dict[str, str]:
+def disagreement(outcomes: dict[str, Outcome], own: str = "liftcore") -> dict[str, str]:
     """Why a variant's losses are not those of `own`: the first step's closely, the mean of every
     round within 2 %."""
-    wrong, ours = {}, found[own]
-    for name, outcome in found.items():
+    wrong, ours = {}, outcomes[own]
+    for name, outcome in outcomes.items():
         if outcome.ran and ours.ran and name != own:
             pairs = [(outcome.losses[0][0], ours.losses[0][0], FIRST_TOLERANCE)]
             for a, b in zip(outcome.losses, ours.losses, strict=True):
@@ -184,3 +188,31 @@ def loss_difference(outcome: Outcome, ours: Outcome) -> float:
     """The largest difference of two losses of one step, over all rounds."""
     rounds = zip(outcome.losses, ours.losses, strict=True)
     return max(abs(x - y) for a, b in rounds for x, y in zip(a, b, strict=True))
+
+
+def step_flops(model: nn.Module, span: int, rank: int, tokens: int, scored: int) -> float:
+    """Operations of a step of `tokens` tokens in segments of `span`, of which `scored` are
+    scored: frozen products forward and dX, LoRA forward, dX, dA and dB, the head on scored rows,
+    causal attention."""
+    return tokens * needed_flops(model, span, rank, scored / tokens)
+
+
+def peak_rate(device: torch.device, dtype: torch.dtype, size: int | None = None) -> float:
+    """Operations a second of a square product of random numbers, the best of seven."""
+    n = size or PRODUCTS[device.type]
+    a, b = (torch.randn(n, n, device=device, dtype=torch.float32).to(dtype) for _ in range(2))
+    torch.mm(a, b)
+    seconds = []
+    for _ in range(PRODUCT_REPEATS):
+        if device.type == "cuda":
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            torch.mm(a, b)
+            end.record()
+            end.synchronize()
+            seconds.append(begin.elapsed_time(end) / 1e3)
+        else:
+            start = time.perf_counter()
+            torch.mm(a, b)
+            seconds.append(time.perf_counter() - start)
+    return 2.0 * n**3 / min(seconds)

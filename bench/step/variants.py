@@ -21,6 +21,7 @@ from bench.step.stages import Stages
 from liftcore import model as models
 from liftcore.config import LiftConfig
 from liftcore.layers.lora import Adapter
+from liftcore.training.graph import GraphRunner
 from liftcore.training.loop import make_runner, prepared
 
 
@@ -61,11 +62,14 @@ class Liftcore(Variant):
         with prepared(self.adapter, self.config.segment_length):
             self.runner = make_runner(self.adapter, case.source, self.stages.mark)
 
-    def epoch(self, number):
-        if self.device.type == "cuda" and self.stages.on:
+    def epoch(self, number: int) -> list[float]:
+        timed = self.stages.on
+        if timed and self.device.type == "cuda" and isinstance(self.runner, GraphRunner):
             self.runner.why = "its stages are timed"
         steps = self.case.epoch(number)
+        self.stages.on = False  # while it is prepared, which no step is
         with prepared(self.adapter, self.config.segment_length):
+            self.stages.on = timed
             start = self.now()
             for step in steps:
                 self.runner.run(step)

@@ -44,8 +44,8 @@ def by_line(rows: list[dict]) -> dict[str, list[dict]]:
 def banded(rows: list[dict], values: list[float]) -> dict:
     """mean, low and high of one value a row; 95 % over documents and seeds."""
     mean, low, high = bootstrap(rows, np.array(values))
-    found = {"mean": mean, "low": low, "high": high}
-    return {name: round(float(value), 4) for name, value in found.items()}
+    band = {"mean": mean, "low": low, "high": high}
+    return {name: round(float(value), 4) for name, value in band.items()}
 
 
 def summary(rows: list[dict]) -> list[dict]:

@@ -46,7 +46,7 @@ def answers(model, tokenizer, prompts: Sequence[list[int]], new_tokens: int) -> 
         ids[b, width - len(rest) :] = torch.tensor(rest)
         mask[b, shared : shared + width - len(rest)] = 0
     places = (mask.cumsum(1) - 1).clamp(min=0)[:, shared:]
-    found = [[] for _ in prompts]
+    replies = [[] for _ in prompts]
     going = [True] * len(prompts)
     for _ in range(new_tokens):
         hidden = body(
@@ -60,12 +60,12 @@ def answers(model, tokenizer, prompts: Sequence[list[int]], new_tokens: int) -> 
         for b, token in enumerate(ids[:, 0].tolist()):
             going[b] = going[b] and token not in ends
             if going[b]:
-                found[b].append(token)
+                replies[b].append(token)
         if not any(going):
             break
         mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
         places = places[:, -1:] + 1
-    return [tokenizer.decode(f, skip_special_tokens=True).strip() for f in found]
+    return [tokenizer.decode(f, skip_special_tokens=True).strip() for f in replies]
 
 
 def _shared(prompts: Sequence[list[int]]) -> int:

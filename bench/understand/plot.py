@@ -42,9 +42,9 @@ def _names(axis, lines, offset: float = 0.0) -> None:
     axis.set_yticks([y + offset for y in range(len(lines))], [x["line"] for x in lines], fontsize=8)
 
 
-def _bar(axis, y: float, found: dict, colour: str, height: float, label: str | None) -> None:
-    axis.barh(y, found["mean"], height, color=colour, label=label)
-    axis.plot([found["low"], found["high"]], [y, y], color="black", linewidth=1)
+def _bar(axis, y: float, band: dict, colour: str, height: float, label: str | None) -> None:
+    axis.barh(y, band["mean"], height, color=colour, label=label)
+    axis.plot([band["low"], band["high"]], [y, y], color="black", linewidth=1)
 
 
 def _answers(axis, lines) -> None:

@@ -77,11 +77,11 @@ def measure(model, tokenizer, told: Told, contexts=("none", "half"), seed: int =
     """What the model answers with no document in the prompt, with half of it and with all of it;
     what it recalls, and what it has forgotten."""
     started = time.process_time()
-    found = {"kinds": [q.kind for q in told.questions], "answers": {}}
+    row = {"kinds": [q.kind for q in told.questions], "answers": {}}
     for context in contexts:
         replies = ask(model, tokenizer, told, context)
         scores = [score(q, r) for q, r in zip(told.questions, replies, strict=True)]
-        found["answers"][context] = {
+        row["answers"][context] = {
             "right": [right for right, _ in scores],
             "f1": [round(f1, 3) for _, f1 in scores],
             "replies": replies,
@@ -91,7 +91,7 @@ def measure(model, tokenizer, told: Told, contexts=("none", "half"), seed: int =
     recall = report.measure(model, tokens, prefix=prefix, probes=PROBES, seed=seed).recall
     general = general_answered(model, tokenizer)
     return {
-        **found,
+        **row,
         "recall": round(recall, 4),
         "general": general,
         **probes.forgetting(model, tokenizer),
