@@ -12,7 +12,7 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +86,11 @@ class Timer:
                     times[name].append(self._once(variants[name], pauses[name]))
         return {n: statistics.median(t) for n, t in times.items() if n not in failed}, failed
 
-    def _synchronize(self):
+    def _synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def _once(self, run, pause) -> float:
+    def _once(self, run: Callable[[], Any], pause: float) -> float:
         if self.device.type != "cuda":
             start = time.perf_counter()
             run()
@@ -106,7 +106,7 @@ class Timer:
 
 
 @contextlib.contextmanager
-def _kept(failed: dict[str, Exception], name: str):
+def _kept(failed: dict[str, Exception], name: str) -> Generator[None]:
     try:
         yield
     except Exception as error:
@@ -172,7 +172,7 @@ class Rows:
         if not append:
             self.writer.writeheader()
 
-    def add(self, **row) -> None:
+    def add(self, **row: object) -> None:
         self.writer.writerow({**row, **self.fixed})
         self.file.flush()
         os.fsync(self.file.fileno())

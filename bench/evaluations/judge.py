@@ -62,15 +62,17 @@ class Judge:
         self.same("What is one and one?", "two", "2")
 
     def _ask(self, text: str) -> str:
-        for attempt in range(TRIES):
+        attempt = 0
+        while True:
+            attempt += 1
             try:
                 return self.server.ask([{"role": "user", "content": text}], self.timeout)
             except ServerError as error:
                 if error.reason == "empty answer":
                     return ""
-                if attempt + 1 == TRIES or not error.retry:
+                if attempt == TRIES or not error.retry:
                     raise LiftError(f"the judge cannot be asked: {error}") from None
-                time.sleep(min(LONGEST_PAUSE, (error.after or 0) + PAUSE * 2**attempt))
+                time.sleep(min(LONGEST_PAUSE, (error.after or 0) + PAUSE * 2 ** (attempt - 1)))
 
 
 def judge_rows(rows: list[dict], file: Path, judge: Judge | None) -> list[dict]:

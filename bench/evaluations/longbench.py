@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench.common import table
 from bench.evaluations import evaluate
-from bench.evaluations.cases import Case, average, means
+from bench.evaluations.cases import Case, means
 from bench.evaluations.evaluate import Text
 from bench.evaluations.longbench_tasks import TASKS, Task
 from bench.evaluations.loogle_data import field, find_files, json_lines
@@ -127,21 +127,22 @@ def text_table(groups: list[dict]) -> str:
 
 def _mean(groups: list[dict | None], total: int) -> str:
     """The mean over all tasks, with the number of records behind it where not all."""
-    values = [_value(g) for g in groups]
+    values = [v for g in groups if (v := _value(g)) is not None]
     # A mean over other tasks than the next column's would mislead.
-    if None in values:
+    if len(values) < len(groups):
         return ""
-    return f"{100 * average(values):.2f}{_part(sum(g['fit'] for g in groups), total)}"
+    fit = sum(g["fit"] for g in groups if g)
+    return f"{100 * sum(values) / len(values):.2f}{_part(fit, total)}"
 
 
 def _value(group: dict | None) -> float | None:
-    return group and group["scores"].get("score")
+    return None if group is None else group["scores"].get("score")
 
 
 def _cell(group: dict | None, records: int) -> str:
     """The score, with the number of records behind it where not all."""
     value = _value(group)
-    if value is None:
+    if group is None or value is None:
         return "" if group is None else "0 fit"
     return f"{100 * value:.2f}{_part(group['fit'], records)}"
 

@@ -11,9 +11,10 @@ import ast
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from liftcore.document import MAX_BYTES
 from liftcore.errors import LiftError
@@ -78,7 +79,7 @@ def read(file: Path) -> list[Item]:
     return items
 
 
-def json_lines(file: Path):
+def json_lines(file: Path) -> Iterator[tuple[str, dict]]:
     """(FILE:LINE, object) for each line. Raises LiftError for what is not a JSON object."""
     with file.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
@@ -96,7 +97,7 @@ def json_lines(file: Path):
             yield where, row
 
 
-def field(row: dict, name: str, kind: type | tuple[type, ...], where: str):
+def field(row: dict, name: str, kind: type | tuple[type, ...], where: str) -> Any:
     """A field of the wanted type. Raises LiftError."""
     if not isinstance(row.get(name), kind):
         raise LiftError(f"{where}: the field {name!r} is missing or not of the right type")
@@ -112,7 +113,7 @@ def _item(row: dict, task: str, where: str) -> Item:
     return Item(task, title, text, questions)
 
 
-def _questions(pairs, task: str, where: str):
+def _questions(pairs: str | list, task: str, where: str) -> Iterator[Question]:
     pairs = literal(pairs, where) if isinstance(pairs, str) else pairs
     if not isinstance(pairs, list) or not all(isinstance(p, dict) for p in pairs):
         raise LiftError(f"{where}: qa_pairs is not a list of dicts")
@@ -124,11 +125,11 @@ def _questions(pairs, task: str, where: str):
         yield Question(field(pair, "Q", str, where), _text(answer), kind)
 
 
-def _text(answer):
+def _text(answer: str | float | dict[str, str]) -> str | dict[str, str]:
     return answer if isinstance(answer, (str, dict)) else str(answer)
 
 
-def literal(text: str, where: str, limit: int = MAX_LITERAL):
+def literal(text: str, where: str, limit: int = MAX_LITERAL) -> Any:
     """The value of a Python literal (strings, numbers, lists, dicts, ...), never evaluated.
 
     Raises LiftError for anything else, and for more than `limit` characters.

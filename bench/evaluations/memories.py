@@ -7,9 +7,12 @@ import json
 import shutil
 from pathlib import Path
 
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 import liftcore
 from liftcore.config import LiftConfig
 from liftcore.document import Document
+from liftcore.layers.lora import installed
 from liftcore.memory import INFO, Memory
 from liftcore.training import checkpoint
 
@@ -21,7 +24,9 @@ class Memories:
     on; without one they live as long as the document that is being asked about.
     """
 
-    def __init__(self, model, tokenizer, folder: Path | None = None):
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path | None = None
+    ):
         self.model, self.tokenizer, self.folder = model, tokenizer, folder
         self.progress = True  # whether training shows how it goes
         self.document = ""
@@ -66,7 +71,7 @@ class Memories:
         return memory
 
     def _key(self, document: Document, config: LiftConfig) -> str:
-        if (adapter := getattr(self.model, "_liftcore_adapter", None)) is not None:
+        if (adapter := installed(self.model)) is not None:
             adapter.remove()  # an earlier one must not count as a part of the model
         run = checkpoint.identity(config, document.sha256, self.model)
         digest = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()

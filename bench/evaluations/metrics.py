@@ -14,6 +14,8 @@ import string
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
 
 from liftcore.errors import LiftError
 from liftcore.pretrained import from_pretrained
@@ -32,11 +34,11 @@ def normalise(text: str) -> str:
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
 
-def best(score: Callable[[str, str], float]) -> Callable[[str, str | Sequence[str]], float]:
-    """A score against one answer -> the best score against one or several."""
+def best(score: Callable[..., float]) -> Callable[..., float]:
+    """A score of (prediction, answer) -> the best of (prediction, one or several answers)."""
 
     @functools.wraps(score)
-    def over_all(prediction: str, answers: str | Sequence[str], **options) -> float:
+    def over_all(prediction: str, answers: str | Sequence[str], **options: Any) -> float:
         answers = [answers] if isinstance(answers, str) else answers
         return max((float(score(prediction, answer, **options)) for answer in answers), default=0.0)
 
@@ -161,7 +163,7 @@ def first_line(prediction: str) -> str:
     return prediction.lstrip("\n").split("\n")[0]
 
 
-def package(name: str, extra: str):
+def package(name: str, extra: str) -> ModuleType:
     """A package that a metric needs. Raises MissingPackage with the extra that installs it."""
     try:
         return importlib.import_module(name)

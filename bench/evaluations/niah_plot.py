@@ -6,6 +6,8 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -65,7 +67,7 @@ def grid(by_place: dict, lengths: list[int], depths: list[float]) -> np.ndarray:
     return values
 
 
-def _panel(axis, by_place, lengths, depths):
+def _panel(axis: Axes, by_place: dict, lengths: list[int], depths: list[float]) -> AxesImage:
     values = grid(by_place, lengths, depths)
     image = axis.imshow(values, aspect="auto", cmap="RdYlBu", vmin=0, vmax=1)
     for y, depth in enumerate(depths):
@@ -93,7 +95,7 @@ def _panel(axis, by_place, lengths, depths):
     return image
 
 
-def _window(axis, lengths: list[int], window: int) -> None:
+def _window(axis: Axes, lengths: list[int], window: int) -> None:
     """A line behind the last length that the window holds."""
     inside = sum(n <= window for n in lengths)
     if 0 < inside < len(lengths):

@@ -38,12 +38,13 @@ def bars(groups: list[dict], scores: dict[str, str], file: Path, title: str) -> 
         for i, method in enumerate(methods):
             places = {n: x - 0.4 + (i + 0.5) * width for x, n in enumerate(names)}
             mine = {n: by_key.get((n, method)) for n in names}
-            shown = [n for n in names if _known(mine[n], score)]
-            heights = [100 * mine[n]["scores"][score] for n in shown]
-            drawn = axis.bar([places[n] for n in shown], heights, width, label=method)
+            heights = {
+                n: 100 * g["scores"][score] for n, g in mine.items() if g and _known(g, score)
+            }
+            drawn = axis.bar([places[n] for n in heights], [*heights.values()], width, label=method)
             axis.bar_label(drawn, fmt="%.0f", fontsize=7)
-            for n in names:
-                if mine[n] and not mine[n]["fit"]:
+            for n, group in mine.items():
+                if group and not group["fit"]:
                     axis.annotate(
                         "does not fit", (places[n], 0), (0, 3), textcoords="offset points",
                         rotation=90, ha="center", va="bottom", fontsize=6, color="0.45",

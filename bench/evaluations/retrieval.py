@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
 
 from liftcore.errors import LiftError
 
@@ -50,7 +53,7 @@ class SentenceIndex:
         scores = self.bm25.get_scores(words)
         return [self.windows[i] for i in (-scores).argsort(kind="stable")]
 
-    def passages(self, question: str, room: int, count) -> str:
+    def passages(self, question: str, room: int, count: Callable[[str], int]) -> str:
         """As many of the best windows as fit into `room` tokens, in the document's order, with
         "..." where something is left out. `count` gives a text's tokens. Where none fits, the
         beginning of the best."""
@@ -80,7 +83,7 @@ class SentenceIndex:
             text += self.text[start:end]
         return text
 
-    def _words(self, texts: list[str], return_ids: bool = True):
+    def _words(self, texts: list[str], return_ids: bool = True) -> Any:
         return self.bm25s.tokenize(
             texts, stopwords="en", return_ids=return_ids, show_progress=False
         )
@@ -95,7 +98,7 @@ def _starts(text: str, in_order: list[str]) -> list[int]:
     return starts
 
 
-def library():
+def library() -> ModuleType:
     """The package bm25s. Raises LiftError when it is not installed."""
     try:
         import bm25s

@@ -159,5 +159,5 @@ def _gain(rows: list[dict], kind: str) -> float:
     return round(float(np.mean([r["after"][kind] - r["before"][kind] for r in rows])), 4)
 
 
-def _number(x: float) -> float | None:
+def _number(x: float | np.ndarray) -> float | None:
     return round(float(x), 3) if np.isfinite(x) else None

@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bench import sweep as sweeps
 from bench.common import RESULTS, read_lines, results_name, table
@@ -33,8 +34,8 @@ LENGTH, PROBES = 1024, 16
 def sweep(
     file: Path,
     todo: list[Case],
-    model,
-    tokenizer,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     *,
     length: int,
     probes: int,
@@ -174,7 +175,9 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _time(folder: Path, model, tokenizer, length: int) -> None:
+def _time(
+    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, length: int
+) -> None:
     sample = recall_documents.read(DOCUMENTS[0], tokenizer, length)
     known = {row["setting"] for row in read_lines(folder / "recall.jsonl")}
     rates = recall_run.timed(

@@ -7,8 +7,8 @@ import time
 from typing import Protocol
 
 import torch
-from torch import nn
-from transformers import PreTrainedTokenizerBase
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bench.recall.documents import CHAT, UNRELATED, Sample
 from liftcore import answer, report
@@ -52,7 +52,7 @@ class Curve:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         sample: Sample,
         seed: int,
@@ -107,12 +107,18 @@ def clocks() -> tuple[float, float]:
     return time.perf_counter(), time.process_time()
 
 
-def recall(model, sample: Sample, prefix: list[int], probes: int, seed: int) -> float:
+def recall(
+    model: PreTrainedModel, sample: Sample, prefix: list[int], probes: int, seed: int
+) -> float:
     """Greedy recall of the document, the share of equal tokens in [0, 1]."""
-    return report.measure(model, sample.tokens, prefix=prefix, probes=probes, seed=seed).recall
+    share = report.measure(model, sample.tokens, prefix=prefix, probes=probes, seed=seed).recall
+    assert share is not None  # the documents are long enough
+    return share
 
 
-def facts_completed(model, tokenizer, sample: Sample) -> int:
+def facts_completed(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sample: Sample
+) -> int:
     """How many facts the model completes after the 32 tokens of the document before them.
 
     Equal prompts make them one batch.
@@ -125,16 +131,18 @@ def facts_completed(model, tokenizer, sample: Sample) -> int:
     prompts = torch.tensor([prefix + i[-size:] for i in ids], device=_device(model))
     lengths = [len(text_ids(tokenizer, " " + fact.answer)) for fact in sample.facts]
     out = greedy(model, prompts, max(lengths) + 3)
-    said = [" ".join(tokenizer.decode(row, skip_special_tokens=True).split()) for row in out]
+    said = [" ".join(str(tokenizer.decode(row, skip_special_tokens=True)).split()) for row in out]
     return sum(is_right(s, f.answer) for s, f in zip(said, sample.facts, strict=True))
 
 
-def _tokens_before(tokenizer, sample: Sample, fact: Fact) -> list[int]:
+def _tokens_before(tokenizer: PreTrainedTokenizerBase, sample: Sample, fact: Fact) -> list[int]:
     end = sample.text.index(f"{fact.cue} {fact.answer}") + len(fact.cue)
     return text_ids(tokenizer, sample.text[:end])
 
 
-def questions_answered(model, tokenizer, sample: Sample) -> int:
+def questions_answered(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sample: Sample
+) -> int:
     """How many of the first four questions get an answer that holds the right one."""
     asked = sample.questions[:QUESTIONS]
     replies = [
@@ -145,7 +153,7 @@ def questions_answered(model, tokenizer, sample: Sample) -> int:
 
 
 @torch.no_grad()
-def forgetting(model, tokenizer) -> dict[str, float]:
+def forgetting(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
     """Mean loss in nats a token on an unrelated text, and on the answers to chat questions."""
     text = prefix_ids(tokenizer) + text_ids(tokenizer, UNRELATED)
     total, count = 0.0, 0
@@ -160,13 +168,13 @@ def forgetting(model, tokenizer) -> dict[str, float]:
     }
 
 
-def _chat(tokenizer, question: str) -> list[int]:
+def _chat(tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:
     if not tokenizer.chat_template:
         return text_ids(tokenizer, f"Question: {question}\nAnswer:")
     return answer.chat_ids(tokenizer, [{"role": "user", "content": question}])
 
 
-def _loss(model, ids: list[int], first: int):
+def _loss(model: PreTrainedModel, ids: list[int], first: int) -> Tensor:
     """Sum of the losses of ids[first:]."""
     tokens = torch.tensor([ids], device=_device(model))
     hidden = body(model)(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state[0]
@@ -181,5 +189,5 @@ def _loss(model, ids: list[int], first: int):
     )
 
 
-def _device(model) -> torch.device:
+def _device(model: PreTrainedModel) -> torch.device:
     return next(model.parameters()).device

@@ -10,11 +10,10 @@ import contextlib
 import dataclasses
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import numpy as np
-from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bench.recall import probes
 from bench.recall.documents import Sample
@@ -42,7 +41,7 @@ def epochs_for(case: Case, length: int, prefix: list[int]) -> int:
 
 def run(
     case: Case,
-    model: nn.Module,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     sample: Sample,
     number_of_probes: int,
@@ -58,8 +57,8 @@ def run(
 
 @contextlib.contextmanager
 def trained(
-    setting: Setting, config: LiftConfig, model: nn.Module, tokens: np.ndarray, watch: Watch
-) -> Iterator[None]:
+    setting: Setting, config: LiftConfig, model: PreTrainedModel, tokens: np.ndarray, watch: Watch
+) -> Generator[None]:
     """Trains until the epochs are over or `watch` has seen enough; within it the adapter is on
     the model, afterwards the model is as before."""
     if setting.trainer:
@@ -90,7 +89,10 @@ def config_of(case: Case, tokenizer: PreTrainedTokenizerBase, sample: Sample) ->
 
 
 def before(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, sample: Sample, number_of_probes: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sample: Sample,
+    number_of_probes: int,
 ) -> dict:
     """What the model knows without an adapter."""
     prefix = prefix_ids(tokenizer)
@@ -103,7 +105,7 @@ def before(
 
 def _row(
     case: Case,
-    model: nn.Module,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     sample: Sample,
     curve: Curve,
@@ -151,7 +153,7 @@ class Stopwatch:
 
 
 def tokens_per_second(
-    setting: Setting, model: nn.Module, tokenizer: PreTrainedTokenizerBase, sample: Sample
+    setting: Setting, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sample: Sample
 ) -> float:
     """The rate of training over one epoch but its first step."""
     watch = Stopwatch(prefix_ids(tokenizer))
@@ -163,7 +165,7 @@ def tokens_per_second(
 
 def timed(
     settings: list[Setting],
-    model: nn.Module,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     sample: Sample,
     rounds: int = 3,

@@ -53,7 +53,7 @@ def read_rows(file: Path) -> list[dict]:
     return rows
 
 
-def point(way: str, tokens: int, args, limit: float) -> dict:
+def point(way: str, tokens: int, args: argparse.Namespace, limit: float) -> dict:
     """One measurement in a child process; a child that is killed has run out of memory."""
     command = [sys.executable, "-m", "bench", "scaling", "--point", way, str(tokens)]
     command += ["--device", str(args.device), "--model", args.model]
@@ -69,7 +69,7 @@ def point(way: str, tokens: int, args, limit: float) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def climb(args, rows: Rows, known: dict, seconds: float) -> None:
+def climb(args: argparse.Namespace, rows: Rows, known: dict, seconds: float) -> None:
     """Longer and longer documents for every way, the cheapest point first, until none that is
     left would fit `seconds`, or memory ends."""
     end = time.perf_counter() + seconds

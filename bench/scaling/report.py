@@ -4,34 +4,15 @@ from __future__ import annotations
 
 import json
 import statistics
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bench.common import table
 from bench.scaling import fit as scaling_fit
-from bench.scaling.fit import EPOCHS, Fit, constant, cost, crossing, fit
-from liftcore.config import SCHEDULES
+from bench.scaling.fit import EPOCHS, Line, constant, crossing, fit
 
 QUESTIONS = (0, 1, 10, 100)  # 0: the first token of the first answer
 FORMS = ("constant: the median", "straight line", "parabola")
-
-
-@dataclass
-class Line:
-    """One way over all lengths."""
-
-    way: str
-    rows: list[dict]  # that ran, by length
-    oom: int | None  # the first length that did not fit the memory
-    first: Fit | None = None  # seconds to read the document
-    question: Fit | None = None
-    token: Fit | None = None
-    memory: Fit | None = None
-    lengths: list[int] = field(default_factory=list)
-
-    @property
-    def is_lift(self) -> bool:
-        return self.way in SCHEDULES
 
 
 def lines_of(rows: list[dict]) -> dict[str, Line]:
@@ -72,8 +53,8 @@ def crossings(lines: dict[str, Line]) -> list[dict]:
             continue
         for epochs in EPOCHS:
             for questions in QUESTIONS:
-                ours = cost(line.first, line.question, line.token, questions, epochs)
-                theirs = cost(icl.first, icl.question, icl.token, questions)
+                ours = line.cost(questions, epochs)
+                theirs = icl.cost(questions)
                 at = crossing(ours, theirs)
                 lengths = [n for n in line.lengths if n in icl.lengths]
                 measured = at is not None and min(lengths) <= at <= max(lengths)
@@ -123,7 +104,7 @@ def report(rows: list[dict], folder: Path, model: str | None = None) -> dict:
 
 
 def _described(line: Line) -> dict:
-    about = {"measured": line.lengths, "out_of_memory_at": line.oom}
+    about: dict[str, Any] = {"measured": line.lengths, "out_of_memory_at": line.oom}
     for name in ("first", "question", "token", "memory"):
         fitted = getattr(line, name)
         if fitted is not None:

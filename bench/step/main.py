@@ -28,15 +28,16 @@ import torch
 from bench import shapes
 from bench.common import RESULTS, Rows, device_name, results_name, table, versions
 from bench.step import stages
+from bench.step.case import Case
 from bench.step.measure import (
-    Case,
+    Outcome,
     disagreement,
     loss_difference,
     measure,
     peak_rate,
     reason,
-)  # fmt: skip
-from bench.step.variants import VARIANTS, label
+)
+from bench.step.variants import VARIANTS, build, label
 from liftcore import device_memory as usage
 from liftcore import model as models
 
@@ -57,7 +58,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def memory_of(benchmark: str, name: str, model: str, tokens: int, args) -> int:
+def memory_of(benchmark: str, name: str, model: str, tokens: int, args: argparse.Namespace) -> int:
     """Peak bytes of a process that runs one variant alone."""
     command = [sys.executable, "-m", "bench", benchmark, "--memory-of", name, "--model", model]
     command += ["--tokens", str(tokens), "--steps", str(min(2, args.steps))]
@@ -71,7 +72,9 @@ def memory_of(benchmark: str, name: str, model: str, tokens: int, args) -> int:
     return json.loads(done.stdout.splitlines()[-1])["peak_bytes"]
 
 
-def report(case: Case, name: str, own: str, outcomes, rate: float, rows: Rows) -> tuple[list, bool]:
+def report(
+    case: Case, name: str, own: str, outcomes: dict[str, Outcome], rate: float, rows: Rows
+) -> tuple[list, bool]:
     """Adds the rows of a case and prints its table; (rows, whether the losses agree). `own` is
     the variant that the others are compared with."""
     wrong = disagreement(outcomes, own)
@@ -137,7 +140,9 @@ def _print(rows: list[dict], title: str) -> None:
             print(f"{r['variant']}: {r['note']}")
 
 
-def options(argv, benchmark: str = "step", text: str | None = __doc__):
+def options(
+    argv: list[str], benchmark: str = "step", text: str | None = __doc__
+) -> tuple[argparse.Namespace, torch.device]:
     """(the parsed options with their defaults, the device)."""
     parser = argparse.ArgumentParser(
         prog=f"python -m bench {benchmark}",
@@ -177,7 +182,7 @@ def run(benchmark: str, text: str, argv: list[str], names: list[str], own: str) 
         layers = args.layers or shapes.default_layers(args.model[0], device)
         case = Case(*shapes.build(args.model[0], device, layers), args.tokens[0], args)
         usage.reset_peak(device)
-        case.variant(args.memory_of).epoch(0)
+        build(args.memory_of, case).epoch(0)
         print(json.dumps({"peak_bytes": usage.peak_bytes(device)}))
         return 0
     names = [n for n in names if args.fast or not n.endswith("-fast")]
@@ -201,6 +206,7 @@ def run(benchmark: str, text: str, argv: list[str], names: list[str], own: str) 
                 gc.collect()
                 layers = args.layers or shapes.default_layers(name, device)
                 model = shapes.build(name, device, layers)
+            assert model is not None
             case = Case(*model, tokens, args)
         except Exception as error:
             print(f"{name}, T {tokens}: not run: {reason(error)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +56,11 @@ def summary(rows: list[dict]) -> list[dict]:
 
 
 def _line(name: str, rows: list[dict], groups: dict[str, list[dict]]) -> dict:
-    entry = {"line": name, "runs": len(rows), "documents": len({r["document"] for r in rows})}
+    entry: dict[str, Any] = {
+        "line": name,
+        "runs": len(rows),
+        "documents": len({r["document"] for r in rows}),
+    }
     for context in CONTEXTS:
         if context in rows[0]["answers"]:
             entry[context] = _answers(rows, context)

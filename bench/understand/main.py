@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bench import sweep as sweeps
 from bench.common import RESULTS, read_lines, results_name, table
@@ -34,8 +35,8 @@ NAME = "understand"
 def sweep(
     file: Path,
     todo: list[Case],
-    model,
-    tokenizer,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     *,
     seconds: float,
     minutes: float = float("inf"),

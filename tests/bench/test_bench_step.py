@@ -7,6 +7,7 @@ import torch
 from tiny import tiny_model
 
 from bench import common, shapes
+from bench.step import case as step_case
 from bench.step import main as step
 from bench.step import measure as step_measure
 from bench.step import stages
@@ -43,7 +44,7 @@ def test_the_floor_counts_what_a_step_needs():
     lora = 2 * 4 * ((48 + 48) * 2 + (24 + 48) * 2 + 3 * (48 + 80))
     # A layer's four heads: two products of 2·S·D forward, five backward, half of it causal.
     attention = 2 * 4 * (2 + 5) * 2 * 16 * 12 / 2
-    found = step_measure.step_flops(tiny_model(), 16, 4, tokens=32, scored=20)
+    found = step_case.step_flops(tiny_model(), 16, 4, tokens=32, scored=20)
     by_hand = 32 * (4 * linear + 6 * lora + attention) + 20 * 4 * 211 * 48
     assert found == pytest.approx(by_hand, rel=1e-12)
 
@@ -188,7 +189,7 @@ def test_when_the_time_is_up_the_rest_is_named(toy):
 
 def test_a_round_is_enough_when_the_deadline_has_passed():
     args, _ = step.options(["--device", "cpu", "--steps", "1", *SMALL])
-    case = step_measure.Case(tiny_model(), None, 16, args)
+    case = step_case.Case(tiny_model(), None, 16, args)
     found = step_measure.measure(case, ["plain", "liftcore"], 5, deadline=0.0)
     assert [len(o.seconds) for o in found.values()] == [1, 1]
     assert not step_measure.disagreement(found)
@@ -202,9 +203,9 @@ def test_all_variants_take_the_same_steps(monkeypatch, on_device):
 
         monkeypatch.setattr(step_variants, "make_runner", GraphRunner)
     args, _ = step.options(["--device", "cpu", "--steps", "3", *SMALL])
-    case = step_measure.Case(tiny_model(), None, 32, args)
+    case = step_case.Case(tiny_model(), None, 32, args)
     names = ["liftcore"] if on_device else list(step_variants.VARIANTS)
-    built = {name: case.variant(name) for name in {*names, "plain", "liftcore"}}
+    built = {name: step_variants.build(name, case) for name in {*names, "plain", "liftcore"}}
     built["liftcore"].stages.on = True
     losses = {name: [v.epoch(0), v.epoch(1)] for name, v in built.items()}
     for name, found in losses.items():
@@ -215,8 +216,8 @@ def test_all_variants_take_the_same_steps(monkeypatch, on_device):
 
 def test_all_variants_start_from_one_adapter_and_the_labels_of_transformers():
     args, _ = step.options(["--device", "cpu", "--steps", "1", *SMALL])
-    case = step_measure.Case(tiny_model(), None, 32, args)
-    ours, peft = case.variant("liftcore"), case.variant("official")
+    case = step_case.Case(tiny_model(), None, 32, args)
+    ours, peft = step_variants.build("liftcore", case), step_variants.build("official", case)
     for path, lora_a in case.start.items():
         layer = peft.model.base_model.model.get_submodule(path)
         assert torch.equal(layer.lora_A["default"].weight, lora_a)
