@@ -3,10 +3,10 @@
 import importlib
 import sys
 
-# Name -> module with a main().
+# Name -> module, and the function in it where that is not main().
 BENCHMARKS = {
     "demo": "bench.demo",
-    "dropin": "bench.step.dropin",
+    "dropin": "bench.step.main:dropin",
     "estimate": "bench.estimate",
     "families": "bench.families.main",
     "gpu": "bench.gpu",
@@ -26,7 +26,8 @@ def main(argv: list[str]) -> int:
     if not argv or argv[0] not in BENCHMARKS:
         print(f"usage: python -m bench {{{','.join(BENCHMARKS)}}} [options]", file=sys.stderr)
         return 2
-    return importlib.import_module(BENCHMARKS[argv[0]]).main(argv[1:])
+    module, _, function = BENCHMARKS[argv[0]].partition(":")
+    return getattr(importlib.import_module(module), function or "main")(argv[1:])
 
 
 if __name__ == "__main__":

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import csv
 import importlib.metadata
+import json
 import os
 import platform
 import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +33,19 @@ def device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
-    return f"{found.group(1) if found else cpu} ({torch.get_num_threads()} threads)"
+    name_line = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
+    return f"{name_line.group(1) if name_line else cpu} ({torch.get_num_threads()} threads)"
 
 
 def versions() -> dict[str, str]:
     """The versions of Python and of every package that a result may depend on."""
-    found = {"python": platform.python_version(), "cuda": torch.version.cuda or "none"}
+    used = {"python": platform.python_version(), "cuda": torch.version.cuda or "none"}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            used[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return used
 
 
 class Timer:
@@ -85,11 +86,11 @@ class Timer:
                     times[name].append(self._once(variants[name], pauses[name]))
         return {n: statistics.median(t) for n, t in times.items() if n not in failed}, failed
 
-    def _synchronize(self):
+    def _synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def _once(self, run, pause) -> float:
+    def _once(self, run: Callable[[], Any], pause: float) -> float:
         if self.device.type != "cuda":
             start = time.perf_counter()
             run()
@@ -105,7 +106,7 @@ class Timer:
 
 
 @contextlib.contextmanager
-def _kept(failed: dict[str, Exception], name: str):
+def _kept(failed: dict[str, Exception], name: str) -> Generator[None]:
     try:
         yield
     except Exception as error:
@@ -128,6 +129,24 @@ def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
     """‖a − b‖ / ‖b‖ in fp32; NaN if a holds one."""
     a, b = a.float(), b.float()
     return ((a - b).norm() / b.norm().clamp_min(1e-30)).item()
+
+
+def read_lines(file: Path) -> list[dict]:
+    """The whole lines of a JSON-lines file; a last line that a kill tore is cut off the file."""
+    if not file.exists():
+        return []
+    whole = file.read_bytes()
+    end = whole.rfind(b"\n") + 1
+    if end < len(whole):
+        os.truncate(file, end)
+    return [json.loads(line) for line in whole[:end].splitlines()]
+
+
+def append(file: Path, row: dict) -> None:
+    """Adds a line in one write, and waits until the disk has it."""
+    with file.open("ab", buffering=0) as out:
+        out.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        os.fsync(out.fileno())
 
 
 class Rows:
@@ -153,7 +172,7 @@ class Rows:
         if not append:
             self.writer.writeheader()
 
-    def add(self, **row) -> None:
+    def add(self, **row: object) -> None:
         self.writer.writerow({**row, **self.fixed})
         self.file.flush()
         os.fsync(self.file.fileno())

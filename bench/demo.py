@@ -52,8 +52,8 @@ def main(argv: list[str]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     runs = []
     for seed in args.seeds:
-        found = run(seed, args.tokens)
-        runs.append({k: v for k, v in found.items() if k != "adapter"})
+        figures = run(seed, args.tokens)
+        runs.append({k: v for k, v in figures.items() if k != "adapter"})
         result = {"command": " ".join(["python -m bench demo", *argv]), "runs": runs}
         (folder / "demo.json").write_text(json.dumps(result, indent=1) + "\n")
     rows = [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from matplotlib.axes import Axes
+
 
 @dataclass(frozen=True)
 class Dot:
@@ -14,7 +16,7 @@ class Dot:
     bold: bool = False
 
 
-def names_beside(axis, dots: list[Dot]) -> None:
+def names_beside(axis: Axes, dots: list[Dot]) -> None:
     """The names in a column in the right part of the axes, each with a thin line to its dot."""
     low, high = axis.get_ylim()
     heights = apart([(dot.y - low) / (high - low) for dot in dots])

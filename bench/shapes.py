@@ -9,7 +9,7 @@ import copy
 
 import numpy as np
 import torch
-from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from liftcore import model as models
 from liftcore.cost import shallow_config
@@ -25,7 +25,7 @@ SHAPES = {
 }
 
 
-def config(name: str, layers: int | None = None):
+def config(name: str, layers: int | None = None) -> PreTrainedConfig:
     """The transformers configuration of a shape, cut to its first layers if asked."""
     import transformers
 
@@ -51,7 +51,9 @@ def default_layers(name: str, device: torch.device) -> int | None:
     return 1 if device.type == "cpu" and name in ("llama-3-8b", "qwen3-8b") else None
 
 
-def build(name: str, device: torch.device, layers: int | None = None):
+def build(
+    name: str, device: torch.device, layers: int | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     """(model, tokenizer or None): the embedded model where it is installed and no layers are
     cut, random weights for a shape, else whatever liftcore.load takes."""
     if name not in SHAPES or (name == "smollm2-135m" and layers is None):
@@ -70,17 +72,19 @@ def build(name: str, device: torch.device, layers: int | None = None):
     return model.eval().requires_grad_(False), None
 
 
-def twin(model: nn.Module) -> nn.Module:
+def twin(model: PreTrainedModel) -> PreTrainedModel:
     """A copy of the modules over the same weights, so that every variant can wrap its own."""
     shared = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(t): t for t in shared})
 
 
-def text(model: nn.Module, tokenizer, length: int) -> np.ndarray:
+def text(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, length: int
+) -> np.ndarray:
     """Token ids [length]: a fictional document, over and over, for a real model; random ones for
     a shape."""
     if tokenizer is None:
-        vocabulary = model.get_output_embeddings().weight.shape[0]
+        vocabulary = models.head(model).weight.shape[0]
         return np.random.default_rng(0).integers(0, vocabulary, size=length)
     document = fictional_document(0, min(max(1550, length), 5000)).text
     ids = np.asarray(text_ids(tokenizer, document))

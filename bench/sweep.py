@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from bench.json_lines import append, read_lines
+from bench.common import append, read_lines
 
 
 def run(

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
+from bench.common import append, read_lines
 from bench.evaluations.methods import DoesNotFit, Method
 from bench.evaluations.prompts import Prompt
-from bench.json_lines import append, read_lines
 from liftcore.document import Document
 from liftcore.errors import LiftError
 
@@ -133,7 +133,7 @@ def run(
     line.close()
 
 
-def _one(method: Method, case: Case, score) -> tuple[dict, dict]:
+def _one(method: Method, case: Case, score: Callable[[Case, str], dict]) -> tuple[dict, dict]:
     try:
         answer = method.answer(case.question, case.max_new_tokens, case.prompt)
         scores = {k: None if v is None else round(v, 4) for k, v in score(case, answer).items()}
@@ -150,7 +150,8 @@ def _one(method: Method, case: Case, score) -> tuple[dict, dict]:
         "prompt_tokens": None if answer is None else method.prompt_tokens,
     }
     if method.memory is not None:
-        row["recall"] = round(method.memory.report.recall, 4)
+        recall = method.memory.report.recall
+        row["recall"] = None if recall is None else round(recall, 4)
     seconds = {
         "prepare_seconds": round(method.prepare_seconds, 3),
         "answer_seconds": None if answer is None else round(method.answer_seconds, 3),

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bench.common import RESULTS, device_name, results_name, versions
 from bench.evaluations import cases, methods
@@ -24,6 +23,7 @@ from bench.evaluations.cases import Case, Results
 from liftcore import document as documents
 from liftcore import model as models
 from liftcore.cli.options import DTYPES, dtype
+from liftcore.cli.options import config as config_of
 from liftcore.config import LR_SCHEDULES, OVERLAP_LOSSES, PRESETS, SCHEDULES, LiftConfig
 from liftcore.document import Document
 from liftcore.errors import LiftError
@@ -78,7 +78,9 @@ def options(out: argparse.ArgumentParser, default_methods: Sequence[str]) -> Non
     training.add_argument("--preset", choices=PRESETS, default="memorize", help="(memorize)")
     for field in dataclasses.fields(LiftConfig):
         flag = f"--{field.name.replace('_', '-')}"
-        several, kind = re.match(r"(tuple\[)?(\w+)", field.type).groups()
+        annotation = str(field.type)  # "int", "float | None", "tuple[str, ...]"
+        several = annotation.startswith("tuple[")
+        kind = re.findall(r"\w+", annotation)[several]
         if kind == "bool":
             training.add_argument(flag, action="store_const", const=True)
             continue
@@ -90,26 +92,19 @@ def options(out: argparse.ArgumentParser, default_methods: Sequence[str]) -> Non
         )
 
 
-def config_of(args) -> LiftConfig:
-    """The settings of training: the preset's, with what the options change."""
-    names = [field.name for field in dataclasses.fields(LiftConfig)]
-    given = {n: getattr(args, n) for n in names if getattr(args, n) is not None}
-    return LiftConfig.preset(args.preset, **given)
-
-
 def _count(text: str) -> int:
     if not text.isdigit() or text == "0":
         raise argparse.ArgumentTypeError(f"not a number above 0: {text!r}")
     return int(text)
 
 
-def results_file(args, name: str) -> Path:
+def results_file(args: argparse.Namespace, name: str) -> Path:
     device = torch.device(args.device or models.default_device())
     return (args.out or RESULTS / results_name(device)) / f"{name}.jsonl"
 
 
 def run(
-    args,
+    args: argparse.Namespace,
     name: str,
     todo: Sequence[Case],
     texts: dict[str, Text],
@@ -144,7 +139,9 @@ def with_digest(case: Case, document: Text) -> Case:
     return dataclasses.replace(case, about={**case.about, "digest": digest})
 
 
-def load(args, name: str, settings: dict) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+def load(
+    args: argparse.Namespace, name: str, settings: dict
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model with the window that was asked for, and its tokenizer.
 
     Before it is loaded, raises LiftError for methods that cannot run, and when the results on
@@ -165,10 +162,10 @@ def load(args, name: str, settings: dict) -> tuple[nn.Module, PreTrainedTokenize
 
 
 def answer(
-    args,
+    args: argparse.Namespace,
     name: str,
     todo: Sequence[Case],
-    model: nn.Module,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     settings: dict,
     *,
@@ -180,8 +177,8 @@ def answer(
     settings   what else the rows depend on, beside model and training
     """
     file, config = results_file(args, name), config_of(args)
-    found = {"dtype": _name(model.dtype), "window": models.window(model)}
-    results = Results(file, _settings(args, name, settings, **found))
+    of_model = {"dtype": _name(model.dtype), "window": models.window(model)}
+    results = Results(file, _settings(args, name, settings, **of_model))
     memories = args.memories or file.with_suffix(".memories")
     bench = methods.Bench.of(model, tokenizer, config, cache=memories)
     cases.run(
@@ -197,10 +194,10 @@ def answer(
     return file
 
 
-def _settings(args, name: str, settings: dict, **found) -> dict:
-    """All that the rows depend on; `found` is known from the model."""
+def _settings(args: argparse.Namespace, name: str, settings: dict, **of_model: object) -> dict:
+    """All that the rows depend on; `of_model` is known from the model."""
     config = dataclasses.asdict(config_of(args))
-    return {"benchmark": name, "model": args.model, **found, "config": config, **settings}
+    return {"benchmark": name, "model": args.model, **of_model, "config": config, **settings}
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -215,7 +212,7 @@ def rows_of(file: Path) -> list[dict]:
     return rows
 
 
-def write_summary(args, file: Path, groups: list[dict], **more) -> None:
+def write_summary(args: argparse.Namespace, file: Path, groups: list[dict], **more: object) -> None:
     """The summary beside the rows, with the machine and the command that made it."""
     device = torch.device(args.device or models.default_device())
     made = {"device": device_name(device), "versions": versions(), "command": command()}

@@ -12,7 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bench.json_lines import append, read_lines
+from bench.common import append, read_lines
 from liftcore.errors import LiftError
 from liftcore.questions.client import ChatServer, ServerError
 
@@ -62,15 +62,17 @@ class Judge:
         self.same("What is one and one?", "two", "2")
 
     def _ask(self, text: str) -> str:
-        for attempt in range(TRIES):
+        attempt = 0
+        while True:
+            attempt += 1
             try:
                 return self.server.ask([{"role": "user", "content": text}], self.timeout)
             except ServerError as error:
                 if error.reason == "empty answer":
                     return ""
-                if attempt + 1 == TRIES or not error.retry:
+                if attempt == TRIES or not error.retry:
                     raise LiftError(f"the judge cannot be asked: {error}") from None
-                time.sleep(min(LONGEST_PAUSE, (error.after or 0) + PAUSE * 2**attempt))
+                time.sleep(min(LONGEST_PAUSE, (error.after or 0) + PAUSE * 2 ** (attempt - 1)))
 
 
 def judge_rows(rows: list[dict], file: Path, judge: Judge | None) -> list[dict]:
@@ -108,10 +110,10 @@ def _ask_for(rows: list[dict], file: Path, judge: Judge, known: dict) -> None:
 
     pool = ThreadPoolExecutor(AT_ONCE)
     try:
-        for row, found in zip(rows, pool.map(verdict, rows), strict=True):
+        for row, verdict_given in zip(rows, pool.map(verdict, rows), strict=True):
             line = dict(zip(("case", "method", "digest"), key := _key(row), strict=True))
-            append(file, {**line, "verdict": found, "model": judge.server.model})
-            known[key] = found
+            append(file, {**line, "verdict": verdict_given, "model": judge.server.model})
+            known[key] = verdict_given
     finally:
         # After a failure the requests that wait are not worth waiting for.
         pool.shutdown(wait=False, cancel_futures=True)

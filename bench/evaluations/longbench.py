@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench.common import table
 from bench.evaluations import evaluate
-from bench.evaluations.cases import Case, average, means
+from bench.evaluations.cases import Case, means
 from bench.evaluations.evaluate import Text
 from bench.evaluations.longbench_tasks import TASKS, Task
 from bench.evaluations.loogle_data import field, find_files, json_lines
@@ -41,10 +41,10 @@ class Record:
 
 def read(file: Path) -> list[Record]:
     """The records of a file. Raises LiftError with file and line."""
-    found = [_record(row, file.stem, where) for where, row in json_lines(file)]
-    if len({record.id for record in found}) < len(found):
+    records = [_record(row, file.stem, where) for where, row in json_lines(file)]
+    if len({record.id for record in records}) < len(records):
         raise LiftError(f"{file}: the same _id twice")
-    return found
+    return records
 
 
 def _record(row: dict, task: str, where: str) -> Record:
@@ -106,42 +106,43 @@ def groups_of(rows: list[dict]) -> list[dict]:
 
     order = {name: i for i, name in enumerate([*NAMES, *(name for _, name in LENGTHS)])}
     rows = sorted(rows, key=lambda row: [order[part] for part in group(row).split(" ")])
-    found = means(rows, by=lambda row: (group(row), row["method"]))
-    return [{"group": g["key"][0], "method": g["key"][1], **g, "key": g["key"]} for g in found]
+    groups = means(rows, by=lambda row: (group(row), row["method"]))
+    return [{"group": g["key"][0], "method": g["key"][1], **g, "key": g["key"]} for g in groups]
 
 
 def text_table(groups: list[dict]) -> str:
     """Scores in percent: a line a task, a column a method, and the mean over the tasks."""
     methods = list(dict.fromkeys(g["method"] for g in groups))
     names = list(dict.fromkeys(g["group"] for g in groups))
-    found = {(g["group"], g["method"]): g for g in groups}
+    by_key = {(g["group"], g["method"]): g for g in groups}
     rows = [["task", "records", *methods]]
     for name in names:
-        mine = [found.get((name, method)) for method in methods]
+        mine = [by_key.get((name, method)) for method in methods]
         records = max(g["cases"] for g in mine if g)
         rows.append([name, str(records), *(_cell(g, records) for g in mine)])
     total = sum(int(row[1]) for row in rows[1:])
-    last = [_mean([found.get((n, m)) for n in names], total) for m in methods]
+    last = [_mean([by_key.get((n, m)) for n in names], total) for m in methods]
     return table([*rows, ["mean", str(total), *last]])
 
 
 def _mean(groups: list[dict | None], total: int) -> str:
     """The mean over all tasks, with the number of records behind it where not all."""
-    values = [_value(g) for g in groups]
+    values = [v for g in groups if (v := _value(g)) is not None]
     # A mean over other tasks than the next column's would mislead.
-    if None in values:
+    if len(values) < len(groups):
         return ""
-    return f"{100 * average(values):.2f}{_part(sum(g['fit'] for g in groups), total)}"
+    fit = sum(g["fit"] for g in groups if g)
+    return f"{100 * sum(values) / len(values):.2f}{_part(fit, total)}"
 
 
 def _value(group: dict | None) -> float | None:
-    return group and group["scores"].get("score")
+    return None if group is None else group["scores"].get("score")
 
 
 def _cell(group: dict | None, records: int) -> str:
     """The score, with the number of records behind it where not all."""
     value = _value(group)
-    if value is None:
+    if group is None or value is None:
         return "" if group is None else "0 fit"
     return f"{100 * value:.2f}{_part(group['fit'], records)}"
 

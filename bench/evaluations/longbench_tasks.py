@@ -39,7 +39,9 @@ class Task:
         return self.metric(prediction, answers)
 
 
-def _asked(opening: str, label: str, again: str, question: str = "Question: {question}\nAnswer:"):
+def _asked(
+    opening: str, label: str, again: str, question: str = "Question: {question}\nAnswer:"
+) -> Prompt:
     """The instruction, the context under its label, the instruction again, the question."""
     return Prompt(
         beside=f"{opening}\n\n{label}\n{{document}}\n\n{again}\n\n{question}",

@@ -111,9 +111,9 @@ def score(case: Case, answer: str) -> dict[str, float]:
 
 def cloze(wanted: dict[str, str], answer: str) -> dict[str, float]:
     """Shares of the masks that are named exactly, and in at least one word."""
-    found = _names(answer)
-    exact = sum(found.get(mask) == name for mask, name in wanted.items())
-    partial = sum(bool({*found.get(m, "").split()} & {*n.split()}) for m, n in wanted.items())
+    named = _names(answer)
+    exact = sum(named.get(mask) == name for mask, name in wanted.items())
+    partial = sum(bool({*named.get(m, "").split()} & {*n.split()}) for m, n in wanted.items())
     masks = max(1, len(wanted))
     return {"exact_match": exact / masks, "partial_match": partial / masks}
 
@@ -125,18 +125,18 @@ def _names(answer: str) -> dict[str, str]:
         return {}
     text = answer[start : stop + 1]
     try:
-        found = json.loads(text)
+        names = json.loads(text)
     except ValueError:
         try:
-            found = literal(text, "answer", limit=10_000)
+            names = literal(text, "answer", limit=10_000)
         except LiftError:
             return {}
-    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+    return {str(k): str(v) for k, v in names.items()} if isinstance(names, dict) else {}
 
 
 def echoes(rows: list[dict]) -> list[dict]:
     """A row for each question answered by saying it again: the floor of scores by shared words."""
-    found = []
+    floor = []
     for row in {r["case"]: r for r in rows if r["task"] in ("shortdep_qa", "longdep_qa")}.values():
         case = Case(
             id=row["case"], document=row["document"], question=row["question"],
@@ -144,8 +144,8 @@ def echoes(rows: list[dict]) -> list[dict]:
         )  # fmt: skip
         given = {"answer": row["question"], "scores": score(case, row["question"])}
         spent = {"answer_seconds": None, "prepare_seconds": None, "prompt_tokens": 0}
-        found.append({**row, "method": ECHO, **given, **spent})
-    return found
+        floor.append({**row, "method": ECHO, **given, **spent})
+    return floor
 
 
 def groups_of(rows: list[dict]) -> list[dict]:
@@ -188,10 +188,10 @@ def text_table(groups: list[dict]) -> str:
 def add_bert_score(rows: list[dict], model: str | None) -> list[dict]:
     """Rows with the score "bert_score" added, except of clozes and of what has no answer."""
     texts = [r for r in rows if r["scores"] is not None and r["task"] != "shortdep_cloze"]
-    found = metrics.bert_score(
+    scores = metrics.bert_score(
         [r["answer"] for r in texts], [r["answers"][0] for r in texts], model
     )
-    by_row = {(r["case"], r["method"]): s for r, s in zip(texts, found, strict=True)}
+    by_row = {(r["case"], r["method"]): s for r, s in zip(texts, scores, strict=True)}
     return [
         {**r, "scores": {**r["scores"], "bert_score": by_row[r["case"], r["method"]]}}
         if (r["case"], r["method"]) in by_row

@@ -11,9 +11,10 @@ import ast
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from liftcore.document import MAX_BYTES
 from liftcore.errors import LiftError
@@ -58,14 +59,14 @@ def find_files(paths: Sequence[Path], tasks: Sequence[str]) -> list[Path]:
     """The files NAME.jsonl of tasks NAME, of folders or given by themselves, in TASKS' order."""
     if not paths:
         raise LiftError("DATA is missing: the benchmark's JSONL files, or their folder")
-    found = []
+    files = []
     for path in paths:
         if not path.exists():
             raise LiftError(f"no such file or folder: {path}")
-        found += sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+        files += sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     # A file that stands in a folder may be given by itself, too.
-    found = {file.resolve(): file for file in found if file.stem in tasks}
-    return sorted(found.values(), key=lambda file: tasks.index(file.stem))
+    files = {file.resolve(): file for file in files if file.stem in tasks}
+    return sorted(files.values(), key=lambda file: tasks.index(file.stem))
 
 
 def read(file: Path) -> list[Item]:
@@ -78,7 +79,7 @@ def read(file: Path) -> list[Item]:
     return items
 
 
-def json_lines(file: Path):
+def json_lines(file: Path) -> Iterator[tuple[str, dict]]:
     """(FILE:LINE, object) for each line. Raises LiftError for what is not a JSON object."""
     with file.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
@@ -96,7 +97,7 @@ def json_lines(file: Path):
             yield where, row
 
 
-def field(row: dict, name: str, kind: type | tuple[type, ...], where: str):
+def field(row: dict, name: str, kind: type | tuple[type, ...], where: str) -> Any:
     """A field of the wanted type. Raises LiftError."""
     if not isinstance(row.get(name), kind):
         raise LiftError(f"{where}: the field {name!r} is missing or not of the right type")
@@ -112,7 +113,7 @@ def _item(row: dict, task: str, where: str) -> Item:
     return Item(task, title, text, questions)
 
 
-def _questions(pairs, task: str, where: str):
+def _questions(pairs: str | list, task: str, where: str) -> Iterator[Question]:
     pairs = literal(pairs, where) if isinstance(pairs, str) else pairs
     if not isinstance(pairs, list) or not all(isinstance(p, dict) for p in pairs):
         raise LiftError(f"{where}: qa_pairs is not a list of dicts")
@@ -124,11 +125,11 @@ def _questions(pairs, task: str, where: str):
         yield Question(field(pair, "Q", str, where), _text(answer), kind)
 
 
-def _text(answer):
+def _text(answer: str | float | dict[str, str]) -> str | dict[str, str]:
     return answer if isinstance(answer, (str, dict)) else str(answer)
 
 
-def literal(text: str, where: str, limit: int = MAX_LITERAL):
+def literal(text: str, where: str, limit: int = MAX_LITERAL) -> Any:
     """The value of a Python literal (strings, numbers, lists, dicts, ...), never evaluated.
 
     Raises LiftError for anything else, and for more than `limit` characters.

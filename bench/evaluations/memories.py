@@ -7,9 +7,12 @@ import json
 import shutil
 from pathlib import Path
 
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 import liftcore
 from liftcore.config import LiftConfig
 from liftcore.document import Document
+from liftcore.layers.lora import installed
 from liftcore.memory import INFO, Memory
 from liftcore.training import checkpoint
 
@@ -21,7 +24,9 @@ class Memories:
     on; without one they live as long as the document that is being asked about.
     """
 
-    def __init__(self, model, tokenizer, folder: Path | None = None):
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path | None = None
+    ):
         self.model, self.tokenizer, self.folder = model, tokenizer, folder
         self.progress = True  # whether training shows how it goes
         self.document = ""
@@ -46,8 +51,8 @@ class Memories:
         """Forgets a document that nothing will be asked about any more, on disk too."""
         self.held = {}
         if self.folder is not None:
-            for found in self.folder.glob(f"{document.sha256[:16]}-*"):
-                shutil.rmtree(found)
+            for folder in self.folder.glob(f"{document.sha256[:16]}-*"):
+                shutil.rmtree(folder)
 
     def _read_or_train(self, document: Document, config: LiftConfig, key: str) -> Memory:
         folder = None if self.folder is None else self.folder / key
@@ -66,7 +71,7 @@ class Memories:
         return memory
 
     def _key(self, document: Document, config: LiftConfig) -> str:
-        if (adapter := getattr(self.model, "_liftcore_adapter", None)) is not None:
+        if (adapter := installed(self.model)) is not None:
             adapter.remove()  # an earlier one must not count as a part of the model
         run = checkpoint.identity(config, document.sha256, self.model)
         digest = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()

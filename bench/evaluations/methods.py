@@ -32,8 +32,9 @@ import importlib.util
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
-from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bench.evaluations import retrieval
 from bench.evaluations.memories import Memories
@@ -43,6 +44,7 @@ from liftcore.answer import generate, truncate
 from liftcore.config import LiftConfig
 from liftcore.document import Document
 from liftcore.errors import LiftError, UsageError
+from liftcore.layers.lora import installed
 from liftcore.memory import Memory
 from liftcore.tokens import text_ids
 
@@ -51,7 +53,7 @@ class DoesNotFit(LiftError):
     """The method cannot put what it needs into the model's window."""
 
 
-def set_window(model: nn.Module, tokens: int) -> None:
+def set_window(model: PreTrainedModel, tokens: int) -> None:
     """Makes the model's window smaller than it is: models.window(model) is `tokens` afterwards.
 
     Raises UsageError for more than the model was made for. With rotary positions nothing else
@@ -66,13 +68,19 @@ def set_window(model: nn.Module, tokens: int) -> None:
 class Bench:
     """What the methods of a comparison share."""
 
-    model: nn.Module
-    tokenizer: object
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
     config: LiftConfig
     memories: Memories
 
     @classmethod
-    def of(cls, model, tokenizer, config: LiftConfig | None = None, cache: Path | None = None):
+    def of(
+        cls,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        config: LiftConfig | None = None,
+        cache: Path | None = None,
+    ) -> Bench:
         return cls(model, tokenizer, config or LiftConfig(), Memories(model, tokenizer, cache))
 
 
@@ -89,10 +97,16 @@ class Method:
 
     def __init__(self, bench: Bench):
         self.bench = bench
-        self.document: Document | None = None
+        self._document: Document | None = None
         self.memory: Memory | None = None
         self.prepare_seconds = self.answer_seconds = 0.0
         self.prompt_tokens = 0
+
+    @property
+    def document(self) -> Document:
+        """The one that was prepared last."""
+        assert self._document is not None, "prepare() comes first"
+        return self._document
 
     @classmethod
     def check(cls) -> None:
@@ -100,7 +114,7 @@ class Method:
 
     def prepare(self, document: Document) -> None:
         """Does once what all questions about a document share."""
-        self.document = document
+        self._document = document
 
     def context(self, question: str, room: int) -> str:
         """The text to put beside the question, of at most `room` tokens; "" for none.
@@ -124,7 +138,7 @@ class Method:
         """The memory's adapter, or none, in the model that all methods share."""
         if self.memory is not None:
             self.memory.adapter.install()
-        elif (other := getattr(self.bench.model, "_liftcore_adapter", None)) is not None:
+        elif (other := installed(self.bench.model)) is not None:
             other.remove()
 
     def _prompt_ids(self, question: str, max_new_tokens: int, prompt: Prompt) -> list[int]:
@@ -149,7 +163,7 @@ class Method:
 class FullICL(Method):
     name = "full-icl"
 
-    def context(self, question, room):
+    def context(self, question: str, room: int) -> str:
         if len(self.document.tokens) > room:
             raise DoesNotFit(f"{len(self.document.tokens)} tokens, room for {room}")
         return self.document.text
@@ -158,7 +172,7 @@ class FullICL(Method):
 class TruncatedICL(Method):
     name = "truncated-icl"
 
-    def context(self, question, room):
+    def context(self, question: str, room: int) -> str:
         return _truncated(self.bench.tokenizer, self.document, room)
 
 
@@ -166,29 +180,29 @@ class RAG(Method):
     name = "rag"
 
     @classmethod
-    def check(cls):
+    def check(cls) -> None:
         retrieval.library()
 
-    def prepare(self, document):
+    def prepare(self, document: Document) -> None:
         started = time.perf_counter()
         super().prepare(document)
         self.index = retrieval.SentenceIndex(document.text)
         self.prepare_seconds = time.perf_counter() - started
 
-    def context(self, question, room):
-        def count(text):
+    def context(self, question: str, room: int) -> str:
+        def count(text: str) -> int:
             return len(text_ids(self.bench.tokenizer, text))
 
-        found = self.index.passages(question, room, count)
-        if not found:
+        passages = self.index.passages(question, room, count)
+        if not passages:
             raise DoesNotFit(f"no passage of the document fits {room} tokens")
-        return found
+        return passages
 
 
 class Lift(Method):
     name = "lift"
 
-    def prepare(self, document):
+    def prepare(self, document: Document) -> None:
         super().prepare(document)
         self.memory = self.bench.memories.get(document, self.config())
         self.prepare_seconds = self.memory.training.seconds
@@ -201,14 +215,14 @@ class Lift(Method):
 class LiftICL(Lift):
     name = "lift-icl"
 
-    def context(self, question, room):
+    def context(self, question: str, room: int) -> str:
         return _truncated(self.bench.tokenizer, self.document, room)
 
 
 class LiftPaper(LiftICL):
     name = "lift-paper"
 
-    def config(self):
+    def config(self) -> LiftConfig:
         """The published settings; segments are shorter where the window asks for it."""
         paper = LiftConfig.paper(seed=self.bench.config.seed)
         room = models.window(self.bench.model) - len(models.prefix_ids(self.bench.tokenizer))
@@ -229,24 +243,25 @@ def find(name: str) -> type[Method]:
     if not where:
         raise UsageError(f"unknown method {name!r}: {', '.join(METHODS)}, or MODULE:CLASS")
     try:
-        found = getattr(_module(where), kind)
+        method = getattr(_module(where), kind)
     except (ImportError, FileNotFoundError, AttributeError) as error:
         raise UsageError(f"cannot load the method {name!r}: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, Method) and found.name):
+    if not (isinstance(method, type) and issubclass(method, Method) and method.name):
         raise UsageError(f"{name!r} is not a named subclass of bench.evaluations.methods.Method")
-    return found
+    return method
 
 
-def _module(where: str):
+def _module(where: str) -> ModuleType:
     if not where.endswith(".py"):
         return importlib.import_module(where)
     spec = importlib.util.spec_from_file_location(Path(where).stem, where)
+    assert spec is not None and spec.loader is not None  # a file that ends in .py has both
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def _truncated(tokenizer, document: Document, room: int) -> str:
+def _truncated(tokenizer: PreTrainedTokenizerBase, document: Document, room: int) -> str:
     """All of the document, or its head and tail with "..." between, in `room` tokens."""
     dots = len(text_ids(tokenizer, "\n...\n"))
     fits = len(document.tokens) <= room

@@ -14,6 +14,8 @@ import string
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
 
 from liftcore.errors import LiftError
 from liftcore.pretrained import from_pretrained
@@ -32,11 +34,11 @@ def normalise(text: str) -> str:
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
 
-def best(score: Callable[[str, str], float]) -> Callable[[str, str | Sequence[str]], float]:
-    """A score against one answer -> the best score against one or several."""
+def best(score: Callable[..., float]) -> Callable[..., float]:
+    """A score of (prediction, answer) -> the best of (prediction, one or several answers)."""
 
     @functools.wraps(score)
-    def over_all(prediction: str, answers: str | Sequence[str], **options) -> float:
+    def over_all(prediction: str, answers: str | Sequence[str], **options: Any) -> float:
         answers = [answers] if isinstance(answers, str) else answers
         return max((float(score(prediction, answer, **options)) for answer in answers), default=0.0)
 
@@ -52,20 +54,20 @@ def exact_match(prediction: str, answer: str) -> float:
 @best
 def token_f1(prediction: str, answer: str) -> float:
     """F1 of the normalised words as bags (SQuAD; QA F1 of LongBench)."""
-    found, wanted = normalise(prediction).split(), normalise(answer).split()
-    if not found or not wanted:
-        return found == wanted
-    same = sum((Counter(found) & Counter(wanted)).values())
-    return 2 * same / (len(found) + len(wanted))
+    said, wanted = normalise(prediction).split(), normalise(answer).split()
+    if not said or not wanted:
+        return said == wanted
+    same = sum((Counter(said) & Counter(wanted)).values())
+    return 2 * same / (len(said) + len(wanted))
 
 
 @best
 def contains(prediction: str, answer: str) -> float:
     """1 if the normalised answer stands in the normalised prediction, as whole words."""
-    found, wanted = normalise(prediction), normalise(answer)
+    said, wanted = normalise(prediction), normalise(answer)
     if not wanted:
-        return found == wanted
-    return f" {wanted} " in f" {found} "
+        return said == wanted
+    return f" {wanted} " in f" {said} "
 
 
 @best
@@ -91,11 +93,11 @@ def _has_words(text: str) -> bool:
 def bleu(prediction: str, answer: str, order: int = 1) -> float:
     """The precision of n-grams of one order, times BLEU's brevity penalty (LooGLE: 1 and 4)."""
     translate = package("nltk.translate.bleu_score", "eval")
-    found, wanted = prediction.split(), answer.split()
-    if not found:
+    said, wanted = prediction.split(), answer.split()
+    if not said:
         return 0.0
-    ngrams = translate.modified_precision([wanted], found, n=order)
-    return float(ngrams) * translate.brevity_penalty(len(wanted), len(found))
+    ngrams = translate.modified_precision([wanted], said, n=order)
+    return float(ngrams) * translate.brevity_penalty(len(wanted), len(said))
 
 
 def bert_score(
@@ -106,14 +108,14 @@ def bert_score(
     model   a name or a folder, by default the package's own for English; of one that the package
             has no layer for, the last is taken
     """
-    found = package("bert_score", "bertscore")
+    scorer = package("bert_score", "bertscore")
     if model is None:
         options = {"lang": "en"}
     else:
         options = {"model_type": model}
         if model not in importlib.import_module("bert_score.utils").model2layers:
             options["num_layers"] = from_pretrained("AutoConfig", model).num_hidden_layers
-    return found.score(list(predictions), list(answers), **options)[2].tolist()
+    return scorer.score(list(predictions), list(answers), **options)[2].tolist()
 
 
 @best
@@ -161,7 +163,7 @@ def first_line(prediction: str) -> str:
     return prediction.lstrip("\n").split("\n")[0]
 
 
-def package(name: str, extra: str):
+def package(name: str, extra: str) -> ModuleType:
     """A package that a metric needs. Raises MissingPackage with the extra that installs it."""
     try:
         return importlib.import_module(name)

@@ -20,6 +20,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from bench.common import table
 from bench.evaluations import cases, evaluate, metrics
@@ -36,7 +37,13 @@ MAX_NEW_TOKENS = 12
 class Stacks:
     """The haystacks of a run by name: "LENGTH/TRIAL", or "LENGTH/TRIAL/DEPTH" with --alone."""
 
-    def __init__(self, args, texts: list[str], tokenizer, seed: int):
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        texts: list[str],
+        tokenizer: PreTrainedTokenizerBase,
+        seed: int,
+    ):
         self.args, self.texts, self.tokenizer, self.seed = args, texts, tokenizer, seed
         self.depths = depths_of(args)
         self.made: dict[str, stacks.Haystack] = {}
@@ -66,7 +73,7 @@ class Stacks:
             about=about,
         )
 
-    def _needles(self, name: str):
+    def _needles(self, name: str) -> tuple[stacks.Needle, ...]:
         _, trial, *alone = map(int, name.split("/"))
         depths = [self.depths[i] for i in alone] or self.depths
         seed = self.seed + 1000 * trial + sum(alone)
@@ -85,11 +92,11 @@ class Stacks:
         return self.haystack(name).document
 
 
-def depths_of(args) -> list[float]:
+def depths_of(args: argparse.Namespace) -> list[float]:
     return np.linspace(0, 1, args.depths).tolist() if args.depths > 1 else [0.5]
 
 
-def settings_of(args, texts: list[str]) -> dict:
+def settings_of(args: argparse.Namespace, texts: list[str]) -> dict:
     """What the documents and questions depend on."""
     digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
     return {
@@ -103,7 +110,7 @@ def score(case: Case, answer: str) -> dict:
     return {"contains": metrics.contains(answer, case.answers)}
 
 
-def run(args) -> None:
+def run(args: argparse.Namespace) -> None:
     texts = stacks.read_texts(args.haystack)
     settings = settings_of(args, texts)
     model, tokenizer = evaluate.load(args, "niah", settings)
@@ -112,7 +119,7 @@ def run(args) -> None:
     evaluate.answer(args, "niah", todo, model, tokenizer, settings, read=made.read, score=score)
 
 
-def report(args, file: Path) -> None:
+def report(args: argparse.Namespace, file: Path) -> None:
     """A table on the terminal, niah.json and niah.png, from the rows."""
     rows = evaluate.rows_of(file)
     by_cell = cases.means(rows, lambda r: (r["method"], r["length"], r["depth"]))
@@ -121,8 +128,8 @@ def report(args, file: Path) -> None:
     lengths = sorted({r["length"] for r in rows})
     lines = [["contains", *(f"{n:,}" for n in lengths)]]
     for method in dict.fromkeys(r["method"] for r in rows):
-        found = {g["key"][1]: g for g in by_length if g["key"][0] == method}
-        lines.append([method, *(_cell(found.get(n)) for n in lengths)])
+        of_method = {g["key"][1]: g for g in by_length if g["key"][0] == method}
+        lines.append([method, *(_cell(of_method.get(n)) for n in lengths)])
     print(table(lines))
     try:
         from bench.evaluations import niah_plot

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
-from bench.evaluations.sentences import sentence_ends
+from bench.evaluations.retrieval import sentence_ends
 from bench.recall.documents import essays_folder
 from liftcore import document
 from liftcore.document import Document
@@ -115,7 +116,11 @@ def make_needles(
 
 
 def haystack(
-    texts: list[str], tokenizer, length: int, needles: tuple[Needle, ...], seed: int
+    texts: list[str],
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+    needles: tuple[Needle, ...],
+    seed: int,
 ) -> Haystack:
     """Essays in an order of their own for each seed, cut to about `length` tokens with the needles.
 
@@ -132,16 +137,18 @@ def haystack(
     for place, needle in sorted(zip(chosen, needles, strict=True), key=lambda p: -p[0]):
         gap = ("", " ") if place == 0 else (" ", "")
         text = f"{text[:place]}{gap[0]}{needle.text}{gap[1]}{text[place:]}"
-    found = document.from_text(text, tokenizer, TITLE)
+    made = document.from_text(text, tokenizer, TITLE)
     starts = _token_starts(tokenizer, text)
     positions = tuple(
         float(np.searchsorted(starts, text.index(n.text), side="right") - 1) / len(starts)
         for n in needles
     )
-    return Haystack(found, needles, positions)
+    return Haystack(made, needles, positions)
 
 
-def _essays(texts: list[str], tokenizer, room: int, seed: int):
+def _essays(
+    texts: list[str], tokenizer: PreTrainedTokenizerBase, room: int, seed: int
+) -> tuple[str, list[int], np.ndarray]:
     """(text of whole sentences in at most `room` tokens, ends of its sentences, tokens up to each
     end)."""
     order = np.random.default_rng([seed, 2]).permutation(len(texts))
@@ -172,11 +179,11 @@ def read_texts(folder: Path | None = None) -> list[str]:
     return texts
 
 
-def _tokens(tokenizer, text: str) -> int:
+def _tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
     return len(text_ids(tokenizer, text))
 
 
-def _token_starts(tokenizer, text: str) -> np.ndarray:
+def _token_starts(tokenizer: PreTrainedTokenizerBase, text: str) -> np.ndarray:
     """The character at which each token of a text begins, int64 [L]."""
     made = tokenizer(
         text,

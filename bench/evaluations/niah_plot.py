@@ -6,6 +6,8 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -35,10 +37,10 @@ def plot(cells: list[dict], window: int, model: str, path: Path) -> Path:
         sharey=True, squeeze=False, layout="constrained",
     )  # fmt: skip
     for axis, method in zip(axes[0], methods, strict=True):
-        found = {tuple(c["key"][1:]): c for c in cells if c["key"][0] == method}
-        image = _panel(axis, found, lengths, depths)
+        by_place = {tuple(c["key"][1:]): c for c in cells if c["key"][0] == method}
+        image = _panel(axis, by_place, lengths, depths)
         _window(axis, lengths, window)
-        axis.set_title(_title(method, found), fontsize=9)
+        axis.set_title(_title(method, by_place), fontsize=9)
         axis.set_xlabel("length (tokens)", fontsize=8)
     axes[0, 0].set_yticks(range(len(depths)), [f"{d:.0%}" for d in depths])
     axes[0, 0].set_ylabel("depth of the needle", fontsize=8)
@@ -56,17 +58,17 @@ def plot(cells: list[dict], window: int, model: str, path: Path) -> Path:
     return path
 
 
-def grid(found: dict, lengths: list[int], depths: list[float]) -> np.ndarray:
+def grid(by_place: dict, lengths: list[int], depths: list[float]) -> np.ndarray:
     """Mean scores [depths, lengths]; NaN where there is none."""
     values = np.full((len(depths), len(lengths)), np.nan)
-    for (length, depth), cell in found.items():
+    for (length, depth), cell in by_place.items():
         if cell["fit"]:
             values[depths.index(depth), lengths.index(length)] = cell["scores"]["contains"]
     return values
 
 
-def _panel(axis, found, lengths, depths):
-    values = grid(found, lengths, depths)
+def _panel(axis: Axes, by_place: dict, lengths: list[int], depths: list[float]) -> AxesImage:
+    values = grid(by_place, lengths, depths)
     image = axis.imshow(values, aspect="auto", cmap="RdYlBu", vmin=0, vmax=1)
     for y, depth in enumerate(depths):
         for x, length in enumerate(lengths):
@@ -76,7 +78,7 @@ def _panel(axis, found, lengths, depths):
                     x, y, f"{values[y, x]:.2g}", ha="center", va="center", fontsize=7,
                     color="white" if dark else "black",
                 )  # fmt: skip
-            if (cell := found.get((length, depth))) and not cell["fit"]:
+            if (cell := by_place.get((length, depth))) and not cell["fit"]:
                 axis.add_patch(
                     Rectangle(
                         (x - 0.5, y - 0.5), 1, 1, facecolor="0.93", edgecolor="0.6",
@@ -93,7 +95,7 @@ def _panel(axis, found, lengths, depths):
     return image
 
 
-def _window(axis, lengths: list[int], window: int) -> None:
+def _window(axis: Axes, lengths: list[int], window: int) -> None:
     """A line behind the last length that the window holds."""
     inside = sum(n <= window for n in lengths)
     if 0 < inside < len(lengths):
@@ -105,10 +107,10 @@ def _window(axis, lengths: list[int], window: int) -> None:
         )  # fmt: skip
 
 
-def _title(method: str, found: dict) -> str:
-    known = [c["scores"]["contains"] for c in found.values() if c["fit"]]
+def _title(method: str, by_place: dict) -> str:
+    known = [c["scores"]["contains"] for c in by_place.values() if c["fit"]]
     mean = f"mean {np.mean(known):.2f}" if known else "fits nowhere"
-    if 0 < len(known) < len(found):
+    if 0 < len(known) < len(by_place):
         mean += f" of the {len(known)} cells that fit"
     return f"{TITLES.get(method, method)}\n{mean}"
 

@@ -22,14 +22,14 @@ def bars(groups: list[dict], scores: dict[str, str], file: Path, title: str) -> 
     import matplotlib.pyplot as plt
 
     methods = list(dict.fromkeys(g["method"] for g in groups))
-    found = {(g["group"], g["method"]): g for g in groups}
+    by_key = {(g["group"], g["method"]): g for g in groups}
     # A group of which none of these scores is known has no place here (the clozes of LooGLE).
     names = [
         name
         for name in dict.fromkeys(g["group"] for g in groups)
-        if any(_known(found.get((name, m)), score) for m in methods for score in scores)
+        if any(_known(by_key.get((name, m)), score) for m in methods for score in scores)
     ]
-    count = {n: max(found[n, m]["cases"] for m in methods if (n, m) in found) for n in names}
+    count = {n: max(by_key[n, m]["cases"] for m in methods if (n, m) in by_key) for n in names}
     size = (max(6.0, 1.7 * len(names)), 2.9 * len(scores))
     figure, axes = plt.subplots(len(scores), 1, figsize=size, sharex=True, squeeze=False,
                                 layout="constrained")  # fmt: skip
@@ -37,13 +37,14 @@ def bars(groups: list[dict], scores: dict[str, str], file: Path, title: str) -> 
     for axis, (score, label) in zip(axes[:, 0], scores.items(), strict=True):
         for i, method in enumerate(methods):
             places = {n: x - 0.4 + (i + 0.5) * width for x, n in enumerate(names)}
-            mine = {n: found.get((n, method)) for n in names}
-            shown = [n for n in names if _known(mine[n], score)]
-            heights = [100 * mine[n]["scores"][score] for n in shown]
-            drawn = axis.bar([places[n] for n in shown], heights, width, label=method)
+            mine = {n: by_key.get((n, method)) for n in names}
+            heights = {
+                n: 100 * g["scores"][score] for n, g in mine.items() if g and _known(g, score)
+            }
+            drawn = axis.bar([places[n] for n in heights], [*heights.values()], width, label=method)
             axis.bar_label(drawn, fmt="%.0f", fontsize=7)
-            for n in names:
-                if mine[n] and not mine[n]["fit"]:
+            for n, group in mine.items():
+                if group and not group["fit"]:
                     axis.annotate(
                         "does not fit", (places[n], 0), (0, 3), textcoords="offset points",
                         rotation=90, ha="center", va="bottom", fontsize=6, color="0.45",

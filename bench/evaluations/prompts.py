@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from transformers import PreTrainedTokenizerBase
+
 from liftcore import model as models
 from liftcore.tokens import chat_ids, text_ids
 
@@ -29,7 +31,9 @@ class Prompt:
     chat: bool = True
     cue: str = "\nAnswer:"
 
-    def ids(self, tokenizer, title: str, document: str, question: str) -> list[int]:
+    def ids(
+        self, tokenizer: PreTrainedTokenizerBase, title: str, document: str, question: str
+    ) -> list[int]:
         """Token ids of the prompt; an empty `document` gives the one without it."""
         template = self.beside if document else self.alone
         question = question.strip() if self.chat else question

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
 
-from bench.evaluations.sentences import sentences
 from liftcore.errors import LiftError
 
 # Sentences a window, and from the start of one to the next.
 WINDOW, STEP = 5, 2
 GAP = "\n...\n"
+# A full stop and the like with the quotes and brackets that close after it, or a blank line.
+_END = re.compile(r"[.!?][\"'”’)\]]*(?=\s)|(?<=\S)(?=\n\s*\n)")
+
+
+def sentence_ends(text: str) -> list[int]:
+    """Offsets just behind the last character of each sentence; the last is the text's own end."""
+    end = len(text.rstrip())
+    ends = [m.end() for m in _END.finditer(text, 0, end)]
+    return sorted({e for e in ends if e < end} | ({end} if end else set()))
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences in order, without the white space between them."""
+    ends = sentence_ends(text)
+    return [text[a:b].strip() for a, b in zip([0, *ends], ends, strict=False)]
 
 
 class SentenceIndex:
@@ -35,7 +53,7 @@ class SentenceIndex:
         scores = self.bm25.get_scores(words)
         return [self.windows[i] for i in (-scores).argsort(kind="stable")]
 
-    def passages(self, question: str, room: int, count) -> str:
+    def passages(self, question: str, room: int, count: Callable[[str], int]) -> str:
         """As many of the best windows as fit into `room` tokens, in the document's order, with
         "..." where something is left out. `count` gives a text's tokens. Where none fits, the
         beginning of the best."""
@@ -65,22 +83,22 @@ class SentenceIndex:
             text += self.text[start:end]
         return text
 
-    def _words(self, texts: list[str], return_ids: bool = True):
+    def _words(self, texts: list[str], return_ids: bool = True) -> Any:
         return self.bm25s.tokenize(
             texts, stopwords="en", return_ids=return_ids, show_progress=False
         )
 
 
-def _starts(text: str, found: list[str]) -> list[int]:
+def _starts(text: str, in_order: list[str]) -> list[int]:
     """Where each sentence begins in the text."""
     starts, at = [], 0
-    for sentence in found:
+    for sentence in in_order:
         starts.append(text.index(sentence, at))
         at = starts[-1] + len(sentence)
     return starts
 
 
-def library():
+def library() -> ModuleType:
     """The package bm25s. Raises LiftError when it is not installed."""
     try:
         import bm25s

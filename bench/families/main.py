@@ -10,7 +10,9 @@ import multiprocessing
 import sys
 import tempfile
 import warnings
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +20,7 @@ import torch
 from bench.common import versions
 from bench.families.models import VOCABULARY, names, tiny
 
-TABLE = Path(__file__).resolve().parents[1] / "docs" / "families.md"
+TABLE = Path(__file__).resolve().parents[2] / "docs" / "families.md"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PARTS = ("train", "measure", "save", "accelerate")
 SEGMENT, LENGTH = 24, 60
@@ -40,20 +42,19 @@ def try_family(family: str, dtype: torch.dtype) -> dict[str, str]:
     said: dict[str, str] = {}
 
     @contextlib.contextmanager
-    def part(name: str):
+    def part(name: str) -> Generator[None]:
         try:
             yield
             said.setdefault(name, "yes")
         except LiftError as error:
             said[name] = f"refused: {error}"
         except Exception as error:
-            line = (str(error).strip().splitlines() or [""])[0]
-            said[name] = f"failed: {type(error).__name__}: {line}"
+            said[name] = f"failed: {_line(error)}"
 
     try:
         model = tiny(family, dtype)
     except Exception as error:
-        return {"train": f"not built: {(str(error).splitlines() or [''])[0]}"}
+        return {"train": f"not built: {_line(error)}"}
     tokens = np.random.default_rng(0).integers(3, VOCABULARY, size=LENGTH)
     config = LiftConfig(
         segment_length=SEGMENT, epochs=2, rank=4, alpha=8, batch_size=2, learning_rate=1e-3
@@ -81,18 +82,24 @@ def try_family(family: str, dtype: torch.dtype) -> dict[str, str]:
     return said
 
 
+def _line(error: Exception) -> str:
+    """An error in one line. What is wrong with a configuration stands in its second one."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return ": ".join([type(error).__name__, *(line.rstrip(":") for line in lines[:2])])
+
+
 def _accelerate(family: str, dtype: torch.dtype, said: dict[str, str]) -> None:
     """Loss and logits with PEFT's LoRA before and after accelerate()."""
     import liftcore
 
-    call = dict(input_ids=torch.arange(3, 23)[None], use_cache=False)
-    call["labels"] = call["input_ids"]
+    ids = torch.arange(3, 23)[None]
+    call: dict[str, Any] = dict(input_ids=ids, labels=ids, use_cache=False)
     with torch.no_grad():
         try:
             from peft import LoraConfig, get_peft_model
 
-            options = dict(r=4, target_modules="all-linear", init_lora_weights=False)
-            model = get_peft_model(tiny(family, dtype), LoraConfig(**options)).eval()
+            config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+            model = get_peft_model(tiny(family, dtype), config).eval()
             right = model(**call)
         except Exception:  # PEFT is missing, or its layers break the model
             model = tiny(family, dtype)
@@ -112,7 +119,7 @@ def guarded(family: str, dtype: str, seconds: float) -> dict[str, str]:
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
 
-    def run():
+    def run() -> None:
         torch.set_num_threads(1)
         warnings.simplefilter("ignore")
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
@@ -175,7 +182,12 @@ def main(argv: list[str]) -> int:
     # Imported once, before the processes are forked.
     import transformers
 
-    import liftcore  # noqa: F401
+    import liftcore
+    import liftcore.report
+    import liftcore.training.loop  # noqa: F401
+
+    with contextlib.suppress(ImportError):
+        import peft  # noqa: F401
 
     transformers.logging.set_verbosity_error()
     rows: dict[str, dict[str, dict[str, str]]] = {}

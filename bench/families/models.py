@@ -7,7 +7,7 @@ import inspect
 from typing import Any
 
 import torch
-from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
 
 VOCABULARY = 211
 # What a size becomes, by the name that configurations give it.
@@ -66,7 +66,10 @@ CHANGES: dict[str, dict[str, Any]] = {
     "qwen3_next": {"layer_types": ["linear_attention", "full_attention"]},
     "roc_bert": {"pronunciation_vocab_size": 50, "shape_vocab_size": 50},
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
+    "reformer": {"axial_pos_embds": False},
     "zamba": {
+        "attention_hidden_size": 128,
+        "attention_head_dim": 32,
         "num_hidden_layers": 4,
         "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"],
         "hybrid_layer_ids": [1, 3],
@@ -88,7 +91,7 @@ def names() -> list[str]:
     return sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
-def small_config(family: str):
+def small_config(family: str) -> PreTrainedConfig:
     """A configuration of this model type whose sizes are tiny."""
     from transformers import CONFIG_MAPPING
 
@@ -107,7 +110,7 @@ def _sizes(kind: type) -> dict[str, Any]:
     names = {*inspect.signature(kind.__init__).parameters}
     if dataclasses.is_dataclass(kind):
         names |= {f.name for f in dataclasses.fields(kind)}
-    sizes = {n: s for n, s in SMALL.items() if n in names}
+    sizes: dict[str, Any] = {n: s for n, s in SMALL.items() if n in names}
     sizes |= {n: i for n, i in TOKENS.items() if n in names}
     if "kv_lora_rank" in names:  # attention with a latent has as many keys as queries
         sizes |= {"num_key_value_heads": 4} if "num_key_value_heads" in names else {}
@@ -124,7 +127,7 @@ def _sizes(kind: type) -> dict[str, Any]:
     return sizes
 
 
-def tiny(family: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
+def tiny(family: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> PreTrainedModel:
     """A random model of this type in evaluation mode, with nothing trainable."""
     from transformers import AutoModelForCausalLM
 

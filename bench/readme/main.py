@@ -1,7 +1,7 @@
-"""Writes the figures of the README from the files under bench/results.
+"""Writes the tables of docs/measurements.md from the files under bench/results.
 
 A table stands between `<!-- bench: NAME -->` and `<!-- /bench -->`; what is between them is
-replaced. A test checks that README and files agree.
+replaced. A test checks that page and files agree.
 
     python -m bench readme
     python -m bench readme --check
@@ -17,16 +17,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.common import RESULTS
-from bench.readme import answers as readme_answers
-from bench.readme import measured as readme_measured
+from bench.readme import measured
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "measurements.md"
 MARKED = re.compile(r"(<!-- bench: ([\w-]+) -->\n).*?(<!-- /bench -->)", re.S)
 FOLDER = RESULTS / "cpu-epyc"
 
 
 def rewritten(text: str, folder: Path = FOLDER) -> str:
-    """The README with every marked table made anew. Raises KeyError for an unknown name."""
+    """The page with every marked table made anew. Raises KeyError for an unknown name."""
     return MARKED.sub(lambda m: m[1] + TABLES[m[2]](folder) + m[3], text)
 
 
@@ -38,12 +37,12 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--check", action="store_true", help="only say whether they agree")
     args = parser.parse_args(argv)
-    before = README.read_text()
+    before = PAGE.read_text()
     after = rewritten(before)
     if args.check:
-        print("the README and the results agree" if after == before else "the README is stale")
+        print("the page and the results agree" if after == before else f"{PAGE.name} is stale")
         return int(after != before)
-    README.write_text(after)
+    PAGE.write_text(after)
     print("rewritten" if after != before else "nothing to change")
     return 0
 
@@ -55,19 +54,19 @@ def _markdown(head: list[str], rows: list[list[str]]) -> str:
 
 def _measured(folder: Path) -> str:
     """Everything but the tables below."""
-    rows = [list(row) for row in readme_measured.rows(folder)]
+    rows = [list(row) for row in measured.rows(folder)]
     return _markdown(["what", "figure", "command"], rows)
 
 
 def _settings(folder: Path) -> str:
     """Time to 90 % recall by setting, and what was learnt and forgotten at the end of the runs."""
-    found = _read(folder / "recall.json")
+    recall = _read(folder / "recall.json")
     rows = []
-    for s in found["settings"]:
+    for s in recall["settings"]:
         reached = s["passes_to_90"] is not None
         rows.append(
             [
-                s["setting"] + (" *" if s["setting"] in found["pareto"] else ""),
+                s["setting"] + (" *" if s["setting"] in recall["pareto"] else ""),
                 str(s["runs"]),
                 f"{s['passes_to_90']:.1f}" if reached else f"not in {s['passes_last']:.0f}",
                 f"{s['tokens_per_second']:.0f}",
@@ -109,11 +108,11 @@ def _official(folder: Path) -> str:
 
 def _scaling(folder: Path) -> str:
     """Fits of seconds and memory against length, and the crossings with in-context learning."""
-    found = _read(folder / "scaling.json")
-    crossings = {(c["schedule"], c["questions"]): _crossing(c) for c in found["crossings"]
+    scaling = _read(folder / "scaling.json")
+    crossings = {(c["schedule"], c["questions"]): _crossing(c) for c in scaling["crossings"]
                  if c["epochs"] == 1}  # fmt: skip
     rows = []
-    for way, line in found["lines"].items():
+    for way, line in scaling["lines"].items():
         first, peaks = line.get("first"), line.get("peak_bytes")
         terms = first["coefficients"] if first else []
         text = " + ".join(
@@ -137,12 +136,96 @@ def _scaling(folder: Path) -> str:
     return _markdown(head, rows)
 
 
-def _crossing(found: dict) -> str:
+def _crossing(crossing: dict) -> str:
     """The length of a crossing, in italics where it is extrapolated."""
-    if found["tokens"] is None:
+    if crossing["tokens"] is None:
         return "never"
-    text = f"{found['tokens']:,}"
-    return text if found["within_measured_lengths"] else f"*{text}*"
+    text = f"{crossing['tokens']:,}"
+    return text if crossing["within_measured_lengths"] else f"*{text}*"
+
+
+def _understand(folder: Path) -> str:
+    """Right answers of each mix of objectives after equal seconds of training."""
+    head = ["mix", "runs", "no text", "exchanged", "F1", "gain over segments", "half of the text",
+            "single, two, time", "not told", "recall", "general", "text loss",
+            "making"]  # fmt: skip
+    rows = []
+    for line in _read(folder / "understand.json")["lines"]:
+        none, half = line["none"], _percent(line["half"]["right"]["mean"])
+        if "whole" in line:
+            half += f" (all of it: {_percent(line['whole']['right']['mean'])})"
+        gain = line.get("gain", {}).get("none")
+        rows.append(
+            [
+                line["line"],
+                str(line["runs"]),
+                _with_band(none["right"], "{:.0f}"),
+                _percent(none["exchanged"]["mean"]),
+                f"{none['f1']['mean']:.2f}",
+                _with_band(gain, "{:+.0f}") if gain else "",
+                half,
+                ", ".join(_percent(none[kind]["mean"]) for kind in ("single", "two", "timeline")),
+                _percent(none["unanswerable"]["mean"]),
+                _percent(line["recall"]),
+                f"{line['general']:.1f} of 20",
+                f"{line['text']:.2f}",
+                f"{line['making']:.0f} s" if "making" in line else "",
+            ]
+        )
+    return _markdown(head, rows)
+
+
+def _niah(folder: Path) -> str:
+    """Needles found by method and length."""
+    groups = _read(folder / "niah.json")["groups"]
+    lengths = sorted({group["key"][1] for group in groups})
+    by_key = {tuple(group["key"]): group for group in groups}
+    rows = [
+        [method, *(_needles(by_key.get((method, length))) for length in lengths)]
+        for method in dict.fromkeys(group["key"][0] for group in groups)
+    ]
+    return _markdown(["method", *(f"{length:,} tokens" for length in lengths)], rows)
+
+
+def _loogle(folder: Path) -> str:
+    """Mean scores in percent of the tasks, by method.
+
+    A task of one question says nothing, nor does a score that is 0 throughout.
+    """
+    groups = [g for g in _read(folder / "loogle.json")["groups"] if g["cases"] > 1]
+    names = {"token_f1": "F1", "rouge_l_recall": "ROUGE-L recall", "contains": "contains",
+             "exact_match": "exact match", "bleu_1": "BLEU-1"}  # fmt: skip
+    names = {n: label for n, label in names.items() if any(g["scores"].get(n) for g in groups)}
+    rows = [
+        [
+            group["group"],
+            group["method"],
+            str(group["fit"]),
+            *(_score(group["scores"].get(name)) for name in names),
+        ]
+        for group in groups
+    ]
+    return _markdown(["task", "method", "questions", *names.values()], rows)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _with_band(band: dict[str, float], form: str) -> str:
+    mean, low, high = (form.format(100 * band[name]) for name in ("mean", "low", "high"))
+    return f"{mean} % ({low} to {high})"
+
+
+def _needles(group: dict | None) -> str:
+    if group is None:
+        return ""
+    fit = group["fit"]
+    return f"{round(fit * group['scores']['contains'])} of {fit}" if fit else "does not fit"
+
+
+def _score(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f}"
 
 
 def _read(file: Path) -> dict:
@@ -155,9 +238,9 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "recall-findings": _findings,
     "recall-official": _official,
     "scaling": _scaling,
-    "understand": lambda folder: _markdown(*readme_answers.understand(folder)),
-    "niah": lambda folder: _markdown(*readme_answers.niah(folder)),
-    "loogle": lambda folder: _markdown(*readme_answers.loogle(folder)),
+    "understand": _understand,
+    "niah": _niah,
+    "loogle": _loogle,
 }
 
 

@@ -1,4 +1,4 @@
-"""The table of the README that says what was measured, row by row, from the result files."""
+"""The first table of docs/measurements.md: what was measured, row by row, from result files."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def rows(folder: Path) -> list[Row]:
 
 def demo(file: Path) -> Iterator[Row]:
     """Recall, facts and seconds of the demo's document, then of the others."""
-    found = json.loads(file.read_text())
-    command, runs = f"`{found['command']}`", found["runs"]
+    result = json.loads(file.read_text())
+    command, runs = f"`{result['command']}`", result["runs"]
     first = [r for r in runs if r["seed"] == runs[0]["seed"]]
     yield (
         f"the document of `make demo` ({first[0]['tokens']:,} tokens, {len(first)} runs): greedy "
@@ -90,30 +90,30 @@ def dropin(file: Path) -> Iterator[Row]:
 
 
 def estimate(file: Path) -> Iterator[Row]:
-    found = json.loads(file.read_text())
-    worst = f"{found['largest_error']:.0%}".replace("%", " %")
+    result = json.loads(file.read_text())
+    worst = f"{result['largest_error']:.0%}".replace("%", " %")
     yield (
-        f"`liftcore estimate` against the truth, {len(found['cases'])} cases",
+        f"`liftcore estimate` against the truth, {len(result['cases'])} cases",
         f"at most {worst} off, in seconds and in memory",
-        f"`{found['command']}`",
+        f"`{result['command']}`",
     )
 
 
 def head(file: Path) -> Iterator[Row]:
     """The head loss at the largest size that was measured, by the share of masked rows."""
-    found = [r for r in _csv(file) if r["op"] == "head" and r["correct"] == "True"]
-    most = max((int(r["tokens"]) for r in found), default=0)
-    found = [r for r in found if int(r["tokens"]) == most]
-    for masked in sorted({r["masked"] for r in found}, key=float):
-        of = {r["variant"]: float(r["milliseconds"]) for r in found if r["masked"] == masked}
+    timed = [r for r in _csv(file) if r["op"] == "head" and r["correct"] == "True"]
+    most = max((int(r["tokens"]) for r in timed), default=0)
+    timed = [r for r in timed if int(r["tokens"]) == most]
+    for masked in sorted({r["masked"] for r in timed}, key=float):
+        of = {r["variant"]: float(r["milliseconds"]) for r in timed if r["masked"] == masked}
         names = {"ours, rows known": "ours", "plain torch": "plain torch",
                  "torch op": "`F.linear_cross_entropy`"}  # fmt: skip
         share = f"{float(masked):.1%}".replace("%", " %")
         yield (
-            f"head loss and its gradient, {found[0]['model']}, {most} tokens, {share} masked: "
+            f"head loss and its gradient, {timed[0]['model']}, {most} tokens, {share} masked: "
             + ", ".join(text for name, text in names.items() if name in of),
             ", ".join(f"{of[name]:.0f}" for name in names if name in of) + " ms",
-            _command(found[0]),
+            _command(timed[0]),
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bench.recall.run import ENOUGH
+from bench.recall.probes import ENOUGH
 
 TARGET = 0.9
 RESAMPLES = 2000
@@ -91,7 +91,7 @@ def summary(rows: list[dict], rates: dict[str, float]) -> list[dict]:
 
     Without a rate the seconds are those of the processor, taken during the sweep.
     """
-    found = []
+    settings = []
     for name, group in by_setting(rows).items():
         needed = np.array([passes_to(r) for r in group])
         middle, low, high = bootstrap(group, needed, np.median)
@@ -100,7 +100,7 @@ def summary(rows: list[dict], rates: dict[str, float]) -> list[dict]:
         per_pass = tokens / (rate or _cpu_rate(group))
         last = [r["curve"][-1] for r in group]
         facts = [r for r in group if r["facts"]]
-        found.append(
+        settings.append(
             {
                 "setting": name,
                 "line": group[0]["line"],
@@ -125,7 +125,7 @@ def summary(rows: list[dict], rates: dict[str, float]) -> list[dict]:
                 "chat_loss": _gain(group, "chat"),
             }
         )
-    return sorted(found, key=lambda s: (s["passes_to_90"] is None, s["seconds_to_90"] or 0.0))
+    return sorted(settings, key=lambda s: (s["passes_to_90"] is None, s["seconds_to_90"] or 0.0))
 
 
 def front(settings: list[dict]) -> list[str]:
@@ -159,5 +159,5 @@ def _gain(rows: list[dict], kind: str) -> float:
     return round(float(np.mean([r["after"][kind] - r["before"][kind] for r in rows])), 4)
 
 
-def _number(x: float) -> float | None:
+def _number(x: float | np.ndarray) -> float | None:
     return round(float(x), 3) if np.isfinite(x) else None

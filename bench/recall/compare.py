@@ -48,12 +48,12 @@ def findings(rows: list[dict]) -> dict:
         if better not in groups or worse not in groups:
             continue
         scored = name in SCORED
-        found = [
+        compared = [
             compare(groups[better], groups[worse], at, scored)
             for at in (SCORED_AT if scored else AT)
         ]
-        if any(found):
-            parts[name] = [{**f, "verdict": _verdict(f)} for f in found if f]
+        if any(compared):
+            parts[name] = [{**f, "verdict": _verdict(f)} for f in compared if f]
     return parts
 
 
@@ -86,10 +86,10 @@ def _recall(row: dict, at: float, scored: bool) -> float:
     return recall_at(row, np.array([float(passes)]))[0]
 
 
-def _verdict(found: dict) -> str:
-    if found["documents"] < ENOUGH_DOCUMENTS:
+def _verdict(finding: dict) -> str:
+    if finding["documents"] < ENOUGH_DOCUMENTS:
         return "open"
-    return "confirmed" if found["low"] > 0 else "refuted" if found["high"] < 0 else "open"
+    return "confirmed" if finding["low"] > 0 else "refuted" if finding["high"] < 0 else "open"
 
 
 def against(rows: list[dict], settings: list[dict], line: str) -> list[dict]:
@@ -105,7 +105,7 @@ def against(rows: list[dict], settings: list[dict], line: str) -> list[dict]:
     ready = [s["setting"] for s in settings if s["line"] != line and s["passes_to_90"] is not None
              and s["runs"] >= ENOUGH_RUNS]  # fmt: skip
     bases = dict.fromkeys([n for n in (BASE, DEFAULT) if n in groups] + ready[:1])
-    found = []
+    compared_runs = []
     for name in (s["setting"] for s in settings if s["line"] == line):
         for base in bases:
             ratios, bounds = [], 0
@@ -119,7 +119,7 @@ def against(rows: list[dict], settings: list[dict], line: str) -> list[dict]:
                 ratios.append(needed * a_pass[name] / (own * a_pass[base]))
             if ratios:
                 ratio, n = float(np.median(ratios)), len(ratios)
-                found.append(
+                compared_runs.append(
                     {
                         "setting": name,
                         "base": base,
@@ -131,4 +131,4 @@ def against(rows: list[dict], settings: list[dict], line: str) -> list[dict]:
                         f"({f'median of {n} pairs' if n > 1 else '1 pair'} of runs)",
                     }
                 )
-    return found
+    return compared_runs

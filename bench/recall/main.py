@@ -17,23 +17,13 @@ import sys
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bench import sweep as sweeps
-from bench.common import RESULTS, results_name, table
-from bench.json_lines import read_lines
-from bench.recall import analysis
-from bench.recall import (
-    compare as recall_compare,
-)
-from bench.recall import (
-    documents as recall_documents,
-)
-from bench.recall import (
-    run as recall_run,
-)
-from bench.recall import (
-    timing as recall_timing,
-)
+from bench.common import RESULTS, read_lines, results_name, table
+from bench.recall import analysis, compare
+from bench.recall import documents as recall_documents
+from bench.recall import run as recall_run
 from bench.recall.settings import DOCUMENTS, SETTINGS, Case, cases
 from liftcore import model as models
 from liftcore.cli import info
@@ -44,8 +34,8 @@ LENGTH, PROBES = 1024, 16
 def sweep(
     file: Path,
     todo: list[Case],
-    model,
-    tokenizer,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     *,
     length: int,
     probes: int,
@@ -79,7 +69,7 @@ def report(folder: Path) -> dict:
     settings = analysis.summary(rows, rates)
     groups = analysis.by_setting(rows)
     for s in settings:
-        shares = [recall_compare.scored_share(r) for r in groups[s["setting"]]]
+        shares = [compare.scored_share(r) for r in groups[s["setting"]]]
         s["scored_a_pass"] = round(sum(shares) / len(shares), 4)
     result = {
         "command": "python -m bench recall",
@@ -91,8 +81,8 @@ def report(folder: Path) -> dict:
         "timed_on": timing.get("device", "the sweep itself: CPU time of one thread"),
         "settings": settings,
         "pareto": analysis.front(settings),
-        "findings": recall_compare.findings(rows),
-        "official": recall_compare.against(rows, settings, "official"),
+        "findings": compare.findings(rows),
+        "official": compare.against(rows, settings, "official"),
     }
     (folder / "recall.json").write_text(json.dumps(result, indent=1) + "\n")
     print(_settings_table(settings, result["pareto"]))
@@ -118,17 +108,17 @@ def _settings_table(settings: list[dict], front: list[str]) -> str:
             "recall at end", "facts", "text loss", "chat loss"]  # fmt: skip
     lines = [head]
     for s in settings:
-        found = s["passes_to_90"] is not None
+        reached = s["passes_to_90"] is not None
         high = f"{s['passes_high']:.1f}" if s["passes_high"] else "never"
         low = f"{s['passes_low']:.1f}" if s["passes_low"] else "never"
         lines.append(
             [
                 ("* " if s["setting"] in front else "  ") + s["setting"],
                 str(s["runs"]),
-                f"{s['passes_to_90']:.1f}" if found else "never",
+                f"{s['passes_to_90']:.1f}" if reached else "never",
                 f"{low} to {high}" if s["runs"] >= analysis.FEW_RUNS else "-",
                 f"{s['tokens_per_second']:.0f}",
-                f"{s['seconds_to_90']:.1f}" if found else "-",
+                f"{s['seconds_to_90']:.1f}" if reached else "-",
                 f"{s['reached']}/{s['runs']}",
                 f"{s['recall_last']:.2f}",
                 "-" if s["facts"] is None else f"{s['facts']:.0%}",
@@ -185,10 +175,12 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _time(folder: Path, model, tokenizer, length: int) -> None:
+def _time(
+    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, length: int
+) -> None:
     sample = recall_documents.read(DOCUMENTS[0], tokenizer, length)
     known = {row["setting"] for row in read_lines(folder / "recall.jsonl")}
-    found = recall_timing.measure(
+    rates = recall_run.timed(
         [s for s in SETTINGS.values() if s.name in known], model, tokenizer, sample
     )
     device = next(model.parameters()).device
@@ -196,7 +188,7 @@ def _time(folder: Path, model, tokenizer, length: int) -> None:
         "command": "python -m bench recall --timing",
         "device": info.device_name(device),
         "versions": info.versions(),
-        "settings": found,
+        "settings": rates,
     }
     (folder / "recall_timing.json").write_text(json.dumps(about, indent=1) + "\n")
 

@@ -9,36 +9,52 @@ segment length is that of this benchmark's short documents.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
+from bench.recall.probes import Enough, Watch, clocks
 from liftcore.config import LiftConfig
 from liftcore.objectives.sample import IGNORE
 from liftcore.objectives.segments import Segments
 
 
 @contextmanager
-def train_official(model: nn.Module, tokens: np.ndarray, config: LiftConfig, curve):
+def train_official(
+    model: PreTrainedModel, tokens: np.ndarray, config: LiftConfig, curve: Watch
+) -> Generator[None]:
     """Trains until the epochs are over or the curve has seen enough; within it the adapter is on
     the model, afterwards the model is as before."""
     from peft import LoraConfig, get_peft_model
-    from transformers import Trainer, TrainerCallback, TrainingArguments
-
-    from bench.recall.run import Enough, clocks
+    from transformers import (
+        Trainer,
+        TrainerCallback,
+        TrainerControl,
+        TrainerState,
+        TrainingArguments,
+    )  # fmt: skip
 
     # Trainer draws its order, and PEFT its adapter, from the global generator.
     torch.manual_seed(config.seed)
     wrapped = get_peft_model(
         model,
-        LoraConfig(r=config.rank, lora_alpha=config.lora_alpha, target_modules="all-linear"),
+        LoraConfig(
+            r=config.rank,
+            lora_alpha=config.lora_alpha,  # ty: ignore[invalid-argument-type]  # any number
+            target_modules="all-linear",
+        ),
     )
     seen, losses = 0, []
 
     class Counting(Trainer):
-        def training_step(self, model, inputs, *args, **kwargs):
+        def training_step(
+            self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
+        ) -> torch.Tensor:
             nonlocal seen
             seen += int(inputs["attention_mask"].sum())
             loss = super().training_step(model, inputs, *args, **kwargs)
@@ -46,7 +62,13 @@ def train_official(model: nn.Module, tokens: np.ndarray, config: LiftConfig, cur
             return loss
 
     class Measuring(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
+        def on_step_end(
+            self,
+            args: TrainingArguments,
+            state: TrainerState,
+            control: TrainerControl,
+            **kwargs: Any,
+        ) -> TrainerControl:
             wrapped.eval()
             try:
                 curve.step(seen, losses[-1])
@@ -75,7 +97,8 @@ def train_official(model: nn.Module, tokens: np.ndarray, config: LiftConfig, cur
                     disable_tqdm=True,
                     log_level="error",
                 ),
-                train_dataset=rows_of(tokens, config, curve.prefix),
+                # A list is a data set, as far as Trainer is concerned.
+                train_dataset=rows_of(tokens, config, curve.prefix),  # ty: ignore[invalid-argument-type]
                 data_collator=collate,
                 callbacks=[Measuring()],
             )

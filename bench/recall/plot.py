@@ -6,6 +6,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -61,11 +62,11 @@ def draw(rows: list[dict], settings: list[dict]) -> Figure:
     return figure
 
 
-def _of_line(settings, *lines):
+def _of_line(settings: list[dict], *lines: str) -> list[dict]:
     return [s for s in settings if s["line"] in lines]
 
 
-def _against_passes(axis, groups, settings):
+def _against_passes(axis: Axes, groups: dict[str, list[dict]], settings: list[dict]) -> None:
     for s in sorted(
         _of_line(settings, "schedule"), key=lambda s: list(COLOURS).index(s["setting"])
     ):
@@ -75,7 +76,7 @@ def _against_passes(axis, groups, settings):
     _recall_axis(axis)
 
 
-def _against_seconds(axis, groups, settings):
+def _against_seconds(axis: Axes, groups: dict[str, list[dict]], settings: list[dict]) -> None:
     for s in _of_line(settings, "schedule", "official"):
         rows = groups[s["setting"]]
         seconds = np.mean([r["tokens"] for r in rows]) / s["tokens_per_second"]
@@ -93,7 +94,7 @@ def _against_seconds(axis, groups, settings):
     _recall_axis(axis)
 
 
-def _soonest(axis, settings):
+def _soonest(axis: Axes, settings: list[dict]) -> None:
     never = [s for s in settings if s["seconds_to_90"] is None]
     ready = [s for s in settings if s["seconds_to_90"] is not None]
     shown = [*ready, *never][::-1]
@@ -119,7 +120,7 @@ def _soonest(axis, settings):
     _widen(axis, 0.05, 0.3)
 
 
-def _bar(axis, y, s) -> float:
+def _bar(axis: Axes, y: float, s: dict) -> float:
     """The dot of a setting and, with enough runs, its band; where the band ends."""
     middle, per_pass = s["seconds_to_90"], s["seconds_to_90"] / s["passes_to_90"]
     colour = LINE_COLOURS[s["line"]]
@@ -135,14 +136,14 @@ def _bar(axis, y, s) -> float:
     return high
 
 
-def _counted(s) -> str:
+def _counted(s: dict) -> str:
     """How many runs are behind a dot, where they are few or did not all arrive."""
     if 0 < s["reached"] < s["runs"]:
         return f"  ({s['reached']} of {s['runs']} runs)"
     return f", n = {s['runs']}" if s["runs"] < analysis.FEW_RUNS else ""
 
 
-def _price(axis, settings):
+def _price(axis: Axes, settings: list[dict]) -> None:
     front = set(analysis.front(settings))
     ready = [s for s in settings if s["seconds_to_90"] is not None]
     for s in ready:
@@ -178,7 +179,7 @@ def _price(axis, settings):
     )
 
 
-def _widen(axis, left: float, right: float) -> None:
+def _widen(axis: Axes, left: float, right: float) -> None:
     """Room beside the data of a logarithmic axis, as shares of its width."""
     shown = axis.dataLim.intervalx
     if not np.isfinite(shown).all():
@@ -187,7 +188,9 @@ def _widen(axis, left: float, right: float) -> None:
     axis.set_xlim(shown[0] * np.exp(-left * width), shown[1] * np.exp(right * width))
 
 
-def _band(axis, x, mean, low, high, setting):
+def _band(
+    axis: Axes, x: np.ndarray, mean: np.ndarray, low: np.ndarray, high: np.ndarray, setting: dict
+) -> None:
     name, runs = setting["setting"], setting["runs"]
     colour = COLOURS.get(name)
     if runs >= analysis.FEW_RUNS:
@@ -195,7 +198,7 @@ def _band(axis, x, mean, low, high, setting):
     axis.plot(x, mean, color=colour, label=f"{name} (n = {runs})")
 
 
-def _recall_axis(axis):
+def _recall_axis(axis: Axes) -> None:
     axis.axhline(analysis.TARGET, color="black", linewidth=0.8, linestyle=":")
     axis.set(ylabel="greedy recall", ylim=(0, 1.02))
     # Below the axes, where no data can lie.
@@ -203,7 +206,7 @@ def _recall_axis(axis):
                 frameon=False)  # fmt: skip
 
 
-def _plain_numbers(axis):
+def _plain_numbers(axis: Axes) -> None:
     """20 and 50 in place of powers of ten."""
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(lambda x, _: f"{x:g}")

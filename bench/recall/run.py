@@ -1,77 +1,33 @@
-"""One case of the recall benchmark: train, and measure recall at several budgets on the way."""
+"""One case of the recall benchmark: train, and measure recall at several budgets on the way; and
+its tokens a second, on a machine that does nothing else.
+
+A sweep runs for hours beside other work, so that its own clock says little.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import statistics
 import time
+from collections.abc import Generator
 
-import torch
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bench.recall import probes
 from bench.recall.documents import Sample
-from bench.recall.settings import Case
-from liftcore.layers.lora import Adapter
+from bench.recall.official import train_official
+from bench.recall.probes import Curve, Enough, Watch, clocks
+from bench.recall.settings import Case, Setting
+from liftcore.config import LiftConfig
+from liftcore.layers.lora import Adapter, own_adapter_after
 from liftcore.model import prefix_ids
 from liftcore.training.loop import Progress, train
 from liftcore.training.source import count, segments_alone
 
-# Passes over the document after which recall is measured.
-BUDGETS = (4, 6, 8, 10, 12, 15, 18, 21, 25, 30, 35, 40)
-ENOUGH = 0.95
 # Free questions cost more than the rest of a measurement: one setting shows what they give.
 ASKED = ("jitter/all", "cosine 12 epochs, batch 2, rank 64")
-
-
-class Enough(Exception):
-    """Recall is high enough: the rest of the run would show nothing."""
-
-
-class Curve:
-    """Recall against token-passes; the clocks stand still while it is measured."""
-
-    def __init__(self, model, tokenizer, sample: Sample, seed: int, number_of_probes: int):
-        self.model, self.sample, self.seed = model, sample, seed
-        self.prefix, self.number = prefix_ids(tokenizer), number_of_probes
-        self.points: list[dict] = []
-        self.losses: list[float] = []
-        self.budgets = [b * len(sample.tokens) for b in BUDGETS]
-        self.paused = (0.0, 0.0)
-        self.started = clocks()
-
-    def step(self, passes: int, loss: float) -> None:
-        """After a training step; raises Enough when recall has reached 95 %."""
-        self.losses.append(loss)
-        if not self.budgets or passes < self.budgets[0]:
-            return
-        self.budgets = [b for b in self.budgets if b > passes]
-        if self.measure(passes) >= ENOUGH:
-            raise Enough
-
-    def measure(self, passes: int) -> float:
-        now = clocks()
-        wall, cpu = (n - s - p for n, s, p in zip(now, self.started, self.paused, strict=True))
-        recall = probes.recall(self.model, self.sample, self.prefix, self.number, self.seed)
-        loss = sum(self.losses) / max(1, len(self.losses))
-        self.losses = []
-        self.points.append(
-            {
-                "passes": passes,
-                "recall": round(recall, 4),
-                "loss": round(loss, 4),
-                "seconds": round(wall, 2),
-                "cpu_seconds": round(cpu, 2),
-            }
-        )
-        self.paused = tuple(p + n - s for p, n, s in zip(self.paused, clocks(), now, strict=True))
-        return recall
-
-
-def clocks() -> tuple[float, float]:
-    """Seconds on the wall and of the processor, when all that was sent to a GPU is done."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter(), time.process_time()
 
 
 def epochs_for(case: Case, length: int, prefix: list[int]) -> int:
@@ -83,46 +39,61 @@ def epochs_for(case: Case, length: int, prefix: list[int]) -> int:
     return max(1, round(case.setting.passes * length / passes))
 
 
-def run(case: Case, model, tokenizer, sample: Sample, number_of_probes: int) -> dict:
+def run(
+    case: Case,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sample: Sample,
+    number_of_probes: int,
+) -> dict:
     """Trains and measures one case -> a row for the file. The model is left as it was."""
     config = config_of(case, tokenizer, sample)
-    curve = Curve(model, tokenizer, sample, case.seed, number_of_probes)
-    if case.setting.trainer:
-        from bench.recall.official import train_official
+    # A cosine is judged where it ends.
+    at_end = not (case.setting.passes or case.setting.trainer)
+    curve = Curve(model, tokenizer, sample, case.seed, number_of_probes, at_end)
+    with trained(case.setting, config, model, sample.tokens, curve):
+        return _row(case, model, tokenizer, sample, curve, config)
 
-        with train_official(model, sample.tokens, config, curve):
-            return _row(case, model, tokenizer, sample, curve, config)
-    adapter = Adapter(model, config.rank, config.lora_alpha, config.seed)
-    adapter.install()
+
+@contextlib.contextmanager
+def trained(
+    setting: Setting, config: LiftConfig, model: PreTrainedModel, tokens: np.ndarray, watch: Watch
+) -> Generator[None]:
+    """Trains until the epochs are over or `watch` has seen enough; within it the adapter is on
+    the model, afterwards the model is as before."""
+    if setting.trainer:
+        with train_official(model, tokens, config, watch):
+            yield
+        return
     seen = 0
 
     def on_step(progress: Progress) -> None:
         nonlocal seen
         seen = progress.tokens
-        # A cosine is judged where it ends.
-        if case.setting.passes:
-            curve.step(progress.tokens, progress.loss)
-        else:
-            curve.losses = [progress.loss]
+        watch.step(seen, progress.loss)
 
-    try:
-        curve.started = clocks()
+    with own_adapter_after(model):
+        adapter = Adapter(model, config.rank, config.lora_alpha, config.seed)
+        adapter.install()
+        watch.started = clocks()
         with contextlib.suppress(Enough):
-            source = segments_alone(sample.tokens, config, curve.prefix)
-            train(adapter, source, on_step=on_step)
-        if not curve.points or curve.points[-1]["passes"] != seen:
-            curve.measure(seen)
-        return _row(case, model, tokenizer, sample, curve, config)
-    finally:
-        adapter.remove()
+            train(adapter, segments_alone(tokens, config, watch.prefix), on_step=on_step)
+        if not watch.points or watch.points[-1]["passes"] != seen:
+            watch.measure(seen)
+        yield
 
 
-def config_of(case: Case, tokenizer, sample: Sample):
+def config_of(case: Case, tokenizer: PreTrainedTokenizerBase, sample: Sample) -> LiftConfig:
     epochs = epochs_for(case, len(sample.tokens), prefix_ids(tokenizer))
     return case.setting.config(case.seed).replace(epochs=epochs)
 
 
-def before(model, tokenizer, sample: Sample, number_of_probes: int) -> dict:
+def before(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sample: Sample,
+    number_of_probes: int,
+) -> dict:
     """What the model knows without an adapter."""
     prefix = prefix_ids(tokenizer)
     return {
@@ -132,7 +103,14 @@ def before(model, tokenizer, sample: Sample, number_of_probes: int) -> dict:
     }
 
 
-def _row(case: Case, model, tokenizer, sample: Sample, curve: Curve, config) -> dict:
+def _row(
+    case: Case,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sample: Sample,
+    curve: Curve,
+    config: LiftConfig,
+) -> dict:
     row = {
         "key": case.key,
         "document": case.document,
@@ -152,3 +130,56 @@ def _row(case: Case, model, tokenizer, sample: Sample, curve: Curve, config) -> 
         row["questions"] = len(sample.questions[: probes.QUESTIONS])
         row["questions_after"] = probes.questions_answered(model, tokenizer, sample)
     return row
+
+
+class Stopwatch:
+    """Stands where the recall curve stands in training; the first step warms up."""
+
+    def __init__(self, prefix: list[int]):
+        self.prefix, self.started = prefix, (0.0, 0.0)
+        self.points: list[dict] = []
+        self.marks: list[tuple[int, float]] = []
+
+    def step(self, passes: int, loss: float) -> None:
+        self.marks.append((passes, time.perf_counter()))
+
+    def measure(self, passes: int) -> float:
+        return 0.0
+
+    @property
+    def rate(self) -> float:
+        (first, start), (last, end) = self.marks[0], self.marks[-1]
+        return (last - first) / (end - start)
+
+
+def tokens_per_second(
+    setting: Setting, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sample: Sample
+) -> float:
+    """The rate of training over one epoch but its first step."""
+    watch = Stopwatch(prefix_ids(tokenizer))
+    # An epoch of few steps would be mostly the first one.
+    config = setting.config(0).replace(epochs=1 if setting.trainer else 2)
+    with trained(setting, config, model, sample.tokens, watch):
+        return watch.rate
+
+
+def timed(
+    settings: list[Setting],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sample: Sample,
+    rounds: int = 3,
+) -> dict[str, dict[str, float]]:
+    """Median, slowest and fastest tokens/s by setting; the settings take turns."""
+    rates_of: dict[str, list[float]] = {s.name: [] for s in settings}
+    for _ in range(rounds):
+        for setting in settings:
+            rates_of[setting.name].append(tokens_per_second(setting, model, tokenizer, sample))
+    return {
+        name: {
+            "tokens_per_second": round(statistics.median(rates), 1),
+            "slowest": round(min(rates), 1),
+            "fastest": round(max(rates), 1),
+        }
+        for name, rates in rates_of.items()
+    }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from liftcore.config import LiftConfig
 
@@ -12,8 +13,10 @@ DOCUMENTS = (
 )  # fmt: skip
 SEEDS = (0, 1, 2)
 # Rates are constant, so that one run gives the recall after any number of token-passes.
-BASE = dict(segment_length=128, batch_size=1, rank=16, learning_rate=2e-3, lr_schedule="constant")
-OFFICIAL = dict(
+BASE: dict[str, Any] = dict(
+    segment_length=128, batch_size=1, rank=16, learning_rate=2e-3, lr_schedule="constant"
+)
+OFFICIAL: dict[str, Any] = dict(
     segment_length=128, schedule="overlap", overlap_loss="all", batch_size=4, rank=128, alpha=256.0,
     lr_schedule="constant", warmup=0.0,
 )  # fmt: skip
@@ -30,13 +33,14 @@ class Setting:
 
     name: str
     line: str
-    changes: dict = field(default_factory=dict)
+    changes: dict[str, Any] = field(default_factory=dict)
     passes: int = 12
     trainer: bool = False
 
     def config(self, seed: int, epochs: int = 1) -> LiftConfig:
         start = OFFICIAL if self.trainer else BASE
-        return LiftConfig(**{"epochs": epochs, **start, **self.changes, "seed": seed})
+        settings: dict[str, Any] = {"epochs": epochs, **start, **self.changes, "seed": seed}
+        return LiftConfig(**settings)
 
 
 def _schedule(schedule: str, overlap_loss: str) -> Setting:
@@ -47,7 +51,7 @@ def _schedule(schedule: str, overlap_loss: str) -> Setting:
     )
 
 
-def _line(line: str, name: str, passes: int = 12, **changes) -> Setting:
+def _line(line: str, name: str, passes: int = 12, **changes: Any) -> Setting:
     return Setting(name, line, changes, passes)
 
 
@@ -70,7 +74,7 @@ LINES = (
     _line("segment", "segment 512", segment_length=512),
 )
 # A cosine ends at 0, so each of its lengths is a run of its own, measured at its end.
-COSINE = dict(lr_schedule="cosine")
+COSINE: dict[str, Any] = dict(lr_schedule="cosine")
 FINAL = (
     _line("cosine", "cosine 12 epochs, batch 2, rank 64", 0, epochs=12, batch_size=2, rank=64,
           **COSINE),
@@ -123,5 +127,7 @@ def cases() -> Iterator[Case]:
     yield from _cross([0], two, late)
 
 
-def _cross(seeds, documents, settings) -> Iterator[Case]:
+def _cross(
+    seeds: Sequence[int], documents: Sequence[str], settings: Sequence[Setting]
+) -> Iterator[Case]:
     return (Case(d, seed, s) for seed in seeds for d in documents for s in settings)

@@ -53,7 +53,7 @@ def read_rows(file: Path) -> list[dict]:
     return rows
 
 
-def point(way: str, tokens: int, args, limit: float) -> dict:
+def point(way: str, tokens: int, args: argparse.Namespace, limit: float) -> dict:
     """One measurement in a child process; a child that is killed has run out of memory."""
     command = [sys.executable, "-m", "bench", "scaling", "--point", way, str(tokens)]
     command += ["--device", str(args.device), "--model", args.model]
@@ -69,7 +69,7 @@ def point(way: str, tokens: int, args, limit: float) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def climb(args, rows: Rows, known: dict, seconds: float) -> None:
+def climb(args: argparse.Namespace, rows: Rows, known: dict, seconds: float) -> None:
     """Longer and longer documents for every way, the cheapest point first, until none that is
     left would fit `seconds`, or memory ends."""
     end = time.perf_counter() + seconds
@@ -81,23 +81,23 @@ def climb(args, rows: Rows, known: dict, seconds: float) -> None:
         if not lengths:
             continue
         tokens, left = lengths.pop(0), end - time.perf_counter()
-        found, took = known.get((way, tokens)), 0.0
-        if found is None:
+        measured, took = known.get((way, tokens)), 0.0
+        if measured is None:
             if guess > left:
                 print(f"{way}: {tokens:,} tokens would not fit the time", file=sys.stderr)
                 continue
             begun = time.perf_counter()
-            found = point(way, tokens, args, max(left, 60.0))
+            measured = point(way, tokens, args, max(left, 60.0))
             took = time.perf_counter() - begun
-            if not found:
+            if not measured:
                 continue
             about = {"model": args.model, "way": way, "tokens": tokens}
-            rows.add(**about, config=str(config_for(args.device)), **found)
-            shown = "out of memory" if found["oom"] else f"{found['first_seconds']:.2f} s"
+            rows.add(**about, config=str(config_for(args.device)), **measured)
+            shown = "out of memory" if measured["oom"] else f"{measured['first_seconds']:.2f} s"
             print(f"{way}, {tokens:,} tokens: {shown}", file=sys.stderr, flush=True)
-        if found["oom"]:
+        if measured["oom"]:
             continue
-        waiting.append((_next(way, found["first_seconds"], took), way, lengths))
+        waiting.append((_next(way, measured["first_seconds"], took), way, lengths))
 
 
 def _next(way: str, first_seconds: float, took: float) -> float:

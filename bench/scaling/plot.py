@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from bench.scaling.fit import ANSWER, cost
-from bench.scaling.report import EPOCHS
+from bench.scaling.fit import ANSWER, EPOCHS, Fit, Line
 
+# Cost against length.
+Curve = Callable[[Any], Any]
 COLOURS = {
     "jitter": "#1a73e8", "overlap": "#e8710a", "trivial": "#188038", "icl": "#202124",
     "naive": "#9aa0a6",
@@ -29,20 +33,20 @@ RED, GREY = "#d93025", "#5f6368"
 KINDS = ("constant", "linear", "quadratic")
 
 
-def plot(rows: list[dict], lines: dict, found: list[dict], path: Path) -> Path:
-    figure = draw(rows, lines, found)
+def plot(rows: list[dict], lines: dict[str, Line], crossed: list[dict], path: Path) -> Path:
+    figure = draw(rows, lines, crossed)
     figure.savefig(path, dpi=160)
     plt.close(figure)
     return path
 
 
-def draw(rows: list[dict], lines: dict, found: list[dict]) -> Figure:
+def draw(rows: list[dict], lines: dict[str, Line], crossed: list[dict]) -> Figure:
     """Three panels: seconds before the first question, peak memory, document and Q answers."""
     figure, axes = plt.subplots(1, 3, figsize=(16, 6.6), layout="constrained")
     grid = np.geomspace(min(r["tokens"] for r in rows), 4 * max(r["tokens"] for r in rows), 200)
     _seconds(axes[0], lines, grid)
     _memory(axes[1], lines, grid)
-    _questions(axes[2], lines, found, grid)
+    _questions(axes[2], lines, crossed, grid)
     for axis in axes:
         axis.set(xscale="log", xlabel="tokens of the document")
         axis.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
@@ -64,18 +68,22 @@ def draw(rows: list[dict], lines: dict, found: list[dict]) -> Figure:
     return figure
 
 
-def _fit_line(axis, longest, values, grid, **style):
+def _fit_line(axis: Axes, longest: float, values: Curve, grid: np.ndarray, **style: Any) -> None:
     """Solid as far as was measured, dashed beyond."""
     inside = np.append(grid[grid < longest], longest)
     beyond = np.insert(grid[grid > longest], 0, longest)
     axis.plot(inside, values(inside), **style)
-    axis.plot(beyond, values(beyond), **{**style, "linestyle": "--", "label": None})
+    axis.plot(beyond, values(beyond), **_look(**{**style, "linestyle": "--", "label": None}))
 
 
-def _out_of_memory(axis, lines, values):
+def _out_of_memory(
+    axis: Axes, lines: dict[str, Line], values: Callable[[Line], Curve | None]
+) -> None:
     """A red cross at each length that failed: on the line's fit, or at the top without one."""
     label = "out of memory"
-    for line in (found for found in lines.values() if found.oom):
+    for line in lines.values():
+        if line.oom is None:
+            continue
         fitted, at, where = values(line), 1.0, axis.get_xaxis_transform()
         if fitted is not None:
             at, where = fitted(line.oom), axis.transData
@@ -89,7 +97,7 @@ def _out_of_memory(axis, lines, values):
         label = None
 
 
-def _seconds(axis, lines, grid):
+def _seconds(axis: Axes, lines: dict[str, Line], grid: np.ndarray) -> None:
     for way, line in lines.items():
         if not line.rows:
             continue
@@ -110,11 +118,11 @@ def _seconds(axis, lines, grid):
     axis.set(ylabel="seconds", title="Before the first question can be asked")
 
 
-def _memory(axis, lines, grid):
+def _memory(axis: Axes, lines: dict[str, Line], grid: np.ndarray) -> None:
     for way, line in lines.items():
         if not line.rows:
             continue
-        peaks, style = [r["peak_bytes"] / 2**30 for r in line.rows], dict(color=COLOURS[way])
+        peaks, style = [r["peak_bytes"] / 2**30 for r in line.rows], _look(color=COLOURS[way])
         if line.memory is None:
             axis.plot(line.lengths, peaks, "o", ms=5, label=NAMES[way], **style)
             continue
@@ -125,11 +133,15 @@ def _memory(axis, lines, grid):
     axis.set(ylabel="GiB", title="Peak memory of the process")
 
 
-def _gib(memory):
+def _look(**style: Any) -> dict[str, Any]:
+    return style
+
+
+def _gib(memory: Fit) -> Curve:
     return lambda n: memory(n) / 2**30
 
 
-def _questions(axis, lines, found, grid):
+def _questions(axis: Axes, lines: dict[str, Line], crossed: list[dict], grid: np.ndarray) -> None:
     """Seconds for a document and Q answers: ICL against LIFT, with a mark where they cross."""
     icl, lift = lines.get("icl"), lines.get("jitter")
     if not icl or not lift or icl.first is None or lift.first is None:
@@ -137,20 +149,20 @@ def _questions(axis, lines, found, grid):
         return
     for questions, style in STYLES.items():
         for line, name in ((icl, "ICL"), (lift, "LIFT jitter, 1 epoch")):
-            fitted = cost(line.first, line.question, line.token, questions)
-            look = dict(color=COLOURS[line.way], alpha=SHADES[questions])
+            fitted = line.cost(questions)
+            look = _look(color=COLOURS[line.way], alpha=SHADES[questions])
             _fit_line(axis, max(line.lengths), fitted, grid, **look)
             measured = [_measured(r, questions) for r in line.rows]
             label = f"{name}, Q = {questions}"
             axis.plot(line.lengths, measured, style, ms=5, label=label, **look)
-    for c in found:
+    for c in crossed:
         one = (c["schedule"], c["epochs"]) == ("jitter", 1)
         if one and c["questions"] in STYLES and c["tokens"]:
-            _mark(axis, c, cost(icl.first, icl.question, icl.token, c["questions"]))
+            _mark(axis, c, icl.cost(c["questions"]))
     axis.set(ylabel="seconds", title="Document and Q answers of 32 tokens")
 
 
-def _mark(axis, crossing: dict, fitted) -> None:
+def _mark(axis: Axes, crossing: dict, fitted: Fit) -> None:
     at, value = float(crossing["tokens"]), fitted(float(crossing["tokens"]))
     axis.plot(at, value, "o", mfc="none", mec=RED, ms=12, mew=1.5)
     note = "" if crossing["within_measured_lengths"] else ", extrapolated"

@@ -4,45 +4,25 @@ from __future__ import annotations
 
 import json
 import statistics
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bench.common import table
 from bench.scaling import fit as scaling_fit
-from bench.scaling.fit import Fit, constant, cost, crossing, fit
-from liftcore.config import SCHEDULES, LiftConfig
+from bench.scaling.fit import EPOCHS, Line, constant, crossing, fit
 
 QUESTIONS = (0, 1, 10, 100)  # 0: the first token of the first answer
-EPOCHS = (1, LiftConfig().epochs)
 FORMS = ("constant: the median", "straight line", "parabola")
-
-
-@dataclass
-class Line:
-    """One way over all lengths."""
-
-    way: str
-    rows: list[dict]  # that ran, by length
-    oom: int | None  # the first length that did not fit the memory
-    first: Fit | None = None  # seconds to read the document
-    question: Fit | None = None
-    token: Fit | None = None
-    memory: Fit | None = None
-    lengths: list[int] = field(default_factory=list)
-
-    @property
-    def is_lift(self) -> bool:
-        return self.way in SCHEDULES
 
 
 def lines_of(rows: list[dict]) -> dict[str, Line]:
     """The lines of each way, with their fits where enough points were measured."""
-    found = {}
+    lines = {}
     for way in dict.fromkeys(r["way"] for r in rows):
         ran = sorted((r for r in rows if r["way"] == way and not r["oom"]), key=_tokens)
         ended = [r["tokens"] for r in rows if r["way"] == way and r["oom"]]
         line = Line(way, ran, min(ended, default=None), lengths=[r["tokens"] for r in ran])
-        found[way] = line
+        lines[way] = line
         degree = 1 if line.is_lift else 2
         if len(ran) <= degree:
             continue
@@ -58,7 +38,7 @@ def lines_of(rows: list[dict]) -> dict[str, Line]:
         if way == "icl":
             line.question = fit(line.lengths, [r["question_seconds"] for r in ran], 1)
             line.token = fit(line.lengths, [r["token_seconds"] for r in ran], 1)
-    return found
+    return lines
 
 
 def crossings(lines: dict[str, Line]) -> list[dict]:
@@ -67,18 +47,18 @@ def crossings(lines: dict[str, Line]) -> list[dict]:
     icl = lines.get("icl")
     if icl is None or icl.first is None:
         return []
-    found = []
+    crossed = []
     for line in lines.values():
         if not line.is_lift or line.first is None:
             continue
         for epochs in EPOCHS:
             for questions in QUESTIONS:
-                ours = cost(line.first, line.question, line.token, questions, epochs)
-                theirs = cost(icl.first, icl.question, icl.token, questions)
+                ours = line.cost(questions, epochs)
+                theirs = icl.cost(questions)
                 at = crossing(ours, theirs)
                 lengths = [n for n in line.lengths if n in icl.lengths]
                 measured = at is not None and min(lengths) <= at <= max(lengths)
-                found.append(
+                crossed.append(
                     {
                         "schedule": line.way,
                         "epochs": epochs,
@@ -87,7 +67,7 @@ def crossings(lines: dict[str, Line]) -> list[dict]:
                         "within_measured_lengths": measured and epochs == 1,
                     }
                 )
-    return found
+    return crossed
 
 
 def report(rows: list[dict], folder: Path, model: str | None = None) -> dict:
@@ -100,7 +80,7 @@ def report(rows: list[dict], folder: Path, model: str | None = None) -> dict:
         file = folder / "scaling.csv"
         raise SystemExit(f"no rows{of} in {file}: run python -m bench scaling first")
     lines = lines_of(rows)
-    found = crossings(lines)
+    crossed = crossings(lines)
     result = {
         "command": "python -m bench scaling",
         "device": rows[0]["device"],
@@ -110,21 +90,21 @@ def report(rows: list[dict], folder: Path, model: str | None = None) -> dict:
         "answer_tokens": scaling_fit.ANSWER,
         "question_tokens": 32,
         "lines": {w: _described(line) for w, line in lines.items()},
-        "crossings": found,
+        "crossings": crossed,
     }
     (folder / "scaling.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(_table(lines, found))
+    print(_table(lines, crossed))
     try:
         from bench.scaling import plot as scaling_plot
     except ImportError:
         print("no picture: matplotlib is not installed")
     else:
-        print(scaling_plot.plot(rows, lines, found, folder / "scaling.png"))
+        print(scaling_plot.plot(rows, lines, crossed, folder / "scaling.png"))
     return result
 
 
 def _described(line: Line) -> dict:
-    about = {"measured": line.lengths, "out_of_memory_at": line.oom}
+    about: dict[str, Any] = {"measured": line.lengths, "out_of_memory_at": line.oom}
     for name in ("first", "question", "token", "memory"):
         fitted = getattr(line, name)
         if fitted is not None:
@@ -137,7 +117,7 @@ def _described(line: Line) -> dict:
     return about
 
 
-def _table(lines: dict[str, Line], found: list[dict]) -> str:
+def _table(lines: dict[str, Line], crossed: list[dict]) -> str:
     """A line each: the fit, its R², memory, and where it crosses honest in-context learning."""
     head = ["way", "seconds for n thousand tokens", "R2", "longest", "peak GiB", "first token",
             "Q=1", "Q=10", "Q=100"]  # fmt: skip
@@ -157,7 +137,7 @@ def _table(lines: dict[str, Line], found: list[dict]) -> str:
                 f"{fitted.r2:.5f}" if fitted else "-",
                 longest + (f" (no memory at {line.oom:,})" if line.oom else ""),
                 f"{peaks[0]:.1f} to {peaks[-1]:.1f}" if peaks else "-",
-                *(_crossing_text(way, questions, found) for questions in QUESTIONS),
+                *(_crossing_text(way, questions, crossed) for questions in QUESTIONS),
             ]
         )
     return (
@@ -168,9 +148,9 @@ def _table(lines: dict[str, Line], found: list[dict]) -> str:
     )
 
 
-def _crossing_text(way: str, questions: int, found: list[dict]) -> str:
+def _crossing_text(way: str, questions: int, crossed: list[dict]) -> str:
     """The crossings at one epoch and at the default number of them."""
-    at = {c["epochs"]: c["tokens"] for c in found
+    at = {c["epochs"]: c["tokens"] for c in crossed
           if (c["schedule"], c["questions"]) == (way, questions)}  # fmt: skip
     return " / ".join("never" if n is None else f"{n:,}" for n in at.values()) or "-"
 

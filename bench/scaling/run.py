@@ -11,18 +11,21 @@ naive   the document in the prompt in one piece, fp32 logits of all its tokens, 
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
+from transformers import Cache, PreTrainedModel
 
 from liftcore import device_memory as usage
 from liftcore import model as models
 from liftcore.config import LiftConfig
-from liftcore.layers.lora import Adapter
+from liftcore.layers.lora import Adapter, own_adapter_after
 from liftcore.training.loop import train
 from liftcore.training.source import segments_alone
 
@@ -32,14 +35,14 @@ REPEATS, REPEAT_SECONDS = 3, 12.0
 CHUNK = {"cpu": 2**20, "cuda": 8192}
 FLASH = "bench_flash_chunks"
 # Llama-3-8B with random weights: the cost is that of the shape.
-LLAMA_8B = dict(
+LLAMA_8B: dict[str, Any] = dict(
     vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32,
     num_attention_heads=32, num_key_value_heads=8, max_position_embeddings=2**20,
     rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
 )  # fmt: skip
 
 
-def load(name: str, device: torch.device) -> nn.Module:
+def load(name: str, device: torch.device) -> PreTrainedModel:
     """A model by name; "llama-3-8b" is the shape with random weights, which needs no download."""
     if name != "llama-3-8b":
         return models.load(name, device=device)[0]
@@ -52,7 +55,7 @@ def load(name: str, device: torch.device) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def measure(way: str, model: nn.Module, tokens: int, config: LiftConfig) -> dict:
+def measure(way: str, model: PreTrainedModel, tokens: int, config: LiftConfig) -> dict:
     """Seconds and peak bytes of one point, the fastest of up to three runs; {"oom": True} where
     memory ends.
 
@@ -68,15 +71,15 @@ def measure(way: str, model: nn.Module, tokens: int, config: LiftConfig) -> dict
         # The first call of everything is slower, and its memory is less.
         run(model, ids[: 2 * QUESTION], settings)
         usage.reset_peak(device)
-        found, started = run(model, ids, settings), _now(model)
+        point, started = run(model, ids, settings), _now(model)
         for _ in range(REPEATS - 1):
-            if _now(model) - started + found["first_seconds"] < REPEAT_SECONDS:
-                found = min(found, run(model, ids, settings), key=lambda f: f["first_seconds"])
+            if _now(model) - started + point["first_seconds"] < REPEAT_SECONDS:
+                point = min(point, run(model, ids, settings), key=lambda f: f["first_seconds"])
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
         return {"oom": True}
-    return {"oom": False, **found, "peak_bytes": usage.peak_bytes(device)}
+    return {"oom": False, **point, "peak_bytes": usage.peak_bytes(device)}
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -85,21 +88,19 @@ def _out_of_memory(error: Exception) -> bool:
     )
 
 
-def _lift(model: nn.Module, ids: np.ndarray, config: LiftConfig) -> dict:
+def _lift(model: PreTrainedModel, ids: np.ndarray, config: LiftConfig) -> dict:
     device, start = next(model.parameters()).device, _now(model)
-    adapter = Adapter(model, config.rank, config.lora_alpha)
-    adapter.install()
-    try:
+    with own_adapter_after(model):
+        adapter = Adapter(model, config.rank, config.lora_alpha)
+        adapter.install()
         done = train(adapter, segments_alone(ids, config.replace(epochs=1), []))
         first = _now(model) - start
         question = torch.from_numpy(ids[None, :QUESTION]).to(device)
         return {"first_seconds": first, "passes": done.token_passes, **_ask(model, question, None)}
-    finally:
-        adapter.remove()
 
 
 @torch.no_grad()
-def _icl(model: nn.Module, ids: np.ndarray, config: LiftConfig) -> dict:
+def _icl(model: PreTrainedModel, ids: np.ndarray, config: LiftConfig) -> dict:
     device, body = next(model.parameters()).device, models.body(model)
     document = torch.from_numpy(ids[None]).to(device)
     cache, start = None, _now(model)
@@ -116,7 +117,7 @@ def _icl(model: nn.Module, ids: np.ndarray, config: LiftConfig) -> dict:
 
 
 @contextmanager
-def flash_chunks(model: nn.Module, on: bool):
+def flash_chunks(model: PreTrainedModel, on: bool) -> Generator[None]:
     """Within it a chunk behind a cache attends through flash attention: transformers would give
     SDPA a mask [chunk, cache], which rules that kernel out. Has not run on a GPU."""
     from transformers import AttentionInterface
@@ -132,7 +133,15 @@ def flash_chunks(model: nn.Module, on: bool):
         config._attn_implementation = before
 
 
-def _chunk_attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
+def _chunk_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: object,
+) -> tuple[Tensor, None]:
     """query [B, H, S, D] over key [B, G, T, D], the S last of T tokens -> [B, S, H, D]."""
     if attention_mask is not None:
         raise RuntimeError("this attention is causal; it takes no mask")
@@ -144,14 +153,14 @@ def _chunk_attention(module, query, key, value, attention_mask, scaling=None, **
 
 
 @torch.no_grad()
-def _naive(model: nn.Module, ids: np.ndarray, config: LiftConfig) -> dict:
+def _naive(model: PreTrainedModel, ids: np.ndarray, config: LiftConfig) -> dict:
     document, start = torch.from_numpy(ids[None]).to(next(model.parameters()).device), _now(model)
     model(input_ids=document, use_cache=True).logits.float()[:, -1].argmax(-1)
     return {"first_seconds": _now(model) - start, "passes": len(ids)}
 
 
 @torch.no_grad()
-def _ask(model: nn.Module, question: torch.Tensor, cache) -> dict:
+def _ask(model: PreTrainedModel, question: torch.Tensor, cache: Cache | None) -> dict:
     """The cost of a question [1, 32] on top of a cache, and of each token of its answer."""
     head, body, step, marks = models.head(model), models.body(model), question, [_now(model)]
     for _ in range(1 + STEPS):
@@ -165,7 +174,7 @@ def _ask(model: nn.Module, question: torch.Tensor, cache) -> dict:
     }
 
 
-def _now(model: nn.Module) -> float:
+def _now(model: PreTrainedModel) -> float:
     if next(model.parameters()).is_cuda:
         torch.cuda.synchronize()
     return time.perf_counter()

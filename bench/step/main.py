@@ -27,12 +27,29 @@ import torch
 
 from bench import shapes
 from bench.common import RESULTS, Rows, device_name, results_name, table, versions
-from bench.step import floor, stages
-from bench.step.measure import Case, disagreement, loss_difference, measure, reason
-from bench.step.variants import VARIANTS, label
+from bench.step import stages
+from bench.step.case import Case
+from bench.step.measure import (
+    Outcome,
+    disagreement,
+    loss_difference,
+    measure,
+    peak_rate,
+    reason,
+)
+from bench.step.variants import VARIANTS, build, label
 from liftcore import device_memory as usage
 from liftcore import model as models
 
+DROPIN = """\
+transformers' Trainer and PEFT, as they are and with liftcore.accelerate: one run, in turns.
+
+Nothing else changes: fp32 adapters, the same batches, order and start. The losses are compared
+first; "loss diff" is the largest difference of one step's loss over all rounds. The options are
+those of `python -m bench step`.
+
+    python -m bench dropin --device cpu
+"""
 COLUMNS = (
     "model", "layers", "tokens", "segment_length", "scored", "rank", "dtype", "variant",
     "tokens_per_second", "slowest", "fastest", "step_ms", "forward_ms", "head_ms", "backward_ms",
@@ -41,7 +58,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def memory_of(benchmark: str, name: str, model: str, tokens: int, args) -> int:
+def memory_of(benchmark: str, name: str, model: str, tokens: int, args: argparse.Namespace) -> int:
     """Peak bytes of a process that runs one variant alone."""
     command = [sys.executable, "-m", "bench", benchmark, "--memory-of", name, "--model", model]
     command += ["--tokens", str(tokens), "--steps", str(min(2, args.steps))]
@@ -55,13 +72,15 @@ def memory_of(benchmark: str, name: str, model: str, tokens: int, args) -> int:
     return json.loads(done.stdout.splitlines()[-1])["peak_bytes"]
 
 
-def report(case: Case, name: str, own: str, found, rate: float, rows: Rows) -> tuple[list, bool]:
+def report(
+    case: Case, name: str, own: str, outcomes: dict[str, Outcome], rate: float, rows: Rows
+) -> tuple[list, bool]:
     """Adds the rows of a case and prints its table; (rows, whether the losses agree). `own` is
     the variant that the others are compared with."""
-    wrong = disagreement(found, own)
+    wrong = disagreement(outcomes, own)
     layers = case.model.config.get_text_config().num_hidden_layers
-    ours, floor_seconds, added = found[own], case.flops / rate, []
-    for variant, outcome in found.items():
+    ours, floor_seconds, added = outcomes[own], case.flops / rate, []
+    for variant, outcome in outcomes.items():
         row = {
             "model": name, "layers": layers, "tokens": case.tokens,
             "segment_length": case.config.segment_length, "scored": round(case.scored, 1),
@@ -121,7 +140,9 @@ def _print(rows: list[dict], title: str) -> None:
             print(f"{r['variant']}: {r['note']}")
 
 
-def options(argv, benchmark: str = "step", text: str | None = __doc__):
+def options(
+    argv: list[str], benchmark: str = "step", text: str | None = __doc__
+) -> tuple[argparse.Namespace, torch.device]:
     """(the parsed options with their defaults, the device)."""
     parser = argparse.ArgumentParser(
         prog=f"python -m bench {benchmark}",
@@ -161,7 +182,7 @@ def run(benchmark: str, text: str, argv: list[str], names: list[str], own: str) 
         layers = args.layers or shapes.default_layers(args.model[0], device)
         case = Case(*shapes.build(args.model[0], device, layers), args.tokens[0], args)
         usage.reset_peak(device)
-        case.variant(args.memory_of).epoch(0)
+        build(args.memory_of, case).epoch(0)
         print(json.dumps({"peak_bytes": usage.peak_bytes(device)}))
         return 0
     names = [n for n in names if args.fast or not n.endswith("-fast")]
@@ -185,6 +206,7 @@ def run(benchmark: str, text: str, argv: list[str], names: list[str], own: str) 
                 gc.collect()
                 layers = args.layers or shapes.default_layers(name, device)
                 model = shapes.build(name, device, layers)
+            assert model is not None
             case = Case(*model, tokens, args)
         except Exception as error:
             print(f"{name}, T {tokens}: not run: {reason(error)}")
@@ -192,17 +214,17 @@ def run(benchmark: str, text: str, argv: list[str], names: list[str], own: str) 
             current, ok = None, False
             continue
         dtype = next(case.model.parameters()).dtype
-        rate = floor.peak_rate(device, dtype)
-        found = measure(case, names, args.rounds, deadline)
+        rate = peak_rate(device, dtype)
+        outcomes = measure(case, names, args.rounds, deadline)
         # Something else may have run beside the first one.
-        rate = max(rate, floor.peak_rate(device, dtype))
+        rate = max(rate, peak_rate(device, dtype))
         if device.type == "cpu":
-            for variant, outcome in found.items():
+            for variant, outcome in outcomes.items():
                 if outcome.ran:
                     outcome.peak_bytes = memory_of(benchmark, variant, name, tokens, args)
-        new, agrees = report(case, name, own, found, rate, rows)
+        new, agrees = report(case, name, own, outcomes, rate, rows)
         added, ok = added + new, ok and agrees
-        del case, found
+        del case, outcomes
         gc.collect()
     print(f"\nrows: {rows.path}")
     if args.json:
@@ -213,6 +235,11 @@ def run(benchmark: str, text: str, argv: list[str], names: list[str], own: str) 
 def main(argv: list[str]) -> int:
     names = ["official", "official-fast", "plain", "liftcore"]
     return run("step", __doc__, argv, names, own="liftcore")
+
+
+def dropin(argv: list[str]) -> int:
+    names = ["official", "official-fast", "accelerated", "accelerated-fast"]
+    return run("dropin", DROPIN, argv, names, own="accelerated")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Times variants of a training step in turns, and says whether their losses agree."""
+"""Times variants of a training step in turns, says whether their losses agree, and what the floor
+is: the operations that a step needs, at the rate of one large product."""
 
 from __future__ import annotations
 
@@ -6,23 +7,17 @@ import dataclasses
 import gc
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
 
-from bench import shapes
-from bench.step import floor
-from bench.step.variants import VARIANTS
+from bench.step.case import Case
+from bench.step.variants import build
 from liftcore import device_memory as usage
-from liftcore import model as models
-from liftcore.config import LiftConfig
-from liftcore.layers.lora import Adapter
-from liftcore.objectives.sample import IGNORE, Sample
-from liftcore.training.batch import make
-from liftcore.training.source import segments_alone
-from liftcore.training.step import Step
 
+# The product whose rate is the floor: rows of a square, by device.
+PRODUCTS = {"cpu": 2048, "cuda": 8192}
+PRODUCT_REPEATS = 7
 FIRST_TOLERANCE, MEAN_TOLERANCE = 0.01, 0.02
 
 
@@ -42,106 +37,46 @@ class Outcome:
         return bool(self.seconds) and not self.note
 
 
-class Case:
-    """A model and the batches that all variants train on: epochs of `steps` steps of T tokens, in
-    full segments of S tokens."""
-
-    def __init__(self, model, tokenizer, tokens, args):
-        self.model, self.device = model, next(model.parameters()).device
-        self.steps = args.steps
-        size = min(tokens, args.segment_length or (256 if self.device.type == "cpu" else 1024))
-        self.config = LiftConfig(
-            segment_length=size,
-            schedule="overlap",
-            overlap_loss=args.overlap_loss,
-            batch_size=max(1, tokens // size),
-            rank=args.rank,
-            learning_rate=3e-4,
-            lr_schedule="constant",
-            warmup=0.0,
-            epochs=args.rounds + 2,
-        )
-        self.tokens = size * self.config.batch_size
-        length = size + (self.steps * self.config.batch_size - 1) * self.config.step_length
-        self.text = shapes.text(model, tokenizer, length)
-        # Segments that start the document score more tokens than the others.
-        self.source = segments_alone(self.text, self.config, [])
-        self.drawn: dict[int, list[Step]] = {}
-        for step in self.source.steps():
-            self.drawn.setdefault(step.epoch, []).append(step)
-        self.scored = sum(len(make(s.samples).hard_rows) for s in self.epoch(0)) / self.steps
-        adapter = Adapter(model, self.config.rank, self.config.lora_alpha)
-        self.start = {p: layer.lora_a.detach().clone() for p, layer in adapter.layers.items()}
-        models.head(model)
-
-    def epoch(self, number: int) -> list[Step]:
-        """The steps of an epoch, in liftcore's own order."""
-        return self.drawn[number]
-
-    def batches(self, epoch: int) -> list[dict[str, Tensor]]:
-        """Their batches as transformers takes them: input_ids and labels int64 [B, S], a label at
-        its token's own place."""
-        return [
-            {k: v.to(self.device) for k, v in rows(s.samples).items()} for s in self.epoch(epoch)
-        ]
-
-    @property
-    def flops(self) -> float:
-        size, rank = self.config.segment_length, self.config.rank
-        return floor.step_flops(self.model, size, rank, self.tokens, self.scored)
-
-    def variant(self, name: str):
-        return VARIANTS[name](shapes.twin(self.model), self)
-
-
-def rows(samples: Sequence[Sample]) -> dict[str, Tensor]:
-    """Samples as rows of transformers' own form."""
-    made = make(samples)
-    labels = torch.full_like(made.input_ids, IGNORE)
-    labels[:, 1:] = made.labels.view_as(labels)[:, :-1]
-    return {"input_ids": made.input_ids, "labels": labels}
-
-
-def measure(case: Case, names, rounds: int, deadline: float) -> dict[str, Outcome]:
+def measure(case: Case, names: Sequence[str], rounds: int, deadline: float) -> dict[str, Outcome]:
     """Builds the variants, runs each once, then times them in turns: `rounds` rounds, or as many
     as fit before the deadline, but one at least."""
-    found, built = {name: Outcome() for name in names}, {}
+    outcomes, built = {name: Outcome() for name in names}, {}
     on_gpu = case.device.type == "cuda"
     shared = torch.cuda.memory_allocated(case.device) if on_gpu else 0
 
-    def attempt(run, name):
+    def attempt(run: Callable[[str], None], name: str) -> None:
         try:
             return run(name)
         except Exception as error:
-            found[name].note = reason(error)
+            outcomes[name].note = reason(error)
         # Outside of the handler: its traceback would keep what the variant had allocated.
         built.pop(name, None)
         gc.collect()
         if on_gpu:
             torch.cuda.empty_cache()
 
-    def first(name):
+    def first(name: str) -> None:
         before = torch.cuda.memory_allocated(case.device) if on_gpu else 0
         usage.reset_peak(case.device)
-        built[name] = case.variant(name)
-        found[name].losses.append(built[name].epoch(0))
+        built[name] = build(name, case)
+        outcomes[name].losses.append(built[name].epoch(0))
         if on_gpu:
-            found[name].peak_bytes = usage.peak_bytes(case.device) - before + shared
+            outcomes[name].peak_bytes = usage.peak_bytes(case.device) - before + shared
 
-    def timed(name):
-        found[name].losses.append(built[name].epoch(len(found[name].losses)))
-        found[name].seconds.append(built[name].seconds / case.steps)
+    def timed(name: str) -> None:
+        outcomes[name].losses.append(built[name].epoch(len(outcomes[name].losses)))
+        outcomes[name].seconds.append(built[name].seconds / case.steps)
 
-    def split(name):
+    def split(name: str) -> None:
         variant, steps = built[name], case.steps
         if on_gpu:
-            variant.stages.on, variant.stages.pause = True, 2 * min(found[name].seconds)
-            variant.epoch(len(found[name].losses))
+            variant.stages.on, variant.stages.pause = True, 2 * min(outcomes[name].seconds)
+            variant.epoch(len(outcomes[name].losses))
             parts = variant.stages.take()
         else:
-            parts, steps = variant.stages.take(), steps * len(found[name].seconds)
-        found[name].how = variant.how
-        found[name].split = {stage: s / steps for stage, s in parts.items()}
+            parts, steps = variant.stages.take(), steps * len(outcomes[name].seconds)
+        outcomes[name].how = variant.how
+        outcomes[name].split = {stage: s / steps for stage, s in parts.items()}
 
     for name in names:
         attempt(first, name)
@@ -155,7 +90,7 @@ def measure(case: Case, names, rounds: int, deadline: float) -> dict[str, Outcom
             attempt(timed, name)
     for name in list(built):
         attempt(split, name)
-    return found
+    return outcomes
 
 
 def reason(error: Exception) -> str:
@@ -165,11 +100,11 @@ def reason(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
-def disagreement(found: dict[str, Outcome], own: str = "liftcore") -> dict[str, str]:
+def disagreement(outcomes: dict[str, Outcome], own: str = "liftcore") -> dict[str, str]:
     """Why a variant's losses are not those of `own`: the first step's closely, the mean of every
     round within 2 %."""
-    wrong, ours = {}, found[own]
-    for name, outcome in found.items():
+    wrong, ours = {}, outcomes[own]
+    for name, outcome in outcomes.items():
         if outcome.ran and ours.ran and name != own:
             pairs = [(outcome.losses[0][0], ours.losses[0][0], FIRST_TOLERANCE)]
             for a, b in zip(outcome.losses, ours.losses, strict=True):
@@ -184,3 +119,24 @@ def loss_difference(outcome: Outcome, ours: Outcome) -> float:
     """The largest difference of two losses of one step, over all rounds."""
     rounds = zip(outcome.losses, ours.losses, strict=True)
     return max(abs(x - y) for a, b in rounds for x, y in zip(a, b, strict=True))
+
+
+def peak_rate(device: torch.device, dtype: torch.dtype, size: int | None = None) -> float:
+    """Operations a second of a square product of random numbers, the best of seven."""
+    n = size or PRODUCTS[device.type]
+    a, b = (torch.randn(n, n, device=device, dtype=torch.float32).to(dtype) for _ in range(2))
+    torch.mm(a, b)
+    seconds = []
+    for _ in range(PRODUCT_REPEATS):
+        if device.type == "cuda":
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            torch.mm(a, b)
+            end.record()
+            end.synchronize()
+            seconds.append(begin.elapsed_time(end) / 1e3)
+        else:
+            start = time.perf_counter()
+            torch.mm(a, b)
+            seconds.append(time.perf_counter() - start)
+    return 2.0 * n**3 / min(seconds)

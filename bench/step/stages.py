@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,14 +23,14 @@ class Stages:
 
     def __init__(self, device: torch.device):
         self.device, self.on, self.pause = device, False, 0.0
-        self.marks: list[tuple[str | None, object]] = []
+        self.marks: list[tuple[str | None, Any]] = []
 
     def watch(self, body: nn.Module) -> None:
         """Marks the start and end of the body's forward, and the end of the head's backward."""
         body.register_forward_pre_hook(self._before_body)
         body.register_forward_hook(self._after_body)
 
-    def _before_body(self, *_) -> None:
+    def _before_body(self, *_: object) -> None:
         # A step of several passes comes here straight from a backward.
         if self.marks and self.marks[-1][0] == "head":
             return self.mark("backward")
@@ -37,7 +38,7 @@ class Stages:
             torch.cuda._sleep(int(CYCLES * min(self.pause, LONGEST_PAUSE)))
         self.mark(None)
 
-    def _after_body(self, module, args, output) -> None:
+    def _after_body(self, module: nn.Module, args: tuple, output: Any) -> None:
         if self.on:
             self.mark("forward")
             output.last_hidden_state.register_hook(lambda gradient: self.mark("head"))

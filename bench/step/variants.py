@@ -1,6 +1,6 @@
 """A training step in every way that can be had: liftcore's, and PEFT under Trainer or a loop.
 
-A variant is built on a model of its own modules over shared weights, for a step_measure.Case.
+A variant is built on a model of its own modules over shared weights, for a Case.
 epoch(n) trains once over the batches of epoch n and returns the losses; `seconds` is what that
 took.
 """
@@ -12,22 +12,31 @@ import importlib.util
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 import liftcore
+from bench import shapes
+from bench.step.case import Case
 from bench.step.stages import Stages
 from liftcore import model as models
 from liftcore.config import LiftConfig
 from liftcore.layers.lora import Adapter
+from liftcore.training.graph import GraphRunner
 from liftcore.training.loop import make_runner, prepared
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 class Variant:
     """What all variants share: the batches, the stages and the clock around an epoch."""
 
-    def __init__(self, model: nn.Module, case):
+    def __init__(self, model: PreTrainedModel, case: Case):
         self.case, self.config, self.device = case, case.config, case.device
         self.stages = Stages(self.device)
         self.stages.watch(models.body(model))
@@ -53,7 +62,7 @@ class Variant:
 class Liftcore(Variant):
     """liftcore's own steps: on a GPU one CUDA graph each. Making the batch is part of a step."""
 
-    def __init__(self, model, case):
+    def __init__(self, model: PreTrainedModel, case: Case):
         super().__init__(model, case)
         self.model = model
         self.adapter = Adapter(model, self.config.rank, self.config.lora_alpha)
@@ -61,11 +70,14 @@ class Liftcore(Variant):
         with prepared(self.adapter, self.config.segment_length):
             self.runner = make_runner(self.adapter, case.source, self.stages.mark)
 
-    def epoch(self, number):
-        if self.device.type == "cuda" and self.stages.on:
+    def epoch(self, number: int) -> list[float]:
+        timed = self.stages.on
+        if timed and self.device.type == "cuda" and isinstance(self.runner, GraphRunner):
             self.runner.why = "its stages are timed"
         steps = self.case.epoch(number)
+        self.stages.on = False  # while it is prepared, which no step is
         with prepared(self.adapter, self.config.segment_length):
+            self.stages.on = timed
             start = self.now()
             for step in steps:
                 self.runner.run(step)
@@ -77,7 +89,7 @@ class Liftcore(Variant):
 class Plain(Variant):
     """PEFT with adapters in the model's dtype, and the shortest correct loop."""
 
-    def __init__(self, model, case):
+    def __init__(self, model: PreTrainedModel, case: Case):
         super().__init__(model, case)
         self.model = with_peft(model, self.config, case.start, upcast=False)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
@@ -85,7 +97,7 @@ class Plain(Variant):
             self.parameters, lr=self.config.learning_rate, weight_decay=0.0
         )
 
-    def step(self, batch):
+    def step(self, batch: dict[str, Tensor]) -> Tensor:
         loss = self.model(**batch).loss
         loss.backward()
         self.stages.mark("backward")
@@ -102,7 +114,14 @@ class WithTrainer(Variant):
     The official recipe of LIFT, with Liger's kernels where they are installed and a GPU is there.
     """
 
-    def __init__(self, model, case, *, checkpointing=False, accelerated=False):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        case: Case,
+        *,
+        checkpointing: bool = False,
+        accelerated: bool = False,
+    ):
         from transformers import TrainingArguments
 
         super().__init__(model, case)
@@ -137,7 +156,7 @@ class WithTrainer(Variant):
             train_dataset=self.items,
         )
 
-    def epoch(self, number):
+    def epoch(self, number: int) -> list[float]:
         self.items[:] = [
             {"input_ids": ids, "labels": labels}
             for batch in self.case.batches(number)
@@ -154,52 +173,57 @@ class WithTrainer(Variant):
 class Checkpointed(WithTrainer):
     """The official "fast" recipe: gradient checkpointing on."""
 
-    def __init__(self, *args):
+    def __init__(self, *args: Any):
         super().__init__(*args, checkpointing=True)
 
 
 class Accelerated(WithTrainer):
     """The same Trainer and PEFT model, with liftcore's ops put under it."""
 
-    def __init__(self, *args):
+    def __init__(self, *args: Any):
         super().__init__(*args, accelerated=True)
 
 
 class CheckpointedAccelerated(WithTrainer):
     """Gradient checkpointing and liftcore's ops."""
 
-    def __init__(self, *args):
+    def __init__(self, *args: Any):
         super().__init__(*args, checkpointing=True, accelerated=True)
 
 
-def _trainer_class():
+def _trainer_class() -> Callable[..., Any]:
     from transformers import PrinterCallback, Trainer, TrainerCallback
 
     class Clock(TrainerCallback):
-        def on_train_begin(self, *args, **kwargs):
+        def __init__(self, trainer: InOrder):
+            self.trainer = trainer
+            self.started = self.ended = 0.0
+
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
             self.trainer.losses.clear()
             self.started = time.perf_counter()
 
-        def on_step_end(self, *args, **kwargs):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             self.trainer.stages.mark("optimizer")
 
-        def on_epoch_end(self, *args, **kwargs):
+        def on_epoch_end(self, *args: Any, **kwargs: Any) -> None:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             self.ended = time.perf_counter()
 
     class InOrder(Trainer):
-        def __init__(self, stages, **settings):
+        def __init__(self, stages: Stages, **settings: Any):
             super().__init__(**settings)
-            self.stages, self.losses, self.clock = stages, [], Clock()
-            self.clock.trainer = self
+            self.stages, self.clock = stages, Clock(self)
+            self.losses: list[Tensor] = []
             self.add_callback(self.clock)
             self.remove_callback(PrinterCallback)
 
-        def _get_train_sampler(self, *args):
-            return torch.utils.data.SequentialSampler(self.train_dataset)
+        def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler:
+            items: Any = self.train_dataset
+            return torch.utils.data.SequentialSampler(items)
 
-        def training_step(self, *args, **kwargs):
+        def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
             loss = super().training_step(*args, **kwargs)
             self.stages.mark("backward")
             self.losses.append(loss.detach())
@@ -213,7 +237,7 @@ def uses_liger(device: torch.device) -> bool:
 
 
 @contextlib.contextmanager
-def _own_names(model: nn.Module):
+def _own_names(model: PreTrainedModel) -> Generator[None]:
     """Liger replaces functions of the model's Python module; the other variants must not see it."""
     names = vars(sys.modules[type(model).__module__])
     before = dict(names)
@@ -223,21 +247,23 @@ def _own_names(model: nn.Module):
         names.update(before)
 
 
-def with_peft(model: nn.Module, config: LiftConfig, start: dict[str, Tensor], *, upcast: bool):
+def with_peft(
+    model: PreTrainedModel, config: LiftConfig, start: dict[str, Tensor], *, upcast: bool
+) -> PeftModel:
     """The model under PEFT on all linear layers, with A as in `start`: module path -> [R, K]."""
     from peft import LoraConfig, get_peft_model
 
     settings = LoraConfig(
         r=config.rank,
-        lora_alpha=config.lora_alpha,
+        lora_alpha=config.lora_alpha,  # ty: ignore[invalid-argument-type]  # PEFT takes any number
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
     wrapped = get_peft_model(model, settings, autocast_adapter_dtype=upcast)
     with torch.no_grad():
         for path, lora_a in start.items():
-            layer = wrapped.base_model.model.get_submodule(path)
-            layer.lora_A["default"].weight.copy_(lora_a)
+            layer = wrapped.get_submodule(f"base_model.model.{path}.lora_A.default")
+            layer.get_parameter("weight").copy_(lora_a)
     return wrapped
 
 
@@ -249,6 +275,11 @@ VARIANTS = {
     "accelerated": Accelerated,
     "accelerated-fast": CheckpointedAccelerated,
 }
+
+
+def build(name: str, case: Case) -> Variant:
+    """A variant on modules of its own over the case's weights."""
+    return VARIANTS[name](shapes.twin(case.model), case)
 
 
 def label(name: str, device: torch.device) -> str:

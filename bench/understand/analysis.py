@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 
@@ -44,8 +45,8 @@ def by_line(rows: list[dict]) -> dict[str, list[dict]]:
 def banded(rows: list[dict], values: list[float]) -> dict:
     """mean, low and high of one value a row; 95 % over documents and seeds."""
     mean, low, high = bootstrap(rows, np.array(values))
-    found = {"mean": mean, "low": low, "high": high}
-    return {name: round(float(value), 4) for name, value in found.items()}
+    band = {"mean": mean, "low": low, "high": high}
+    return {name: round(float(value), 4) for name, value in band.items()}
 
 
 def summary(rows: list[dict]) -> list[dict]:
@@ -55,7 +56,11 @@ def summary(rows: list[dict]) -> list[dict]:
 
 
 def _line(name: str, rows: list[dict], groups: dict[str, list[dict]]) -> dict:
-    entry = {"line": name, "runs": len(rows), "documents": len({r["document"] for r in rows})}
+    entry: dict[str, Any] = {
+        "line": name,
+        "runs": len(rows),
+        "documents": len({r["document"] for r in rows}),
+    }
     for context in CONTEXTS:
         if context in rows[0]["answers"]:
             entry[context] = _answers(rows, context)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from bench.evaluations import metrics
 from liftcore import model as models
@@ -24,7 +24,12 @@ _EITHER = re.compile(r"Which came first, (.*) or (.*)\?")
 
 
 @torch.no_grad()
-def answers(model, tokenizer, prompts: Sequence[list[int]], new_tokens: int) -> list[str]:
+def answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    new_tokens: int,
+) -> list[str]:
     """Greedy replies to prompts (token ids), of at most `new_tokens` tokens each.
 
     What all prompts begin with is read once; the rest is padded on the left.
@@ -46,7 +51,7 @@ def answers(model, tokenizer, prompts: Sequence[list[int]], new_tokens: int) -> 
         ids[b, width - len(rest) :] = torch.tensor(rest)
         mask[b, shared : shared + width - len(rest)] = 0
     places = (mask.cumsum(1) - 1).clamp(min=0)[:, shared:]
-    found = [[] for _ in prompts]
+    replies = [[] for _ in prompts]
     going = [True] * len(prompts)
     for _ in range(new_tokens):
         hidden = body(
@@ -60,12 +65,12 @@ def answers(model, tokenizer, prompts: Sequence[list[int]], new_tokens: int) -> 
         for b, token in enumerate(ids[:, 0].tolist()):
             going[b] = going[b] and token not in ends
             if going[b]:
-                found[b].append(token)
+                replies[b].append(token)
         if not any(going):
             break
         mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
         places = places[:, -1:] + 1
-    return [tokenizer.decode(f, skip_special_tokens=True).strip() for f in found]
+    return [str(tokenizer.decode(r, skip_special_tokens=True)).strip() for r in replies]
 
 
 def _shared(prompts: Sequence[list[int]]) -> int:
@@ -79,8 +84,10 @@ def _shared(prompts: Sequence[list[int]]) -> int:
     return count
 
 
-def _ends(model) -> set[int]:
+def _ends(model: PreTrainedModel) -> set[int]:
     ends = getattr(model.generation_config, "eos_token_id", None)
+    if ends is None:
+        return set()
     return set(ends) if isinstance(ends, (list, tuple)) else {ends}
 
 

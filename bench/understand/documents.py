@@ -7,9 +7,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from transformers import PreTrainedTokenizerBase
+
 from liftcore import document
 from liftcore.document import Document
-from liftcore.fiction.documents import Question, fictional_document, questions
+from liftcore.fiction.documents import Fiction, Question, fictional_document, questions
 from liftcore.questions.pairs import Pair
 
 WORDS = 450
@@ -54,7 +56,7 @@ class Told:
     given: tuple[Pair, ...]
 
 
-def read(name: str, tokenizer) -> Told:
+def read(name: str, tokenizer: PreTrainedTokenizerBase) -> Told:
     """The document called "fiction-SEED"."""
     fiction = _fiction(name)
     source = document.from_text(fiction.text, tokenizer, fiction.title)
@@ -67,7 +69,7 @@ def asked(name: str) -> tuple[Question, ...]:
     return questions(_fiction(name))
 
 
-def _fiction(name: str):
+def _fiction(name: str) -> Fiction:
     return fictional_document(int(name.partition("-")[2]), WORDS)
 
 

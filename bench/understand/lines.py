@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from bench.understand.documents import NAMES
 from liftcore.config import QA_KINDS, LiftConfig
 
 SEEDS = (0, 1)
 # Small steps, of a segment or a question or two, suit a short run.
-BASE = dict(segment_length=128, tokens_per_step=128, rank=16, learning_rate=2e-3, epochs=1000)
+BASE: dict[str, Any] = dict(
+    segment_length=128, tokens_per_step=128, rank=16, learning_rate=2e-3, epochs=1000
+)
 GAMMA = 4.0
 
 
@@ -27,7 +30,7 @@ class Line:
     name: str
     objectives: dict[str, float] = field(default_factory=dict)
     pairs: tuple[str, ...] = ()
-    changes: dict = field(default_factory=dict)
+    changes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def trained(self) -> bool:
@@ -35,10 +38,13 @@ class Line:
 
     def config(self, seed: int) -> LiftConfig:
         names, mix = tuple(self.objectives), tuple(self.objectives.values())
-        return LiftConfig(**{**BASE, **self.changes, "objectives": names, "mix": mix, "seed": seed})
+        mixed: dict[str, Any] = {"objectives": names, "mix": mix, "seed": seed}
+        return LiftConfig(**{**BASE, **self.changes, **mixed})
 
 
-def _line(name: str, pairs: str = "", changes: dict | None = None, **objectives: float) -> Line:
+def _line(
+    name: str, pairs: str = "", changes: dict[str, Any] | None = None, **objectives: float
+) -> Line:
     return Line(name, objectives, tuple(pairs.split()), changes or {})
 
 

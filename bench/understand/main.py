@@ -17,10 +17,10 @@ import sys
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bench import sweep as sweeps
-from bench.common import RESULTS, results_name, table
-from bench.json_lines import read_lines
+from bench.common import RESULTS, read_lines, results_name, table
 from bench.understand import analysis
 from bench.understand import documents as understand_documents
 from bench.understand import run as understand_run
@@ -35,8 +35,8 @@ NAME = "understand"
 def sweep(
     file: Path,
     todo: list[Case],
-    model,
-    tokenizer,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     *,
     seconds: float,
     minutes: float = float("inf"),
@@ -93,7 +93,7 @@ def report(folder: Path) -> dict:
 def _questions(rows: list[dict]) -> dict[str, int]:
     """How many questions of each kind the documents have together."""
     of_document = {r["document"]: r["kinds"] for r in rows}
-    kinds = [kind for found in of_document.values() for kind in found]
+    kinds = [kind for kinds_asked in of_document.values() for kind in kinds_asked]
     return {kind: kinds.count(kind) for kind in analysis.KINDS}
 
 
@@ -113,8 +113,8 @@ def text(result: dict) -> str:
 def _cells(line: dict) -> list[str]:
     none, half = line["none"], line["half"]
 
-    def percent(found: dict, kind: str) -> str:
-        return f"{found[kind]['mean']:.0%}" if kind in found else "-"
+    def percent(answers: dict, kind: str) -> str:
+        return f"{answers[kind]['mean']:.0%}" if kind in answers else "-"
 
     gain = "-"
     if "gain" in line:

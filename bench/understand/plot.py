@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import matplotlib
+from matplotlib.axes import Axes
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -38,16 +39,16 @@ def plot(result: dict, path: Path) -> Path:
     return path
 
 
-def _names(axis, lines, offset: float = 0.0) -> None:
+def _names(axis: Axes, lines: list[dict], offset: float = 0.0) -> None:
     axis.set_yticks([y + offset for y in range(len(lines))], [x["line"] for x in lines], fontsize=8)
 
 
-def _bar(axis, y: float, found: dict, colour: str, height: float, label: str | None) -> None:
-    axis.barh(y, found["mean"], height, color=colour, label=label)
-    axis.plot([found["low"], found["high"]], [y, y], color="black", linewidth=1)
+def _bar(axis: Axes, y: float, band: dict, colour: str, height: float, label: str | None) -> None:
+    axis.barh(y, band["mean"], height, color=colour, label=label)
+    axis.plot([band["low"], band["high"]], [y, y], color="black", linewidth=1)
 
 
-def _answers(axis, lines) -> None:
+def _answers(axis: Axes, lines: list[dict]) -> None:
     bars = (("whole", WHOLE, "the whole text in the prompt"),
             ("half", HALF, "half of the text in the prompt"),
             ("none", NONE, "no text in the prompt"))  # fmt: skip
@@ -61,7 +62,7 @@ def _answers(axis, lines) -> None:
     axis.legend(fontsize=8)
 
 
-def _kinds(axis, lines) -> None:
+def _kinds(axis: Axes, lines: list[dict]) -> None:
     height = 0.8 / len(KINDS)
     for n, kind in enumerate(KINDS):
         label = kind
@@ -75,7 +76,7 @@ def _kinds(axis, lines) -> None:
     axis.legend(fontsize=8)
 
 
-def _gains(axis, lines) -> None:
+def _gains(axis: Axes, lines: list[dict]) -> None:
     shown = [line for line in lines if "gain" in line]
     for y, line in enumerate(shown):
         gain = line["gain"]["none"]
@@ -91,7 +92,7 @@ def _gains(axis, lines) -> None:
     axis.margins(x=0.35, y=0.1)
 
 
-def _price(axis, lines) -> None:
+def _price(axis: Axes, lines: list[dict]) -> None:
     dots = [
         Dot(
             f"{line['line']} (recall {line['recall']:.0%}, {line['general']:.0f}/20)",

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from bench.evaluations.metrics import contains
 from bench.recall import probes
 from bench.understand.answers import answers, score
 from bench.understand.documents import GENERAL, Told
 from bench.understand.lines import Case
 from bench.understand.train import train_for
 from liftcore import answer, report
-from liftcore.layers.lora import Adapter
+from liftcore.layers.lora import Adapter, own_adapter_after
 from liftcore.model import prefix_ids
 from liftcore.questions.pairs import GivenPairs
 from liftcore.questions.self_study import SelfStudy
@@ -24,7 +28,13 @@ PROBES = 16
 SHOWN = 0.5
 
 
-def run(case: Case, model, tokenizer, told: Told, seconds: float) -> dict:
+def run(
+    case: Case,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    told: Told,
+    seconds: float,
+) -> dict:
     """Trains and measures one case -> a row for the file. The model is left as it was."""
     row = {"key": case.key, "document": case.document, "seed": case.seed, "line": case.line.name}
     threads = torch.get_num_threads()
@@ -34,9 +44,9 @@ def run(case: Case, model, tokenizer, told: Told, seconds: float) -> dict:
         if not case.line.trained:
             return {**row, **measure(model, tokenizer, told, contexts=("none", "half", "whole"))}
         config = case.line.config(case.seed)
-        adapter = Adapter(model, config.rank, config.lora_alpha, config.seed)
-        adapter.install()
-        try:
+        with own_adapter_after(model):
+            adapter = Adapter(model, config.rank, config.lora_alpha, config.seed)
+            adapter.install()
             trained = train_for(
                 seconds,
                 model,
@@ -49,16 +59,16 @@ def run(case: Case, model, tokenizer, told: Told, seconds: float) -> dict:
             row["config"] = {k: v for k, v in dataclasses.asdict(config).items() if k != "seed"}
             row["training"] = dataclasses.asdict(trained)
             return {**row, **measure(model, tokenizer, told, seed=case.seed)}
-        finally:
-            adapter.remove()
     finally:
         torch.set_num_threads(threads)
 
 
-def sources(case: Case, model, tokenizer, told: Told) -> list:
+def sources(
+    case: Case, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, told: Told
+) -> list:
     """Where the pairs of a case come from."""
 
-    def made(kind: str):
+    def made(kind: str) -> GivenPairs | SelfStudy:
         if kind == "given":
             return GivenPairs(told.given)
         # "self:quiz,gap": these kinds of self-study.
@@ -73,15 +83,21 @@ def sources(case: Case, model, tokenizer, told: Told) -> list:
     return [made(kind) for kind in case.line.pairs]
 
 
-def measure(model, tokenizer, told: Told, contexts=("none", "half"), seed: int = 0) -> dict:
+def measure(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    told: Told,
+    contexts: Sequence[str] = ("none", "half"),
+    seed: int = 0,
+) -> dict:
     """What the model answers with no document in the prompt, with half of it and with all of it;
     what it recalls, and what it has forgotten."""
     started = time.process_time()
-    found = {"kinds": [q.kind for q in told.questions], "answers": {}}
+    row: dict[str, Any] = {"kinds": [q.kind for q in told.questions], "answers": {}}
     for context in contexts:
         replies = ask(model, tokenizer, told, context)
         scores = [score(q, r) for q, r in zip(told.questions, replies, strict=True)]
-        found["answers"][context] = {
+        row["answers"][context] = {
             "right": [right for right, _ in scores],
             "f1": [round(f1, 3) for _, f1 in scores],
             "replies": replies,
@@ -90,8 +106,9 @@ def measure(model, tokenizer, told: Told, contexts=("none", "half"), seed: int =
     tokens = told.document.tokens
     recall = report.measure(model, tokens, prefix=prefix, probes=PROBES, seed=seed).recall
     general = general_answered(model, tokenizer)
+    assert recall is not None  # the document is long enough
     return {
-        **found,
+        **row,
         "recall": round(recall, 4),
         "general": general,
         **probes.forgetting(model, tokenizer),
@@ -99,7 +116,9 @@ def measure(model, tokenizer, told: Told, contexts=("none", "half"), seed: int =
     }
 
 
-def ask(model, tokenizer, told: Told, context: str) -> list[str]:
+def ask(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, told: Told, context: str
+) -> list[str]:
     """The replies to all questions on a document."""
     text = shown(tokenizer, told, context)
     title = told.document.title
@@ -107,7 +126,7 @@ def ask(model, tokenizer, told: Told, context: str) -> list[str]:
     return answers(model, tokenizer, prompts, NEW_TOKENS)
 
 
-def shown(tokenizer, told: Told, context: str) -> str:
+def shown(tokenizer: PreTrainedTokenizerBase, told: Told, context: str) -> str:
     """What of the document stands in the prompt."""
     if context == "none":
         return ""
@@ -117,10 +136,8 @@ def shown(tokenizer, told: Told, context: str) -> str:
     return answer.truncate(tokenizer, tokens, int(SHOWN * len(tokens)))
 
 
-def general_answered(model, tokenizer) -> int:
+def general_answered(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """How many of the general questions get an answer that holds the right one."""
-    from bench.evaluations.metrics import contains
-
     prompts = [answer.prompt_ids(tokenizer, q, "\nAnswer:") for q, _ in GENERAL]
     replies = answers(model, tokenizer, prompts, NEW_TOKENS)
     right = [max(contains(r, w) for w in known.split("|")) for r, (_, known) in

@@ -7,6 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from liftcore import model as models
 from liftcore.config import LiftConfig
@@ -26,7 +29,7 @@ class Timed(StepSource):
     another as long as there is time.
     """
 
-    def __init__(self, seconds: float, *args, **options):
+    def __init__(self, seconds: float, *args: Any, **options: Any):
         super().__init__(*args, share=self.clock, **options)
         self.allowed = seconds
         self.start: float | None = None
@@ -60,8 +63,8 @@ class Trained:
 
 def train_for(
     seconds: float,
-    model,
-    tokenizer,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     adapter: Adapter,
     document: Document,
     config: LiftConfig,
@@ -85,6 +88,7 @@ def train_for(
     making = time.process_time() - begun
     with closing(source):
         result = train(adapter, source)
+        assert source.start is not None
         spent = time.process_time() - source.start
     return Trained(
         round(spent, 2),

@@ -204,6 +204,11 @@ class Adapter:
         return free is not None and free > 2 * need
 
 
+def installed(model: nn.Module) -> Adapter | None:
+    """The adapter that is in the model now, if any."""
+    return getattr(model, "_liftcore_adapter", None)
+
+
 @contextmanager
 def own_adapter_after(model: nn.Module, *, on_failure: bool = False):
     """Behind it the model has the adapter again that it had before, or none; with on_failure only

@@ -1,6 +1,7 @@
-"""The one command for a GPU machine, and the README's figures."""
+"""The one command for a GPU machine, and the figures of docs/measurements.md."""
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -39,8 +40,8 @@ def test_results_are_kept_as_they_come_and_failures_are_told(card, monkeypatch, 
     monkeypatch.setattr(gpu, "PARTS", parts)
     monkeypatch.setenv("MADE", str(card / "made-1.csv"))
     assert gpu.main(["--minutes", "5"]) == 1
-    found = json.loads((card / "gpu.json").read_text())["parts"]
-    assert [p["ran"] for p in found] == [True, True, False, True]
+    parts_run = json.loads((card / "gpu.json").read_text())["parts"]
+    assert [p["ran"] for p in parts_run] == [True, True, False, True]
     assert (card / "good.log").read_text() == "fine\n" and (card / "made-1.csv").exists()
     out = capsys.readouterr().out
     assert "failed: no room" in out and "no_such_module not installed" in out
@@ -79,9 +80,33 @@ def test_no_part_is_begun_when_the_time_is_over(card, capsys):
     assert not list(card.glob("*.log"))
 
 
-def test_the_readme_agrees_with_the_results():
-    text = readme.README.read_text()
+def test_the_page_of_measurements_agrees_with_the_results():
+    text = readme.PAGE.read_text()
     assert readme.rewritten(text) == text
+    names = [name for _, name, _ in readme.MARKED.findall(text)]
+    assert sorted(names) == sorted(readme.TABLES)
+
+
+def test_the_pictures_of_the_page_are_there():
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", readme.PAGE.read_text())
+    assert pictures and all((readme.PAGE.parent / picture).exists() for picture in pictures)
+
+
+def test_a_task_of_one_question_and_a_score_of_zeros_are_left_out(tmp_path):
+    def group(task: str, cases: int, f1: float) -> dict:
+        scores = {"token_f1": f1, "exact_match": 0.0, "bleu_1": None}
+        return {
+            "group": task, "method": "lift", "cases": cases, "fit": cases, "scores": scores
+        }  # fmt: skip
+
+    groups = [group("many", 6, 0.25), group("none right", 2, 0.0), group("one", 1, 1.0)]
+    (tmp_path / "loogle.json").write_text(json.dumps({"groups": groups}))
+    assert readme.TABLES["loogle"](tmp_path).splitlines() == [
+        "| task | method | questions | F1 |",
+        "| --- | --- | --- | --- |",
+        "| many | lift | 6 | 25.0 |",
+        "| none right | lift | 2 | 0.0 |",
+    ]
 
 
 def test_a_marked_table_is_replaced_and_the_rest_is_left(tmp_path):

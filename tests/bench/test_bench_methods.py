@@ -10,8 +10,7 @@ import liftcore
 from bench.evaluations import memories, methods
 from bench.evaluations.methods import METHODS, Bench, DoesNotFit, find, set_window
 from bench.evaluations.prompts import Prompt
-from bench.evaluations.retrieval import GAP, SentenceIndex
-from bench.evaluations.sentences import sentences
+from bench.evaluations.retrieval import GAP, SentenceIndex, sentences
 from liftcore import document
 from liftcore import model as models
 from liftcore.config import LiftConfig

@@ -14,7 +14,7 @@ import pytest
 from bench.evaluations import cases, evaluate, niah
 from bench.evaluations import niah_documents as stacks
 from bench.evaluations.cases import Case, Results
-from bench.evaluations.sentences import sentence_ends
+from bench.evaluations.retrieval import sentence_ends
 from liftcore.errors import LiftError, UsageError
 from liftcore.training.checkpoint import FILE_NAME
 

@@ -6,18 +6,10 @@ import pytest
 import torch
 from tiny import tiny_model
 
-from bench.recall import (
-    main as recall,
-)
-from bench.recall import (
-    official as recall_official,
-)
-from bench.recall import (
-    run as recall_run,
-)
-from bench.recall import (
-    settings as recall_settings,
-)
+from bench.recall import main as recall
+from bench.recall import official as recall_official
+from bench.recall import run as recall_run
+from bench.recall import settings as recall_settings
 from bench.recall.settings import Case, Setting
 from liftcore import segments
 from liftcore.training.source import count
@@ -85,7 +77,7 @@ def test_points_lie_at_the_budgets_and_a_run_stops_when_it_recalls_enough(
     row = recall_run.run(case, model, tokenizer, sample, 2)
     length, passes = len(sample.tokens), [p["passes"] for p in row["curve"]]
     assert [p["recall"] for p in row["curve"]] == [0.2, 0.96]
-    for budget, seen in zip(recall_run.BUDGETS, passes, strict=False):
+    for budget, seen in zip(recall_run.probes.BUDGETS, passes, strict=False):
         assert budget * length <= seen < budget * length + 64
     assert row["config"]["epochs"] == 6 and row["facts"] == len(sample.facts) > 5
 

@@ -6,18 +6,10 @@ import numpy as np
 import pytest
 
 from bench import common, plot_names
-from bench.recall import (
-    analysis as recall_analysis,
-)
-from bench.recall import (
-    compare as recall_compare,
-)
-from bench.recall import (
-    main as recall,
-)
-from bench.recall import (
-    settings as recall_settings,
-)
+from bench.recall import analysis as recall_analysis
+from bench.recall import compare as recall_compare
+from bench.recall import main as recall
+from bench.recall import settings as recall_settings
 from liftcore import segments
 from liftcore.config import LiftConfig
 

@@ -9,18 +9,10 @@ import pytest
 import torch
 from tiny import tiny_model
 
-from bench.scaling import (
-    fit as scaling_fit,
-)
-from bench.scaling import (
-    main as scaling,
-)
-from bench.scaling import (
-    report as scaling_report,
-)
-from bench.scaling import (
-    run as scaling_run,
-)
+from bench.scaling import fit as scaling_fit
+from bench.scaling import main as scaling
+from bench.scaling import report as scaling_report
+from bench.scaling import run as scaling_run
 from bench.scaling.fit import Fit
 from liftcore.config import LiftConfig
 

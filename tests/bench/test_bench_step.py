@@ -7,20 +7,11 @@ import torch
 from tiny import tiny_model
 
 from bench import common, shapes
-from bench.step import (
-    dropin,
-    floor,
-    stages,
-)
-from bench.step import (
-    main as step,
-)
-from bench.step import (
-    measure as step_measure,
-)
-from bench.step import (
-    variants as step_variants,
-)
+from bench.step import case as step_case
+from bench.step import main as step
+from bench.step import measure as step_measure
+from bench.step import stages
+from bench.step import variants as step_variants
 
 pytest.importorskip("peft")
 pytest.importorskip("accelerate")
@@ -37,7 +28,7 @@ def without_trainer(argv):
 def toy(monkeypatch, tmp_path):
     monkeypatch.setattr(shapes, "build", lambda *args: (tiny_model(), None))
     monkeypatch.setattr(step, "memory_of", lambda *args: 2**30)
-    monkeypatch.setitem(floor.SIZES, "cpu", 64)
+    monkeypatch.setitem(step_measure.PRODUCTS, "cpu", 64)
     common = ["--device", "cpu", "--tokens", "32", *SMALL, "--steps", "2", "--rounds", "2"]
 
     def run(*options, main=without_trainer, name="step"):
@@ -53,15 +44,15 @@ def test_the_floor_counts_what_a_step_needs():
     lora = 2 * 4 * ((48 + 48) * 2 + (24 + 48) * 2 + 3 * (48 + 80))
     # A layer's four heads: two products of 2·S·D forward, five backward, half of it causal.
     attention = 2 * 4 * (2 + 5) * 2 * 16 * 12 / 2
-    found = floor.step_flops(tiny_model(), 16, 4, tokens=32, scored=20)
+    found = step_case.step_flops(tiny_model(), 16, 4, tokens=32, scored=20)
     by_hand = 32 * (4 * linear + 6 * lora + attention) + 20 * 4 * 211 * 48
     assert found == pytest.approx(by_hand, rel=1e-12)
 
 
 def test_the_peak_is_the_rate_of_a_product(monkeypatch):
     clock = iter(range(100))
-    monkeypatch.setattr(floor.time, "perf_counter", lambda: next(clock))
-    assert floor.peak_rate(torch.device("cpu"), torch.float32, 8) == 2 * 8**3
+    monkeypatch.setattr(step_measure.time, "perf_counter", lambda: next(clock))
+    assert step_measure.peak_rate(torch.device("cpu"), torch.float32, 8) == 2 * 8**3
 
 
 @pytest.mark.parametrize(
@@ -127,7 +118,7 @@ def test_no_speed_up_where_losses_differ(toy, monkeypatch, capsys, when):
 
 
 def test_dropin_compares_trainer_with_itself(toy, capsys):
-    code, rows = toy(main=dropin.main, name="dropin")
+    code, rows = toy(main=step.dropin, name="dropin")
     assert code == 0 and [r["variant"] for r in rows] == [
         "PEFT defaults + Trainer",
         "PEFT defaults + Trainer, accelerated",
@@ -148,7 +139,7 @@ def test_dropin_sees_a_loss_that_accelerate_changed(toy, monkeypatch):
         return report
 
     monkeypatch.setattr(step_variants.liftcore, "accelerate", wrong)
-    code, rows = toy("--steps", "6", main=dropin.main, name="dropin")
+    code, rows = toy("--steps", "6", main=step.dropin, name="dropin")
     assert code == 1 and not any(r["liftcore_speedup"] for r in rows)
 
 
@@ -198,7 +189,7 @@ def test_when_the_time_is_up_the_rest_is_named(toy):
 
 def test_a_round_is_enough_when_the_deadline_has_passed():
     args, _ = step.options(["--device", "cpu", "--steps", "1", *SMALL])
-    case = step_measure.Case(tiny_model(), None, 16, args)
+    case = step_case.Case(tiny_model(), None, 16, args)
     found = step_measure.measure(case, ["plain", "liftcore"], 5, deadline=0.0)
     assert [len(o.seconds) for o in found.values()] == [1, 1]
     assert not step_measure.disagreement(found)
@@ -212,9 +203,9 @@ def test_all_variants_take_the_same_steps(monkeypatch, on_device):
 
         monkeypatch.setattr(step_variants, "make_runner", GraphRunner)
     args, _ = step.options(["--device", "cpu", "--steps", "3", *SMALL])
-    case = step_measure.Case(tiny_model(), None, 32, args)
+    case = step_case.Case(tiny_model(), None, 32, args)
     names = ["liftcore"] if on_device else list(step_variants.VARIANTS)
-    built = {name: case.variant(name) for name in {*names, "plain", "liftcore"}}
+    built = {name: step_variants.build(name, case) for name in {*names, "plain", "liftcore"}}
     built["liftcore"].stages.on = True
     losses = {name: [v.epoch(0), v.epoch(1)] for name, v in built.items()}
     for name, found in losses.items():
@@ -225,8 +216,8 @@ def test_all_variants_take_the_same_steps(monkeypatch, on_device):
 
 def test_all_variants_start_from_one_adapter_and_the_labels_of_transformers():
     args, _ = step.options(["--device", "cpu", "--steps", "1", *SMALL])
-    case = step_measure.Case(tiny_model(), None, 32, args)
-    ours, peft = case.variant("liftcore"), case.variant("official")
+    case = step_case.Case(tiny_model(), None, 32, args)
+    ours, peft = step_variants.build("liftcore", case), step_variants.build("official", case)
     for path, lora_a in case.start.items():
         layer = peft.model.base_model.model.get_submodule(path)
         assert torch.equal(layer.lora_A["default"].weight, lora_a)
@@ -285,7 +276,7 @@ def test_rows_are_not_added_to_a_file_of_other_columns(tmp_path):
         assert [r["y"] for r in csv.DictReader(file)] == ["2"]
 
 
-@pytest.mark.parametrize("main, name", [(step.main, "step"), (dropin.main, "dropin")])
+@pytest.mark.parametrize("main, name", [(step.main, "step"), (step.dropin, "dropin")])
 def test_rows_lie_with_the_other_results_of_their_device(main, name, tmp_path, monkeypatch):
     monkeypatch.setattr(step, "RESULTS", tmp_path)
     assert main(["--device", "cpu", "--minutes", "1e-9"]) == 0

@@ -9,16 +9,10 @@ import pytest
 import torch
 from tiny import tiny_model
 
-from bench.understand import (
-    analysis as understand_analysis,
-)
+from bench.understand import analysis as understand_analysis
 from bench.understand import documents
-from bench.understand import (
-    main as understand,
-)
-from bench.understand import (
-    run as understand_run,
-)
+from bench.understand import main as understand
+from bench.understand import run as understand_run
 from bench.understand.answers import answers, score
 from bench.understand.lines import EXTRA, LINES, MAIN, Case, Line, cases
 from bench.understand.train import Timed, train_for

@@ -9,7 +9,7 @@ from errors_and_seeds import fresh_seed
 from stub_server import Stub
 
 from bench.evaluations import metrics
-from bench.evaluations.sentences import sentence_ends
+from bench.evaluations.retrieval import sentence_ends
 from liftcore.cli.demo import is_right
 from liftcore.questions import kinds as study_kinds
 from liftcore.questions import prompt as qa_prompt
