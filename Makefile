@@ -1,7 +1,8 @@
 # make demo   prepare .venv and absorb a fictional document, with a real model
 # make test   prepare .venv with the test tools and run the whole suite
 # make test-official   the suite with the versions that the official LIFT code pins (Python 3.11)
-# make lint   ruff: style and format
+# make lint   ruff and ty: style, format and types
+# make docs   docs/ as a site in build/site, with API pages out of the docstrings
 # make bench  time one step of LIFT against PEFT on this machine
 # make venv   prepare .venv alone
 # make pristine   the first commands of the README as a new user meets them: nothing prepared
@@ -12,10 +13,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OFFICIAL ?= .venv-official
 OFFICIAL_PYTHON ?= python3.11
+DOCS ?= .venv-docs
 PIP := .ci/quietly $(VENV)/pip.log $(BIN)/python -m pip --disable-pip-version-check
 OFFICIAL_PIP := .ci/quietly $(OFFICIAL)/pip.log $(OFFICIAL)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-official lint bench venv pristine clean
+.PHONY: demo test test-official lint docs bench venv pristine clean
 
 demo: $(VENV)/.base
 	@echo "== liftcore demo"
@@ -33,6 +35,16 @@ lint: $(VENV)/.test
 	@echo "== ruff"
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@echo "== ty"
+	@PYTHON_ENV=$(abspath $(VENV)) .ci/types $(abspath $(BIN)/ty)
+
+# Needs no torch: the docstrings are read, not imported. kernels/ is liftcore.kernels there.
+docs: $(DOCS)/.docs
+	@rm -rf build/docs && mkdir -p build/docs
+	@cp -R liftcore build/docs/liftcore && cp -R kernels build/docs/liftcore/kernels
+	@touch build/docs/liftcore/kernels/__init__.py  # without it the folder is passed over
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet
+	@echo "the site is in build/site"
 
 bench: $(VENV)/.test
 	@$(BIN)/python -m bench step
@@ -66,5 +78,12 @@ $(OFFICIAL)/.test: requirements-official.lock pyproject.toml setup.py
 		--no-deps --no-build-isolation --editable .
 	@touch $@
 
+$(DOCS)/.docs: requirements-docs.lock
+	@echo "== preparing $(DOCS) (once)"
+	@test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	@.ci/quietly $(DOCS)/pip.log $(DOCS)/bin/python -m pip --disable-pip-version-check \
+		install -r requirements-docs.lock
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(OFFICIAL) build dist *.egg-info
+	rm -rf $(VENV) $(OFFICIAL) $(DOCS) build dist *.egg-info

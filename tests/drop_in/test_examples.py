@@ -194,14 +194,16 @@ def test_an_adapter_of_peft_can_be_served_too(served, options, document, tmp_pat
     assert module.problems(tmp_path, layers) == []
 
 
-def test_the_readme_names_every_example():
-    text = (ROOT / "README.md").read_text()
+RECIPES = ROOT / "docs" / "drop-in.md"
+
+
+def test_every_example_is_a_recipe():
     for file in (ROOT / "examples").glob("*.py"):
-        assert f"examples/{file.name}" in text and f"  {file.name} " in text
+        assert f"`examples/{file.name}`" in RECIPES.read_text()
 
 
 def test_the_extra_of_the_recipes_names_what_they_import():
     lines = (ROOT / "pyproject.toml").read_text().splitlines()
     extra = next((line for line in lines if line.startswith("trainer = ")), "")
     assert "peft>=" in extra and "accelerate>=" in extra
-    assert "pip install '.[trainer]'" in (ROOT / "README.md").read_text()
+    assert "pip install '.[trainer]'" in RECIPES.read_text()

@@ -117,11 +117,3 @@ def test_every_public_name_exists():
     assert liftcore.segments.cut and liftcore.kernels.lora.lora_linear
     with pytest.raises(AttributeError):
         _ = liftcore.no_such_name
-
-
-def test_the_readme_names_every_module():
-    text = (ROOT / "README.md").read_text()
-    for folder in ("kernels", "liftcore", "bench"):
-        for file in (ROOT / folder).glob("*.py"):
-            listed = f"  {file.name} " in text
-            assert listed or (file.name.startswith("__") and folder != "liftcore"), file
