@@ -1,4 +1,4 @@
-"""Adapters on disk, in PEFT's own form."""
+"""Adapters on disk, in PEFT's own form; and one user of a model at a time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import hashlib
 import json
 import math
 import re
+import threading
 from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from safetensors import SafetensorError
@@ -19,9 +22,10 @@ from liftcore.layers.linear import features
 from liftcore.layers.lora import Adapter
 from liftcore.layers.peft_names import hits
 from liftcore.layers.targets import Targets, targets
+from liftcore.model import causal_lm
+from liftcore.output import ADAPTER
 
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
+CONFIG, WEIGHTS = ADAPTER
 # What adapter_config.json may say without changing what an adapter computes.
 HARMLESS = {
     "r",
@@ -43,6 +47,16 @@ HARMLESS = {
 INITS = (True, False, None, "gaussian", "eva", "orthogonal")
 # The values that vLLM takes for --max-lora-rank.
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+# Beside the models: one that held its lock could be neither copied nor pickled.
+_locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_guard = threading.Lock()
+
+
+def alone_with(model: nn.Module) -> threading.RLock:
+    """The model's lock, for a `with`: each memory puts its own adapter into the model that
+    they share. Other threads wait, the same one may take it again."""
+    with _guard:
+        return _locks.setdefault(model, threading.RLock())
 
 
 def write(adapter: Adapter, folder: Path) -> str:
@@ -147,7 +161,7 @@ def _not_computed(settings: dict, wanted: Targets) -> list[str]:
     return wrong
 
 
-def _hits(value: object, wanted: Targets) -> set[str] | None:
+def _hits(value: Any, wanted: Targets) -> set[str] | None:
     """The layers that a setting of PEFT names; None when it is no pattern and no list of names."""
     try:
         return hits(value, wanted.layers)
@@ -157,7 +171,7 @@ def _hits(value: object, wanted: Targets) -> set[str] | None:
 
 def base_name(model: nn.Module) -> str:
     """The name the base model was loaded by."""
-    return str(model.config.name_or_path or type(model).__name__)
+    return str(causal_lm(model).config.name_or_path or type(model).__name__)
 
 
 def vllm_rank(rank: int) -> int | None:
@@ -173,12 +187,12 @@ def file_sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
-def settings_of(folder: str | Path | None) -> dict[str, int | float]:
+def settings_of(folder: str | Path | None) -> dict[str, Any]:
     """The settings that an adapter to begin from brings with it; none without a folder."""
     if folder is None:
         return {}
-    found = read_json(Path(folder) / CONFIG)
-    return {"rank": found.get("r"), "alpha": found.get("lora_alpha")}
+    settings = read_json(Path(folder) / CONFIG)
+    return {"rank": settings.get("r"), "alpha": settings.get("lora_alpha")}
 
 
 def read_json(file: Path) -> dict:
@@ -187,7 +201,7 @@ def read_json(file: Path) -> dict:
     files.repair(file.parent)
     try:
         # As bytes: the byte order mark of some editors is no part of JSON.
-        found = json.loads(file.read_bytes())
+        content = json.loads(file.read_bytes())
     except FileNotFoundError as error:
         raise LiftError(
             f"{file.parent} holds no liftcore adapter: {file.name} is missing"
@@ -196,6 +210,6 @@ def read_json(file: Path) -> dict:
         raise LiftError(f"cannot read {file}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise LiftError(f"{file} is damaged: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise LiftError(f"{file} is damaged: not a JSON object")
-    return found
+    return content

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from liftcore import model as models
 from liftcore.errors import UsageError
-from liftcore.tokens import chat_ids, chat_pieces, text_ids
+from liftcore.tokens import Tokenizer, chat_ids, chat_pieces, text_ids
 
 CONTEXTS = ("none", "truncated")
 SPLIT = 4  # tokens that one character may be split into, at most: the bytes of UTF-8
@@ -58,12 +58,12 @@ def keeps_a_cache(model: nn.Module) -> bool:
     kept = vars(model).get("_liftcore_caches")
     if kept is None:
         with models.evaluating(model):
-            kept = model._liftcore_caches = _continues(models.body(model), model)
+            kept = vars(model)["_liftcore_caches"] = _continues(models.body(model), model)
     return kept
 
 
 def _continues(body: nn.Module, model: nn.Module) -> bool:
-    weight = model.get_input_embeddings().weight
+    weight = models.causal_lm(model).get_input_embeddings().weight
     random = torch.Generator().manual_seed(0)
     ids = torch.randint(weight.shape[0], (2, 12), generator=random).to(weight.device)
     right = body(input_ids=ids, use_cache=False).last_hidden_state[:, -1].float()
@@ -81,7 +81,7 @@ def _continues(body: nn.Module, model: nn.Module) -> bool:
 
 
 def complete_all(
-    model: nn.Module, tokenizer, texts: Sequence[str], new_tokens: Sequence[int]
+    model: nn.Module, tokenizer: Tokenizer, texts: Sequence[str], new_tokens: Sequence[int]
 ) -> list[str]:
     """What complete() gives for each text, of at most so many tokens each, in one batch."""
     prefix = models.prefix_ids(tokenizer)
@@ -91,7 +91,7 @@ def complete_all(
     ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=device)
     mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows], device=device)
     out = greedy(model, ids, max(new_tokens), mask).tolist()
-    ends = model.generation_config.eos_token_id
+    ends = models.causal_lm(model).generation_config.eos_token_id
     stops = set(ends) if isinstance(ends, (list, tuple)) else {ends}
     completions = []
     for row, most in zip(out, new_tokens, strict=True):
@@ -100,7 +100,7 @@ def complete_all(
     return completions
 
 
-def complete(model: nn.Module, tokenizer, text: str, max_new_tokens: int) -> str:
+def complete(model: nn.Module, tokenizer: Tokenizer, text: str, max_new_tokens: int) -> str:
     """The text that follows `text` as the document would go on, greedily."""
     ids = models.prefix_ids(tokenizer) + text_ids(tokenizer, text)
     if not ids:
@@ -110,7 +110,7 @@ def complete(model: nn.Module, tokenizer, text: str, max_new_tokens: int) -> str
 
 def ask(
     model: nn.Module,
-    tokenizer,
+    tokenizer: Tokenizer,
     question: str,
     *,
     title: str,
@@ -134,12 +134,12 @@ def ask(
     return generate(model, tokenizer, ids, max_new_tokens)
 
 
-def room(tokenizer, title: str, question: str, window: int) -> int:
+def room(tokenizer: Tokenizer, title: str, question: str, window: int) -> int:
     """Tokens of the document that fit beside the question into a prompt of `window` tokens."""
     return window - len(question_ids(tokenizer, title, "...", question)) - 8
 
 
-def truncate(tokenizer, tokens: list[int], room: int) -> str:
+def truncate(tokenizer: Tokenizer, tokens: list[int], room: int) -> str:
     """The document's text when it has at most `room` tokens, else head half + "..." + tail half,
     both of whole characters."""
     if len(tokens) <= room:
@@ -170,7 +170,7 @@ def _belongs_together(left: str, right: str) -> bool:
     return "\u200d" in (left, right) or unicodedata.category(right)[0] == "M"
 
 
-def question_ids(tokenizer, title: str, text: str, question: str) -> list[int]:
+def question_ids(tokenizer: Tokenizer, title: str, text: str, question: str) -> list[int]:
     """The prompt of a question about the document called `title`, up to where the answer begins;
     `text` stands in it unless it is empty."""
     about = f'Please answer a question about "{title}".\n\n'
@@ -178,21 +178,21 @@ def question_ids(tokenizer, title: str, text: str, question: str) -> list[int]:
     return prompt_ids(tokenizer, prompt, "\nAnswer:")
 
 
-def prompt_ids(tokenizer, prompt: str, cue: str) -> list[int]:
+def prompt_ids(tokenizer: Tokenizer, prompt: str, cue: str) -> list[int]:
     """A user's turn and the beginning of the model's; without a chat template prompt + cue."""
     if tokenizer.chat_template:
         return chat_ids(tokenizer, [{"role": "user", "content": prompt}])
     return models.prefix_ids(tokenizer) + text_ids(tokenizer, prompt + cue)
 
 
-def reply_ids(tokenizer, reply: str) -> list[int]:
+def reply_ids(tokenizer: Tokenizer, reply: str) -> list[int]:
     """A reply behind prompt_ids() as the model should give it: its tokens and the end of its
     turn."""
     text = reply.strip() if tokenizer.chat_template else " " + reply.strip()
     return [*text_ids(tokenizer, text), *end_of_turn(tokenizer)]
 
 
-def end_of_turn(tokenizer) -> list[int]:
+def end_of_turn(tokenizer: Tokenizer) -> list[int]:
     """The token that ends the model's turn: the first special one that the chat template puts
     behind a reply, else the end of text; empty when the tokenizer has neither."""
     if tokenizer.chat_template:
@@ -203,18 +203,18 @@ def end_of_turn(tokenizer) -> list[int]:
         special = set(tokenizer.all_special_ids)
         special |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
         ids = tokenizer(behind, add_special_tokens=False)["input_ids"]
-        if found := [i for i in ids if i in special]:
-            return found[:1]
+        if ends := [i for i in ids if i in special]:
+            return ends[:1]
     return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
 
 @torch.no_grad()
-def generate(model: nn.Module, tokenizer, ids: list[int], max_new_tokens: int) -> str:
+def generate(model: nn.Module, tokenizer: Tokenizer, ids: list[int], max_new_tokens: int) -> str:
     """The text that follows the prompt `ids`, greedily, up to the end of the model's turn."""
     models.check_tokens(model, ids)
     prompt = torch.tensor([ids], device=next(model.parameters()).device)
     with models.evaluating(model), plain_generation(model, tokenizer):
-        out = model.generate(
+        out = models.causal_lm(model).generate(
             input_ids=prompt,
             attention_mask=torch.ones_like(prompt),
             max_new_tokens=max_new_tokens,
@@ -225,16 +225,17 @@ def generate(model: nn.Module, tokenizer, ids: list[int], max_new_tokens: int) -
 
 
 @contextmanager
-def plain_generation(model: nn.Module, tokenizer) -> Iterator[None]:
+def plain_generation(model: nn.Module, tokenizer: Tokenizer) -> Generator[None]:
     """Within it model.generate() takes nothing from the model's generation_config but the tokens
     that end a turn: no penalty, no forced or forbidden token, no length, no beams."""
     from transformers import GenerationConfig
 
-    own = model.generation_config
+    lm = models.causal_lm(model)
+    own = lm.generation_config
     ends = tokenizer.eos_token_id if own.eos_token_id is None else own.eos_token_id
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=pad)
+    lm.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=pad)
     try:
         yield
     finally:
-        model.generation_config = own
+        lm.generation_config = own

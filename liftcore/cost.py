@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,13 +16,13 @@ from torch import nn
 
 from liftcore import model as models
 from liftcore import report
+from liftcore.adapter import alone_with
 from liftcore.answer import greedy
 from liftcore.config import LiftConfig
 from liftcore.device_memory import peak_bytes, reset_peak
 from liftcore.errors import UsageError
-from liftcore.exclusive import alone_with
-from liftcore.layers.linear import features
-from liftcore.layers.lora import Adapter, linear_layers
+from liftcore.layers.linear import features, matrix
+from liftcore.layers.lora import Adapter, linear_layers, own_adapter_after
 from liftcore.pretrained import from_config
 from liftcore.training.loop import make_runner, prepared
 from liftcore.training.progress import ProgressLine
@@ -41,12 +42,12 @@ class Estimate:
 
 
 def estimate(
-    model_or_config,
+    model_or_config: Any,
     tokens: int,
     config: LiftConfig | None = None,
     *,
-    device=None,
-    dtype=None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
     progress: bool = True,
 ) -> Estimate:
     """What absorbing `tokens` tokens would cost, from a few steps on this machine.
@@ -61,22 +62,22 @@ def estimate(
     if config.objectives != ("segments",):
         raise UsageError("estimate knows the cost of the objective segments alone")
     if isinstance(model_or_config, nn.Module):
-        model = model_or_config
-        with alone_with(model), ProgressLine(enabled=progress) as line:
-            cost = calibrate(model, tokens, config, tell=line.count)
-        flops = needed_flops(model, min(tokens, config.segment_length), config.rank)
+        with alone_with(model_or_config):
+            cost = _cost(model_or_config, tokens, config, progress)
     else:
         device = torch.device(device or models.default_device())
-        dtype = dtype or models.default_dtype(device)
-        (one, flops_one), (two, flops_two) = (
-            _shallow(model_or_config, layers, tokens, config, device, dtype, progress)
-            for layers in (1, 2)
-        )
+        keyword = models.dtype_keyword(dtype or models.default_dtype(device))
+        shallow = []
+        for layers in (1, 2):
+            model = from_config(shallow_config(model_or_config, layers), **keyword)
+            shallow.append(_cost(model.to(device).eval(), tokens, config, progress))
+            del model
+            gc.collect()
+        one, two = shallow
         layers = model_or_config.get_text_config().num_hidden_layers
         # A noisy machine must not make the second layer free or negative.
         cost = one + (layers - 1) * np.maximum(two - one, 0.0)
-        flops = flops_one + (layers - 1) * (flops_two - flops_one)
-    step_seconds, report_seconds, peak = cost
+    step_seconds, report_seconds, peak, flops = cost
     steps, passes = count(tokens, config)
     return Estimate(
         seconds=float(step_seconds * passes + report_seconds),
@@ -88,21 +89,14 @@ def estimate(
     )
 
 
-def _shallow(
-    base_config, layers: int, tokens: int, config: LiftConfig, device, dtype, progress: bool
-):
-    shallow = shallow_config(base_config, layers)
-    model = from_config(shallow, **models.dtype_keyword(dtype))
-    model = model.to(device).eval()
+def _cost(model: nn.Module, tokens: int, config: LiftConfig, progress: bool) -> np.ndarray:
+    """calibrate(), and the needed operations of a token-pass, float64 [4]."""
     with ProgressLine(enabled=progress) as line:
         cost = calibrate(model, tokens, config, tell=line.count)
-    flops = needed_flops(model, min(tokens, config.segment_length), config.rank)
-    del model
-    gc.collect()
-    return cost, flops
+    return np.append(cost, needed_flops(model, min(tokens, config.segment_length), config.rank))
 
 
-def shallow_config(base_config, layers: int):
+def shallow_config(base_config: Any, layers: int) -> Any:
     """A copy of a transformers configuration, cut to its first layers."""
     shallow = copy.deepcopy(base_config)
     text = shallow.get_text_config()
@@ -125,14 +119,13 @@ def calibrate(
     """[seconds a token-pass, seconds of the report, peak bytes], float64 [3], measured on
     `timed` steps and a report whose prompts have `prompt` tokens. The model is left as it was."""
     device = next(model.parameters()).device
-    before = getattr(model, "_liftcore_adapter", None)
-    lm_head = models.head(model)
+    vocabulary = models.head(model).weight.shape[0]
     reset_peak(device)
-    adapter = Adapter(model, config.rank, config.lora_alpha)
-    adapter.install()
-    text = np.random.default_rng(0).integers(0, lm_head.weight.shape[0], size=tokens)
-    seconds = passes = 0
-    try:
+    text = np.random.default_rng(0).integers(0, vocabulary, size=tokens)
+    seconds, passes = 0.0, 0
+    with own_adapter_after(model):
+        adapter = Adapter(model, config.rank, config.lora_alpha)
+        adapter.install()
         source = segments_alone(text, config, [])
         with prepared(adapter, source.bound):
             runner = make_runner(adapter, source)
@@ -141,7 +134,7 @@ def calibrate(
                 runner.run(step)
                 # A run of few steps has nothing to warm up with.
                 if step.number == warm_up:
-                    seconds = passes = 0
+                    seconds, passes = 0.0, 0
                 seconds += _now(device) - start
                 passes += step.tokens
                 tell("measuring this machine: step", step.number + 1, warm_up + timed)
@@ -152,13 +145,9 @@ def calibrate(
             for new in (1, 4):
                 greedy(model, prompts, new)
                 marks.append(_now(device))
-        first, four = marks[1] - marks[0], marks[2] - marks[1]
-        reporting = first + max(0.0, four - first) / 3 * (report.NEW - 1)
-        return np.array([seconds / passes, reporting, peak_bytes(device)])
-    finally:
-        adapter.remove()
-        if before is not None:
-            before.install()
+    first, four = marks[1] - marks[0], marks[2] - marks[1]
+    reporting = first + max(0.0, four - first) / 3 * (report.NEW - 1)
+    return np.array([seconds / passes, reporting, peak_bytes(device)])
 
 
 def _now(device: torch.device) -> float:
@@ -172,10 +161,11 @@ def needed_flops(model: nn.Module, span: int, rank: int, scored: float = 1.0) ->
     (forward, dx), 6 a LoRA weight (forward, dx, dA or dB), 4 a head weight for the share of the
     tokens that is scored; attention counted as causal. `model` carries no adapter."""
     layers = linear_layers(model).values()
-    base = sum(m.weight.numel() for m in layers)
+    base = sum(matrix(m).numel() for m in layers)
     lora = sum(rank * sum(features(m)) for m in layers)
-    head = model.get_output_embeddings().weight.numel()
-    text = model.config.get_text_config()
+    lm = models.causal_lm(model)
+    head = lm.get_output_embeddings().weight.numel()
+    text = lm.config.get_text_config()
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     # Forward 4·S·H·D a token halved by causality, backward 2.5 times that (flash attention).
     attention = 3.5 * 2 * span * text.num_attention_heads * width * text.num_hidden_layers

@@ -29,6 +29,7 @@ from liftcore.config import LiftConfig
 from liftcore.errors import UsageError
 from liftcore.objectives.sample import IGNORE, Sample, prompted
 from liftcore.segments import cut
+from liftcore.tokens import Tokenizer
 
 
 class Collator:
@@ -40,7 +41,7 @@ class Collator:
     differ.
     """
 
-    def __init__(self, tokenizer):
+    def __init__(self, tokenizer: Tokenizer) -> None:
         pad = getattr(tokenizer, "pad_token_id", None)
         pad = tokenizer.eos_token_id if pad is None else pad
         self.padding = {
@@ -56,15 +57,15 @@ class Collator:
             if unequal := set(item) ^ set(items[0]):
                 names = ", ".join(sorted(unequal))
                 raise UsageError(f"items 0 and {n} of a batch differ in their keys: {names}")
-        found = {}
+        batch: dict[str, Any] = {}
         for key in items[0]:
             values = [item[key] for item in items]
             if key in self.padding:
                 rows = [torch.as_tensor(v) for v in values]
-                found[key] = pad_sequence(rows, batch_first=True, padding_value=self.padding[key])
+                batch[key] = pad_sequence(rows, batch_first=True, padding_value=self.padding[key])
             else:
-                found[key] = values
-        return found
+                batch[key] = values
+        return batch
 
 
 class _Segments:
@@ -77,7 +78,7 @@ class _Segments:
         *,
         prefix: Sequence[int] = (),
         weights: bool = False,
-    ):
+    ) -> None:
         self.tokens = np.asarray(tokens, dtype=np.int64)
         self.config, self.prefix = config or LiftConfig(), list(prefix)
         self.weights = weights
@@ -121,7 +122,7 @@ class SegmentDataset(_Segments, Dataset):
     by itself. Raises UsageError for overlap_loss "mean" without weights.
     """
 
-    def __init__(self, *args, **settings):
+    def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.index = [(e, i) for e in range(self.config.epochs) for i in self._scored(e)]
 
@@ -141,7 +142,7 @@ class SegmentStream(_Segments, IterableDataset):
     needs max_steps for a stream: steps(). The arguments are those of SegmentDataset.
     """
 
-    def __init__(self, *args, **settings):
+    def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.index, size = [], self.config.batch_size
         for epoch in range(self.config.epochs):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from liftcore.errors import LiftError
-from liftcore.tokens import check_text, text_ids
+from liftcore.tokens import Tokenizer, check_text, text_ids
 
 UNTITLED = "the document"
 MAX_BYTES = 64 * 2**20
@@ -49,7 +49,7 @@ class Document:
 
 
 def read(
-    document: str | Path | Sequence[int] | Document, tokenizer, title: str | None = None
+    document: str | Path | Sequence[int] | Document, tokenizer: Tokenizer, title: str | None = None
 ) -> Document:
     """The document as tokens.
 
@@ -74,7 +74,7 @@ def read(
     return _document(tokens, tokenizer.decode(tokens.tolist()), title)
 
 
-def from_text(text: str, tokenizer, title: str | None = None) -> Document:
+def from_text(text: str, tokenizer: Tokenizer, title: str | None = None) -> Document:
     """The document of a text. Raises LiftError when it has fewer than two tokens, or is no text
     (see decode)."""
     text = _plain_text(text, "the document")
@@ -188,7 +188,7 @@ def _plain_text(text: str, name: str) -> str:
     return text
 
 
-def _token_ids(document: Sequence[int], tokenizer) -> np.ndarray:
+def _token_ids(document: Sequence[int], tokenizer: Tokenizer) -> np.ndarray:
     tokens = np.asarray(document)
     if tokens.size == 0:
         raise LiftError("the document is empty")

@@ -9,17 +9,20 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-import shutil
 import sys
-import tempfile
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from liftcore import files
 from liftcore.errors import LiftError
 from liftcore.pretrained import from_config, from_pretrained, quiet_transformers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 NAME = "smollm2-135m"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -104,34 +107,28 @@ def _convert(file: Path, folder: Path) -> Path:
     if importlib.util.find_spec("gguf") is None:
         raise LiftError(f"reading the embedded model needs the package gguf: {INSTALL}")
     print(f"liftcore: converting {NAME} once into {folder}", file=sys.stderr)
-    temporary = None
+
+    def fill(new: Path) -> None:
+        dequantised(file).save_pretrained(new)
+        tokenizer = from_pretrained("AutoTokenizer", file.parent, gguf_file=file.name)
+        for name, value in TOKENIZER.items():
+            setattr(tokenizer, name, value)
+        tokenizer.save_pretrained(new)
+
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{NAME}-", dir=folder.parent))
         with quiet_transformers():
-            dequantised(file).save_pretrained(temporary)
-            tokenizer = from_pretrained("AutoTokenizer", file.parent, gguf_file=file.name)
-            for name, value in TOKENIZER.items():
-                setattr(tokenizer, name, value)
-            tokenizer.save_pretrained(temporary)
-        temporary.chmod(0o755)
-        # Another process may have been quicker; its folder is as good.
-        with contextlib.suppress(OSError):
-            os.replace(temporary, folder)
+            files.new_folder(folder, fill)
     except OSError as error:
         raise LiftError(
-            f"cannot convert the embedded model into {folder}: {error.strerror or error}; "
+            f"cannot convert the embedded model into {folder}: {files.reason(error)}; "
             "LIFTCORE_CACHE names another folder"
         ) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
     if not (folder / "config.json").is_file():
         raise LiftError(f"could not write the embedded model into {folder}")
     return folder
 
 
-def dequantised(file: Path) -> nn.Module:
+def dequantised(file: Path) -> PreTrainedModel:
     """The Llama model of a GGUF file in bf16.
 
     transformers can do this too, but asks for accelerate, which nothing else here needs.
@@ -153,7 +150,9 @@ def dequantised(file: Path) -> nn.Module:
     with torch.no_grad():
         # A tied head is the embedding's parameter and comes once.
         for path, parameter in model.named_parameters():
-            tensor = packed[names.get_name(path, try_suffixes=(".weight",))]
+            name = names.get_name(path, try_suffixes=(".weight",))
+            assert name is not None, path
+            tensor = packed[name]
             values = torch.tensor(gguf.quants.dequantize(tensor.data, tensor.tensor_type))
             if count := heads.get(path.split(".")[-2]):
                 values = _rotated_as_transformers(values, count)

@@ -13,9 +13,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from liftcore.device_memory import gib
 from liftcore.errors import LiftError
@@ -43,6 +46,44 @@ def replace(folder: Path, fill: Callable[[Path], Iterable[str]]) -> None:
     except BaseException:
         remove_empty(made)
         raise
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Calls write(temporary path), then renames: a reader sees the old file or the new one.
+
+    Raises LiftError when the disk is full or the folder cannot be written; the old file stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        with open(temporary, "r+b") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise LiftError(
+            f"cannot write {path}: {reason(error)}; what was there before is kept"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def new_folder(folder: Path, fill: Callable[[Path], object]) -> None:
+    """Makes a folder that appears with all that fill(its place until then) writes, or not at all.
+    One that somebody else makes meanwhile stays. Raises OSError where it cannot be made."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(prefix=NEW, dir=folder.parent))
+    try:
+        fill(stage)
+        stage.chmod(0o755)
+        os.replace(stage, folder)
+    except OSError:
+        # Another process may have been quicker; its folder is as good.
+        if not folder.is_dir():
+            raise
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
 
 
 def repair(folder: Path) -> None:
@@ -211,7 +252,7 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def _locked(folder: Path, wait: bool = False) -> Iterator[None]:
+def _locked(folder: Path, wait: bool = False) -> Generator[None]:
     """Within it no other process saves into the folder. A kill gives the lock back; where the
     system has none there is none. Raises LiftError when it is taken and not waited for."""
     handle = os.open(folder, os.O_RDONLY)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -14,10 +15,10 @@ from liftcore import adapter as adapters
 from liftcore import document as documents
 from liftcore import model as models
 from liftcore import output, report
+from liftcore.adapter import alone_with
 from liftcore.config import LiftConfig, preset_for
 from liftcore.document import Document
 from liftcore.errors import LiftError, NothingToLearnError, UsageError
-from liftcore.exclusive import alone_with
 from liftcore.layers.lora import Adapter, own_adapter_after
 from liftcore.memory import Memory
 from liftcore.objectives.build import SELF, digest_of, objectives_of, pair_sources, summary
@@ -25,6 +26,7 @@ from liftcore.objectives.teacher import without_adapter
 from liftcore.questions.kept import StudiedPairs
 from liftcore.questions.pairs import PairSource
 from liftcore.questions.self_study import SelfStudy
+from liftcore.tokens import Tokenizer
 from liftcore.training import checkpoint
 from liftcore.training.loop import train
 from liftcore.training.progress import ProgressLine
@@ -33,14 +35,14 @@ from liftcore.training.source import StepSource
 
 def absorb(
     model: nn.Module,
-    tokenizer,
+    tokenizer: Tokenizer,
     document: str | Path | Sequence[int] | Document,
     *,
     title: str | None = None,
     config: LiftConfig | None = None,
     resume: str | Path | None = None,
     progress: bool = True,
-    qa=None,
+    qa: Any = None,
     init: str | Path | None = None,
 ) -> Memory:
     """Trains a LoRA adapter on the document (LIFT) and measures what it recalls.
@@ -69,7 +71,7 @@ def absorb(
         config = _with_questions(config)
     elif "qa" in config.objectives:
         qa = SELF
-    sources = [] if qa is None else pair_sources(qa)
+    given = [] if qa is None else pair_sources(qa)
     source = documents.read(document, tokenizer, title)
     prefix = models.prefix_ids(tokenizer)
     if min(config.segment_length, len(source.tokens)) + len(prefix) > models.window(model):
@@ -84,31 +86,34 @@ def absorb(
         adapter.install()
         # What comes behind the training is tried before it.
         report.try_measuring(model, source.tokens, prefix=prefix)
-        state_file = Path(resume) / checkpoint.FILE_NAME if resume is not None else None
+        state_file = Path(resume) / output.STATE if resume is not None else None
         line = ProgressLine(config.epochs, adapter.values.device, enabled=progress)
-        start = "" if init is None else adapters.file_sha256(Path(init) / adapters.WEIGHTS)
-        options = dict(
-            state_file=state_file,
-            run={
-                **checkpoint.identity(config, source.sha256, model),
-                "title": source.title,
-                "questions": digest_of(sources),
-                "start": start,
-            },
-            on_step=line.update,
-            say=line.say,
-        )
+        run = {
+            **checkpoint.identity(config, source.sha256, model),
+            "title": source.title,
+            "questions": digest_of(given),
+            "start": "" if init is None else adapters.file_sha256(Path(init) / adapters.WEIGHTS),
+        }
         with line:
             # Where what is made once is kept: questions of the model's own, a teacher's targets.
             keeps = resume is not None and config.objectives != ("segments",)
-            cache = checkpoint.make_samples(Path(resume)) if keeps else None
+            cache = output.make_samples(Path(resume)) if keeps else None
             study = partial(_studied, model, tokenizer, source, config, cache, line.count)
-            sources = [study() if each == SELF else each for each in sources]
+            sources: list[PairSource] = [
+                study() if isinstance(each, str) else each for each in given
+            ]
             objectives = objectives_of(model, tokenizer, source, config, sources, cache)
             window, weights = models.window(model), config.weights
             steps = StepSource(objectives, config, window, weights=weights, prefix=len(prefix))
             with closing(steps), _why_nothing(sources):
-                result = train(adapter, steps, **options)
+                result = train(
+                    adapter,
+                    steps,
+                    state_file=state_file,
+                    run=run,
+                    on_step=line.update,
+                    say=line.say,
+                )
             result = replace(result, questions=[summary(each) for each in sources])
             line.say("measuring recall")
             measured = report.unmeasured(len(source.tokens))
@@ -129,7 +134,7 @@ def absorb(
 
 
 @contextmanager
-def _why_nothing(sources: Sequence[PairSource]):
+def _why_nothing(sources: Sequence[PairSource]) -> Generator[None]:
     """A run without a sample says what its sources of questions met with."""
     try:
         yield
@@ -147,7 +152,14 @@ def _with_questions(config: LiftConfig) -> LiftConfig:
     return config.replace(objectives=(*config.objectives, "qa"), mix=mix)
 
 
-def _studied(model: nn.Module, tokenizer, source: Document, config: LiftConfig, cache, count):
+def _studied(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    source: Document,
+    config: LiftConfig,
+    cache: Path | None,
+    count: Callable[[str, int, int], None],
+) -> StudiedPairs:
     study = SelfStudy(
         model,
         tokenizer,

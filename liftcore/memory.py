@@ -7,48 +7,89 @@ import dataclasses
 import hashlib
 import importlib.util
 import os
+import typing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from liftcore import adapter as adapters
 from liftcore import answer, embedded, files, model, output
+from liftcore.adapter import alone_with
 from liftcore.config import LiftConfig
 from liftcore.document import read_bytes
 from liftcore.errors import LiftError, UsageError
-from liftcore.exclusive import alone_with
-from liftcore.layers.linear import matrix
+from liftcore.layers.linear import features, matrix
 from liftcore.layers.lora import Adapter, linear_layers
 from liftcore.layers.targets import check_mergeable
+from liftcore.objectives.teacher import without_adapter
 from liftcore.output import ADAPTER, DOCUMENT, INFO, MERGED, PICTURE
 from liftcore.report import Report
-from liftcore.stored import from_json
 from liftcore.terminal import note, one_line
 from liftcore.tokens import text_ids
 from liftcore.training.loop import Result
 
+T = TypeVar("T")
+
 
 @dataclass
-class _About:
-    """What liftcore.json says about the document."""
+class About:
+    """What liftcore.json says about the document, and of what else the memory consists."""
 
     title: str
     sha256: str
     tokens: int
-
-
-@dataclass
-class _Names:
-    """What liftcore.json names."""
-
     base_model: str
     adapter_sha256: str
 
 
-def _part(kind: type, values: dict):
-    return from_json(kind, {f.name: values[f.name] for f in dataclasses.fields(kind)})
+@dataclass
+class Info:
+    """What liftcore.json says about a memory."""
+
+    about: About
+    config: LiftConfig
+    report: Report
+    training: Result
+    files: list[str] | None
+
+
+def read_info(folder: Path) -> Info:
+    """The description of a saved memory, which somebody else may have written. Raises LiftError
+    when it is missing or damaged."""
+    info = adapters.read_json(folder / INFO)
+    try:
+        known = {**info, **info["document"]}
+        about = from_json(About, {f.name: known[f.name] for f in dataclasses.fields(About)})
+        report, training = from_json(Report, info["report"]), from_json(Result, info["training"])
+        report.text()
+        return Info(about, LiftConfig(**info["config"]), report, training, info.get("files"))
+    except (LookupError, TypeError, ArithmeticError, ValueError) as error:
+        raise LiftError(f"{folder / INFO} is damaged or of another version: {error}") from error
+
+
+def from_json(kind: type[T], values: Any) -> T:
+    """kind(**values), once each value is of the type that the dataclass names for it.
+
+    Knows int, float, str, dict and lists of these. Raises TypeError for anything else.
+    """
+    if not isinstance(values, dict):
+        raise TypeError(f"{kind.__name__} is no JSON object")
+    for name, wanted in typing.get_type_hints(kind).items():
+        if name in values and not _is(values[name], wanted):
+            raise TypeError(f"{name} of {kind.__name__} is not what it should be")
+    return kind(**values)
+
+
+def _is(value: Any, wanted: Any) -> bool:
+    if typing.get_origin(wanted) is list:
+        (each,) = typing.get_args(wanted)
+        return isinstance(value, list) and all(_is(v, each) for v in value)
+    if isinstance(value, bool):
+        return wanted is bool
+    return isinstance(value, (int, float) if wanted is float else wanted)
 
 
 @dataclass
@@ -56,7 +97,7 @@ class Memory:
     """What absorb() gives: ask it, look at its report, save it."""
 
     model: nn.Module
-    tokenizer: object
+    tokenizer: Any
     adapter: Adapter
     title: str
     text: str | None  # None when it was saved without the document
@@ -145,7 +186,7 @@ class Memory:
         }
 
     def _write_merged(self, folder: Path) -> None:
-        merged(self.adapter).save_pretrained(folder / MERGED)
+        model.causal_lm(merged(self.adapter)).save_pretrained(folder / MERGED)
         self.tokenizer.save_pretrained(folder / MERGED)
 
 
@@ -160,16 +201,9 @@ def merged(adapter: Adapter) -> nn.Module:
 
     Raises LiftError when a layer shares its weight with another.
     """
-    with alone_with(adapter.model):
-        installed = getattr(adapter.model, "_liftcore_adapter", None)
-        if installed is not None:
-            installed.remove()
-        try:
-            check_mergeable(adapter.model, adapter.targets.layers)
-            plain = copy.deepcopy(adapter.model)
-        finally:
-            if installed is not None:
-                installed.install()
+    with alone_with(adapter.model), without_adapter(adapter.model):
+        check_mergeable(adapter.model, adapter.targets.layers)
+        plain = copy.deepcopy(adapter.model)
     with torch.no_grad():
         for path, layer in adapter.layers.items():
             weight = matrix(plain.get_submodule(path))
@@ -192,7 +226,7 @@ def check_output(
 def check_room(folder: Path, model: nn.Module, rank: int, *, merge: bool = False) -> None:
     """Raises LiftError when the disk has no room for the memory of a run, and for its state."""
     layers = linear_layers(model).values()
-    values = rank * sum(m.in_features + m.out_features for m in layers)
+    values = rank * sum(sum(features(m)) for m in layers)
     size = next(model.parameters()).element_size()
     weights = sum(p.numel() * p.element_size() for p in model.parameters()) if merge else 0
     # The state holds fp32 masters and two moments.
@@ -203,8 +237,8 @@ def load_memory(
     folder: str | Path,
     model_and_tokenizer: tuple | None = None,
     *,
-    device=None,
-    dtype=None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
     force: bool = False,
 ) -> Memory:
     """A saved memory, on the base model that it was trained on.
@@ -215,16 +249,8 @@ def load_memory(
     shapes).
     """
     folder = Path(folder)
-    info = adapters.read_json(folder / INFO)
-    try:
-        config, report = LiftConfig(**info["config"]), from_json(Report, info["report"])
-        training, about = from_json(Result, info["training"]), _part(_About, info["document"])
-        names = _part(_Names, info)
-        report.text()
-    except (LookupError, TypeError, ArithmeticError, ValueError) as error:
-        raise LiftError(f"{folder / INFO} is damaged or of another version: {error}") from error
-    title, sha256, length = about.title, about.sha256, about.tokens
-    base, adapter_sha256 = names.base_model, names.adapter_sha256
+    info = read_info(folder)
+    base = info.about.base_model
     if model_and_tokenizer is None:
         device = model.checked_device(device)
         if base != embedded.NAME or os.path.isdir(base):
@@ -237,22 +263,24 @@ def load_memory(
             f"the memory in {folder} was trained on {base}, not on "
             f"{adapters.base_name(base_model)}; --force (force=True) tries all the same"
         )
-    adapter = adapters.read(base_model, folder, adapter_sha256)
-    if (adapter.rank, adapter.alpha) != (config.rank, config.lora_alpha):
+    adapter = adapters.read(base_model, folder, info.about.adapter_sha256)
+    if (adapter.rank, adapter.alpha) != (info.config.rank, info.config.lora_alpha):
         raise LiftError(f"{folder / adapters.CONFIG} was changed: its r or lora_alpha differs")
     text = None
     # Somebody else's file of that name is none of the memory's.
-    if DOCUMENT in info.get("files", [DOCUMENT]) and (folder / DOCUMENT).is_file():
+    if (info.files is None or DOCUMENT in info.files) and (folder / DOCUMENT).is_file():
         saved = read_bytes(folder / DOCUMENT, limit=float("inf"))
-        if hashlib.sha256(saved).hexdigest() != sha256:
+        if hashlib.sha256(saved).hexdigest() != info.about.sha256:
             raise LiftError(
                 f"{folder / DOCUMENT} was changed since it was saved (its hash differs)"
             )
         text = saved.decode()
     with alone_with(base_model):
         adapter.install()
+    about = info.about
     return Memory(
-        base_model, tokenizer, adapter, title, text, sha256, length, config, report, training
+        *(base_model, tokenizer, adapter, about.title, text, about.sha256, about.tokens),
+        *(info.config, info.report, info.training),
     )
 
 

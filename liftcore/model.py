@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -19,9 +20,28 @@ from liftcore.device_memory import out_of_memory
 from liftcore.errors import LiftError, UsageError
 from liftcore.kernels.reference import soft_cap
 from liftcore.pretrained import from_pretrained, lfs_pointer
+from liftcore.tokens import Tokenizer
 
 # What a head's bias adds to the columns of its weight: rows of 16-bit numbers stay aligned.
 COLUMNS = 8
+
+
+class CausalLM(Protocol):
+    """What is asked of a causal LM of transformers, and nn.Module does not type."""
+
+    config: Any
+    generation_config: Any
+
+    def get_decoder(self) -> nn.Module: ...
+    def get_input_embeddings(self) -> Any: ...
+    def get_output_embeddings(self) -> Any: ...
+    def generate(self, **options: Any) -> Tensor: ...
+    def save_pretrained(self, folder: Path) -> None: ...
+
+
+def causal_lm(model: nn.Module) -> CausalLM:
+    """The model itself, by its other type."""
+    return cast(CausalLM, model)
 
 
 def load(
@@ -29,8 +49,8 @@ def load(
     *,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
-    tokenizer=None,
-):
+    tokenizer: Tokenizer = None,
+) -> tuple[nn.Module, Tokenizer]:
     """(model, tokenizer) for "smollm2-135m", a Hugging Face name or a local folder.
 
     device None: CUDA when there is one, else CPU. dtype None: bf16 where the device computes
@@ -40,16 +60,7 @@ def load(
     device = checked_device(device)
     dtype = dtype or default_dtype(device)
     name = _name(name_or_path)
-    try:
-        model = from_pretrained(
-            "AutoModelForCausalLM", _source(name), name=name, **dtype_keyword(dtype)
-        )
-    except LiftError:
-        raise
-    except Exception as error:
-        if out_of_memory(error) or isinstance(error, MemoryError):
-            raise
-        raise LiftError(_why_not_loaded(name, error)) from error
+    model = _loaded("AutoModelForCausalLM", name, **dtype_keyword(dtype))
     if tokenizer is None:
         tokenizer = load_tokenizer(name)
     try:
@@ -60,29 +71,28 @@ def load(
     return model, tokenizer
 
 
-def load_tokenizer(name_or_path: str | Path):
+def load_tokenizer(name_or_path: str | Path) -> Tokenizer:
     """The tokenizer that load() gives; raises LiftError as that does."""
     name = _name(name_or_path)
-    source = _source(name)
     try:
-        return from_pretrained("AutoTokenizer", source, name=name)
+        return from_pretrained("AutoTokenizer", _source(name), name=name)
     except LiftError:
         raise
     except Exception as error:
-        try:
-            from_pretrained("AutoConfig", source, name=name)
-        except LiftError:
-            raise
-        except Exception as missing:
-            raise LiftError(_why_not_loaded(name, missing)) from missing
+        _loaded("AutoConfig", name)
         raise LiftError(f"{name} has no tokenizer that transformers can load") from error
 
 
-def is_chat(name_or_path: str | Path) -> bool:
-    """Whether a model's tokenizer has a chat template; False when there is none to be had."""
-    with contextlib.suppress(LiftError):
-        return bool(load_tokenizer(name_or_path).chat_template)
-    return False
+def _loaded(kind: str, name: str, **options: Any) -> Any:
+    """from_pretrained(), whose errors say what to do."""
+    try:
+        return from_pretrained(kind, _source(name), name=name, **options)
+    except LiftError:
+        raise
+    except Exception as error:
+        if out_of_memory(error) or isinstance(error, MemoryError):
+            raise
+        raise LiftError(_why_not_loaded(name, error)) from error
 
 
 def dtype_keyword(dtype: torch.dtype) -> dict[str, torch.dtype]:
@@ -192,7 +202,7 @@ class Head:
 
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module):
+def evaluating(model: nn.Module) -> Generator[None]:
     """Within it no module of the model trains: no dropout, no random number used, no gradient
     checkpointing, which would forbid a cache. Each module's own mode is put back."""
     training = [m for m in model.modules() if m.training]
@@ -207,12 +217,12 @@ def evaluating(model: nn.Module):
 
 def body(model: nn.Module) -> nn.Module:
     """The decoder without its head: input ids -> last hidden state."""
-    decoder = model.get_decoder()
+    decoder = causal_lm(model).get_decoder()
     whole = decoder is not model and hasattr(decoder, "get_input_embeddings")
     if whole or not hasattr(model, "get_input_embeddings"):
         return decoder
     # Some models name no decoder, or call their head so: it is the child with the embedding.
-    embedding = model.get_input_embeddings()
+    embedding = causal_lm(model).get_input_embeddings()
     for child in model.children():
         if any(m is embedding for m in child.modules()) and child is not embedding:
             return child
@@ -221,12 +231,11 @@ def body(model: nn.Module) -> nn.Module:
 
 def head(model: nn.Module) -> Head:
     """known_head(), kept with the model."""
-    known = getattr(model, "_liftcore_head", None)
-    output = model.get_output_embeddings()
-    if known is not None and known.weight is output.weight and known.bias is _bias(output):
-        return known
-    model._liftcore_head = known_head(model)
-    return model._liftcore_head
+    known = vars(model).get("_liftcore_head")
+    output = causal_lm(model).get_output_embeddings()
+    if known is None or known.weight is not output.weight or known.bias is not _bias(output):
+        known = vars(model)["_liftcore_head"] = known_head(model)
+    return known
 
 
 def known_head(model: nn.Module) -> Head:
@@ -235,11 +244,11 @@ def known_head(model: nn.Module) -> Head:
     Raises LiftError for a head that is not a plain product, with a cap and a scale at most:
     rather refused than silently wrong.
     """
-    config = model.config.get_text_config()
+    config = causal_lm(model).config.get_text_config()
     scale = getattr(config, "logit_scale", None) or 1.0
     if divisor := getattr(config, "logits_scaling", None):
         scale /= divisor
-    output = model.get_output_embeddings()
+    output = causal_lm(model).get_output_embeddings()
     if not isinstance(getattr(output, "weight", None), Tensor):
         raise LiftError(f"{type(model).__name__} has no LM head with a weight of its own")
     softcap = getattr(config, "final_logit_softcapping", None)
@@ -255,7 +264,7 @@ def known_head(model: nn.Module) -> Head:
     return lm_head
 
 
-def _bias(output: nn.Module) -> Tensor | None:
+def _bias(output: Any) -> Tensor | None:
     return getattr(output, "bias", None)
 
 
@@ -279,7 +288,7 @@ def _check_head(model: nn.Module, lm_head: Head) -> None:
         )
 
 
-def prefix_ids(tokenizer) -> list[int]:
+def prefix_ids(tokenizer: Tokenizer) -> list[int]:
     """The tokens that the tokenizer puts before any text: [bos], or nothing."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -290,7 +299,8 @@ def prefix_ids(tokenizer) -> list[int]:
 
 def check_tokens(model: nn.Module, ids: Tensor | np.ndarray | Sequence[int]) -> None:
     """Raises LiftError for a token, of host memory, that the model has no embedding for."""
-    tables = model.get_input_embeddings(), model.get_output_embeddings()
+    lm = causal_lm(model)
+    tables = lm.get_input_embeddings(), lm.get_output_embeddings()
     rows = min(table.weight.shape[0] for table in tables if table is not None)
     largest = int(np.max(np.asarray(ids), initial=0))
     if largest >= rows:
@@ -302,4 +312,6 @@ def check_tokens(model: nn.Module, ids: Tensor | np.ndarray | Sequence[int]) -> 
 
 def window(model: nn.Module) -> int:
     """Tokens that the model was made to read at once."""
-    return int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 2048)
+    return int(
+        getattr(causal_lm(model).config.get_text_config(), "max_position_embeddings", 0) or 2048
+    )

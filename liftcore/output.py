@@ -10,21 +10,30 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from liftcore import adapter as adapters
+from safetensors import SafetensorError, safe_open
+
 from liftcore import files
 from liftcore.errors import LiftError
-from liftcore.training import checkpoint
 
 INFO = "liftcore.json"
 START = "sft.json"
 DOCUMENT = "document.txt"
 PICTURE = "recall.png"
 MERGED = "merged"
-ADAPTER = (adapters.CONFIG, adapters.WEIGHTS)
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+# The state of an unfinished run.
+STATE = "training_state.safetensors"
+HALVES = f".{STATE}.*"  # that a kill left behind
+# Beside it, for the run to go on: a folder with the questions that the model made itself, and a
+# teacher's targets (questions/kept.py, objectives/teacher_cache.py).
+SAMPLES = "samples"
+# Stands in it, so that nobody else's folder of that name is taken for it.
+MARK = ".liftcore"
 
 # Writes a result into an empty folder; returns the name of its description and what stands there.
 Fill = Callable[[Path], tuple[str, dict]]
@@ -36,12 +45,9 @@ def check(folder: Path, *, force: bool, names: tuple[str, ...] = (), merge: bool
     name that liftcore did not write. Finishes and removes what killed saves have left.
     """
     try:
-        files.tidy(_folder(folder))
-        if not force:
-            _refuse_full(folder)
-        for half in checkpoint.leftovers(folder):
-            half.unlink()
-        refuse_foreign(folder, [*names, checkpoint.FILE_NAME])
+        _make_ready(folder, force)
+        _remove_halves(folder)
+        refuse_foreign(folder, [*names, STATE])
         if merge:
             _refuse_foreign_merged(folder)
         files.try_writing(folder)
@@ -57,17 +63,14 @@ def save(folder: Path, fill: Fill, *, force: bool) -> None:
     names.
     """
     try:
-        files.tidy(_folder(folder))
-        if not force:
-            _refuse_full(folder)
+        _make_ready(folder, force)
         files.replace(folder, lambda new: _filled(folder, new, fill))
     except Exception as error:
         raise LiftError(
             f"cannot save to {folder}: {files.reason(error)}; {_saved_elsewhere(fill)}"
         ) from error
-    checkpoint.remove_samples(folder)
-    for half in checkpoint.leftovers(folder):
-        half.unlink(missing_ok=True)
+    remove_samples(folder)
+    _remove_halves(folder)
 
 
 def add(folder: Path, info: str, fill: Callable[[Path], None]) -> None:
@@ -86,7 +89,7 @@ def add(folder: Path, info: str, fill: Callable[[Path], None]) -> None:
 
 
 @contextmanager
-def or_warning(what: str, file: Path | None = None) -> Iterator[None]:
+def or_warning(what: str, file: Path | None = None) -> Generator[None]:
     """What fails within it is a warning: the rest of a result is not lost with it. Half of `file`
     is removed."""
     try:
@@ -102,7 +105,7 @@ def write_json(file: Path, content: dict) -> None:
     file.write_text(json.dumps(content, indent=2, default=_plain) + "\n")
 
 
-def _plain(value: object) -> object:
+def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else str(value)
 
 
@@ -113,10 +116,55 @@ def _filled(folder: Path, new: Path, fill: Fill) -> list[str]:
     write_json(new / info, {**content, "files": names})
     refuse_foreign(folder, names)
     stale = ours(folder) - set(names)
-    state = checkpoint.FILE_NAME
-    if (folder / state).exists() and checkpoint.is_state(folder / state):
-        stale.add(state)
+    if (folder / STATE).exists() and is_state(folder / STATE):
+        stale.add(STATE)
     return sorted(stale)
+
+
+def is_state(path: Path) -> bool:
+    """Whether a file of that name is liftcore's: a state, or one that cannot be read."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {"run", "position"} <= (file.metadata() or {}).keys()
+    except (SafetensorError, OSError):
+        return path.is_file()
+
+
+def make_samples(folder: Path) -> Path:
+    """The folder for what a run in `folder` makes. Raises LiftError when somebody else's has its
+    name, or when it cannot be made."""
+    samples = folder / SAMPLES
+    if has_samples(folder):
+        return samples
+    if os.path.lexists(samples):
+        raise LiftError(f"{samples} is not liftcore's: move it away, or resume in another folder")
+    try:
+        files.new_folder(samples, lambda new: (new / MARK).touch())
+    except OSError as error:
+        raise LiftError(f"cannot make the folder {samples}: {files.reason(error)}") from error
+    return samples
+
+
+def has_samples(folder: Path) -> bool:
+    """Whether make_samples() made a folder in `folder`."""
+    return (folder / SAMPLES / MARK).is_file()
+
+
+def remove_samples(folder: Path) -> None:
+    """Removes what a run made; files of other kinds stay."""
+    if not has_samples(folder):
+        return
+    for file in (folder / SAMPLES).iterdir():
+        if file.name == "questions.json" or file.suffix == ".safetensors" or file.name[0] == ".":
+            file.unlink()
+    with contextlib.suppress(OSError):
+        (folder / SAMPLES).rmdir()
+
+
+def _remove_halves(folder: Path) -> None:
+    """Removes halves of a state file that a kill left behind."""
+    for half in folder.glob(HALVES):
+        half.unlink(missing_ok=True)
 
 
 def ours(folder: Path) -> set[str]:
@@ -146,9 +194,8 @@ def ours(folder: Path) -> set[str]:
 def refuse_foreign(folder: Path, names: list[str]) -> None:
     """Raises LiftError when one of the names is taken by what liftcore did not write."""
     own = ours(folder)
-    state = folder / checkpoint.FILE_NAME
-    if state.is_file() and checkpoint.is_state(state):
-        own.add(state.name)
+    if (folder / STATE).is_file() and is_state(folder / STATE):
+        own.add(STATE)
     for name in names:
         if os.path.lexists(folder / name) and name not in own:
             raise _foreign(folder, name)
@@ -198,24 +245,22 @@ def _is_in(folder: Path, name: str) -> bool:
     )
 
 
-def _is_its_document(file: Path, content: object) -> bool:
+def _is_its_document(file: Path, content: dict) -> bool:
     with contextlib.suppress(OSError, KeyError, TypeError):
         return hashlib.sha256(file.read_bytes()).hexdigest() == content["document"]["sha256"]
     return False
 
 
-def _folder(folder: Path) -> Path:
+def _make_ready(folder: Path, force: bool) -> None:
+    """Tidies the folder. Raises LiftError for a file, and unless `force` for a folder with more
+    than what an unfinished run keeps there."""
     if os.path.lexists(folder) and not folder.is_dir():
         raise LiftError(f"{folder} is a file, not a folder")
-    return folder
-
-
-def _refuse_full(folder: Path) -> None:
-    """Raises LiftError for a folder with more than what an unfinished run keeps there."""
-    run = {folder / checkpoint.FILE_NAME, *checkpoint.leftovers(folder)}
-    if checkpoint.has_samples(folder):
-        run.add(folder / checkpoint.SAMPLES)
-    if folder.is_dir() and set(folder.iterdir()) - run:
+    files.tidy(folder)
+    run = {folder / STATE, *folder.glob(HALVES)}
+    if has_samples(folder):
+        run.add(folder / SAMPLES)
+    if not force and folder.is_dir() and set(folder.iterdir()) - run:
         raise LiftError(f"{folder} is not empty; --force (force=True) writes into it")
 
 

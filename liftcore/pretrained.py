@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 from liftcore.errors import LiftError
 
@@ -15,7 +16,9 @@ TALKATIVE = ("torchao", "torch.utils._pytree")
 LFS_POINTER = b"version https://git-lfs"
 
 
-def from_pretrained(kind: str, source: str | Path, *, name: str | None = None, **options):
+def from_pretrained(
+    kind: str, source: str | Path, *, name: str | None = None, **options: Any
+) -> Any:
     """transformers.KIND.from_pretrained(source, **options), where `kind` is the name of a class.
 
     name   what an error calls the source, when that is another word
@@ -24,42 +27,38 @@ def from_pretrained(kind: str, source: str | Path, *, name: str | None = None, *
     raises otherwise.
     """
     shown, source = name or str(source), str(source)
-    with quiet_transformers():
+    with _no_code(shown):
         importlib.import_module("transformers.modeling_utils")
         loader = getattr(importlib.import_module("transformers"), kind)
-        try:
-            if kind == "AutoModelForCausalLM" and not {"config", "gguf_file"} & options.keys():
-                options["config"] = _harmless(from_pretrained("AutoConfig", source), shown)
-            return loader.from_pretrained(source, trust_remote_code=False, **options)
-        except LiftError:
-            raise
-        except Exception as error:
-            if "trust_remote_code" in str(error):
-                raise _refused(shown) from error
-            raise
+        if kind == "AutoModelForCausalLM" and not {"config", "gguf_file"} & options.keys():
+            options["config"] = _harmless(from_pretrained("AutoConfig", source), shown)
+        return loader.from_pretrained(source, trust_remote_code=False, **options)
 
 
-def from_config(config, **options):
+def from_config(config: Any, **options: Any) -> Any:
     """transformers.AutoModelForCausalLM.from_config(config, **options); raises as
     from_pretrained()."""
-    with quiet_transformers():
+    with _no_code(str(getattr(config, "name_or_path", "") or "the model")):
         loader = importlib.import_module("transformers").AutoModelForCausalLM
-        try:
-            return loader.from_config(config, trust_remote_code=False, **options)
-        except ValueError as error:
-            if "trust_remote_code" in str(error):
-                raise _refused(str(getattr(config, "name_or_path", "") or "the model")) from error
+        return loader.from_config(config, trust_remote_code=False, **options)
+
+
+@contextlib.contextmanager
+def _no_code(shown: str) -> Generator[None]:
+    """Within it transformers is quiet, and its refusal of code is a LiftError."""
+    try:
+        with quiet_transformers():
+            yield
+    except Exception as error:
+        if isinstance(error, LiftError) or "trust_remote_code" not in str(error):
             raise
+        raise LiftError(
+            f"{shown} needs code of its own (auto_map), and liftcore runs no code from models: "
+            "take a model that transformers knows by itself"
+        ) from error
 
 
-def _refused(shown: str) -> LiftError:
-    return LiftError(
-        f"{shown} needs code of its own (auto_map), and liftcore runs no code from models: take a "
-        "model that transformers knows by itself"
-    )
-
-
-def _harmless(config, shown: str):
+def _harmless(config: Any, shown: str) -> Any:
     """The configuration, whose parts ask for no code either. Raises LiftError where it wants an
     attention kernel from the hub, which is code too."""
     for part in _parts(config):
@@ -75,7 +74,7 @@ def _harmless(config, shown: str):
     return config
 
 
-def _parts(config) -> Iterator:
+def _parts(config: Any) -> Iterator:
     """A configuration and those within it."""
     yield config
     for value in list(vars(config).values()):
@@ -95,7 +94,7 @@ def lfs_pointer(folder: str | Path) -> Path | None:
 
 
 @contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Generator[None]:
     """Silences the progress bars and notices of transformers, and of what it imports, while it
     loads."""
     from transformers.utils import logging as notices

@@ -6,9 +6,11 @@ import logging
 import os
 import textwrap
 import warnings
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -105,7 +107,7 @@ class Report:
 
 
 @contextmanager
-def _quiet_matplotlib():
+def _quiet_matplotlib() -> Generator[Any]:
     """matplotlib, whatever MPLBACKEND says, and without its notices on fonts and folders."""
     logger = logging.getLogger("matplotlib")
     level, backend = logger.level, os.environ.pop("MPLBACKEND", None)

@@ -36,7 +36,7 @@ def cut(length: int, config: LiftConfig, epoch: int = 0) -> Segments:
     """
     if length < 1:
         raise UsageError(f"cannot cut {length} tokens into segments")
-    size, step = config.segment_length, config.step_length
+    size, step = config.segment_length, config.start_distance
     if config.schedule == "jitter":
         first = int(np.random.default_rng([config.seed, epoch]).integers(1, size + 1))
         start = np.concatenate([[0], np.arange(first, length, size)]).astype(np.int64)
@@ -48,7 +48,9 @@ def cut(length: int, config: LiftConfig, epoch: int = 0) -> Segments:
     return Segments(start, stop, _weights(start, stop, length, config.overlap_loss))
 
 
-def _weights(start, stop, length, overlap_loss) -> list[np.ndarray]:
+def _weights(
+    start: np.ndarray, stop: np.ndarray, length: int, overlap_loss: str
+) -> list[np.ndarray]:
     if overlap_loss == "mean":
         edges = np.zeros(length + 1, dtype=np.int64)
         np.add.at(edges, start, 1)

@@ -12,13 +12,14 @@ from liftcore import adapter as adapters
 from liftcore import document as documents
 from liftcore import model as models
 from liftcore import output
+from liftcore.adapter import alone_with
 from liftcore.config import LiftConfig, preset_for
 from liftcore.errors import LiftError, UsageError
-from liftcore.exclusive import alone_with
 from liftcore.layers.lora import Adapter, own_adapter_after
 from liftcore.objectives.build import objectives_of
 from liftcore.output import START as INFO
 from liftcore.questions.pairs import GivenPairs, read_pairs
+from liftcore.tokens import Tokenizer
 from liftcore.training.loop import Result, train
 from liftcore.training.progress import ProgressLine
 from liftcore.training.source import StepSource
@@ -61,7 +62,7 @@ class Start:
 
 def sft(
     model: nn.Module,
-    tokenizer,
+    tokenizer: Tokenizer,
     corpus: str | Path,
     *,
     config: LiftConfig | None = None,

@@ -7,7 +7,8 @@ import contextlib
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
+from typing import Any
 
 # None may run into the next, or a text of nothing but beginnings would take for ever.
 _ESCAPES = re.compile(
@@ -45,15 +46,14 @@ def note(text: str) -> None:
 
 
 @contextlib.contextmanager
-def guarded() -> Iterator[None]:
+def guarded() -> Generator[None]:
     """Within it no character is one that the streams cannot write, and warnings are plain lines."""
-    before = [(s, s.errors) for s in (sys.stdout, sys.stderr) if hasattr(s, "reconfigure")]
+    streams: tuple[Any, ...] = (sys.stdout, sys.stderr)
+    before = [(stream, stream.errors) for stream in streams if hasattr(stream, "reconfigure")]
     form = warnings.formatwarning
     for stream, _ in before:
         stream.reconfigure(errors=ERRORS)
-    warnings.formatwarning = lambda message, *_, **__: (
-        f"liftcore: warning: {one_line(str(message))}\n"
-    )
+    warnings.formatwarning = _one_line_warning  # ty: ignore[invalid-assignment] a type of one function
     try:
         yield
     finally:
@@ -61,6 +61,12 @@ def guarded() -> Iterator[None]:
         for stream, errors in before:
             with contextlib.suppress(ValueError, OSError):
                 stream.reconfigure(errors=errors)
+
+
+def _one_line_warning(
+    message: Warning | str, category: type, filename: str, lineno: int, line: str | None = None
+) -> str:
+    return f"liftcore: warning: {one_line(str(message))}\n"
 
 
 def _plain_characters(error: UnicodeError) -> tuple[str, int]:

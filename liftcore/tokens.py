@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from liftcore.errors import LiftError
 
+# A tokenizer of transformers, whose classes share no base that types what is called here.
+Tokenizer = Any
 PIECES = list[tuple[str, bool]]  # (text, whether it is somebody's words)
 
 
@@ -22,7 +25,7 @@ def check_text(text: str, what: str = "the text") -> None:
         ) from error
 
 
-def text_ids(tokenizer, text: str) -> list[int]:
+def text_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     """The tokens of a text, without any before or behind it, and with no control token.
 
     A text that spells none has the tokens that the tokenizer gives by itself. Raises LiftError
@@ -54,7 +57,7 @@ def text_ids(tokenizer, text: str) -> list[int]:
     return ids
 
 
-def chat_ids(tokenizer, messages: list[dict[str, str]]) -> list[int]:
+def chat_ids(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> list[int]:
     """A chat in the tokenizer's template, up to where the model's next turn begins.
 
     Raises LiftError when the template does not show the words of the messages.
@@ -75,7 +78,7 @@ def chat_ids(tokenizer, messages: list[dict[str, str]]) -> list[int]:
     return _mixed_ids(tokenizer, pieces, control)
 
 
-def chat_pieces(tokenizer, messages: list[dict[str, str]], **options) -> PIECES:
+def chat_pieces(tokenizer: Tokenizer, messages: list[dict[str, str]], **options: Any) -> PIECES:
     """The text of a chat in the tokenizer's template, parted into the template's and the words
     of the messages. Some templates want a message's content as a list of parts.
 
@@ -109,7 +112,7 @@ def _masked(content: str, mark: str) -> str:
     return content.replace(words, mark) if words else content
 
 
-def _mixed_ids(tokenizer, pieces: PIECES, control: dict[int, str]) -> list[int]:
+def _mixed_ids(tokenizer: Tokenizer, pieces: PIECES, control: dict[int, str]) -> list[int]:
     """Tokens of pieces whose words spell control tokens; only the template's become some."""
     spelling, number = _any_of(control.values()), {text: i for i, text in control.items()}
     ids: list[int] = []
@@ -125,23 +128,23 @@ def _mixed_ids(tokenizer, pieces: PIECES, control: dict[int, str]) -> list[int]:
     return ids + (text_ids(tokenizer, plain) if plain else [])
 
 
-def _encoded(tokenizer, text: str, **options) -> list[int]:
+def _encoded(tokenizer: Tokenizer, text: str, **options: Any) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False, verbose=False, **options)["input_ids"])
 
 
-def _control(tokenizer) -> dict[int, str]:
+def _control(tokenizer: Tokenizer) -> dict[int, str]:
     """The control tokens, id -> spelling: the special ones, and marks that the chat template sets
     though the tokenizer takes them for words."""
     template = str(getattr(tokenizer, "chat_template", None) or "")
     special = set(getattr(tokenizer, "all_special_ids", ()))
-    found = {}
+    control = {}
     for i, token in getattr(tokenizer, "added_tokens_decoder", {}).items():
         text = str(token)
         mark = len(text) > 2 and text[0] in "<[" and text[-1] in ">]" and text in template
         if i in special or token.special or mark:
-            found[i] = text
-    missing = special - found.keys()
-    return found | {i: tokenizer.convert_ids_to_tokens(i) for i in missing}
+            control[i] = text
+    missing = special - control.keys()
+    return control | {i: tokenizer.convert_ids_to_tokens(i) for i in missing}
 
 
 def _any_of(spellings: Iterable[str]) -> re.Pattern[str]:

@@ -46,7 +46,7 @@ class Case:
             epochs=args.rounds + 2,
         )
         self.tokens = size * self.config.batch_size
-        length = size + (self.steps * self.config.batch_size - 1) * self.config.step_length
+        length = size + (self.steps * self.config.batch_size - 1) * self.config.start_distance
         self.text = shapes.text(model, tokenizer, length)
         # Segments that start the document score more tokens than the others.
         self.source = segments_alone(self.text, self.config, [])

@@ -1,7 +1,8 @@
-"""The demo: a fictional document goes into the weights of a real model."""
+"""liftcore demo: a fictional document goes into the weights of a real model."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
@@ -9,22 +10,16 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from liftcore import document as documents
-from liftcore import embedded, report
-from liftcore import model as models
-from liftcore.answer import complete_all
-from liftcore.cli import info
+from liftcore.cli import info, options
 from liftcore.config import LiftConfig
-from liftcore.cost import calibrate
-from liftcore.device_memory import gib, peak_bytes
 from liftcore.errors import UsageError
 from liftcore.fiction.documents import MAX_WORDS, MIN_WORDS, Fact, Fiction, fictional_document
-from liftcore.lift import absorb
-from liftcore.memory import INFO, check_output
-from liftcore.training.progress import ProgressLine
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 # Facts in the table; all are counted.
 ROWS = 14
@@ -36,7 +31,26 @@ TOKENS_A_WORD = 1.3  # of the fictional documents, about
 PROBES_BEFORE = 16
 
 
-def demo(out: Path, *, seed: int = 0, tokens: int | None = None, dtype=None) -> dict:
+def add(verbs: options.Verbs) -> None:
+    parser = options.verb(
+        verbs, "demo", run, "absorb a fictional document and show what is recalled"
+    )
+    parser.add_argument("--out", default="demo-memory", help="folder of the adapter (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, another document")
+    parser.add_argument(
+        "--tokens", type=int, metavar="N", help="length of the document (what takes two minutes)"
+    )
+    options.dtype_option(parser)
+
+
+def run(args: argparse.Namespace) -> dict:
+    dtype = options.dtype(args.dtype)
+    return demo(Path(args.out), seed=args.seed, tokens=args.tokens, dtype=dtype)
+
+
+def demo(
+    out: Path, *, seed: int = 0, tokens: int | None = None, dtype: torch.dtype | None = None
+) -> dict:
     """Runs the demo, prints its tables, leaves the adapter in `out` and returns the figures.
 
     tokens   about the length of the document; None: what this machine learns in two minutes
@@ -45,6 +59,14 @@ def demo(out: Path, *, seed: int = 0, tokens: int | None = None, dtype=None) -> 
     Raises UsageError for a length that no fictional document has, LiftError for a folder that
     cannot take the adapter.
     """
+    from liftcore import document as documents
+    from liftcore import embedded, report
+    from liftcore import model as models
+    from liftcore.device_memory import gib, peak_bytes
+    from liftcore.lift import absorb
+    from liftcore.memory import INFO, check_output
+    from liftcore.training.progress import ProgressLine
+
     started = time.perf_counter()
     check_output(out, force=(out / INFO).is_file())
     if tokens is not None:
@@ -131,7 +153,9 @@ class _Pace:
         return int(max(MIN_WORDS, min(WORDS, words // STEP * STEP)))
 
 
-def _measured(model, config: LiftConfig) -> _Pace:
+def _measured(model: nn.Module, config: LiftConfig) -> _Pace:
+    from liftcore.cost import calibrate
+
     tokens = round(WORDS * TOKENS_A_WORD)
     a_pass, generating, _ = calibrate(model, tokens, config, warm_up=1, timed=2, prompt=1)
     # Recall and facts, before and after, generate about 90 tokens in all, a report 32; their
@@ -145,7 +169,7 @@ def _check_tokens(tokens: int) -> None:
         raise UsageError(f"the demo's documents have {least:,} to {most:,} tokens: not {tokens:,}")
 
 
-def _of_length(seed: int, tokens: int, tokenizer) -> Fiction:
+def _of_length(seed: int, tokens: int, tokenizer: Any) -> Fiction:
     """The fictional document of a seed with about so many tokens; 2,000: mostly that of WORDS."""
     words, fictions = tokens / TOKENS_A_WORD, []
     for _ in range(3):
@@ -158,9 +182,10 @@ def _of_length(seed: int, tokens: int, tokenizer) -> Fiction:
     return min(fictions, key=lambda entry: entry[0])[1]
 
 
-@torch.no_grad()
-def _completions(model, tokenizer, fiction: Fiction) -> list[str]:
+def _completions(model: nn.Module, tokenizer: Any, fiction: Fiction) -> list[str]:
     """What the model writes after the cue of each fact, about as long as the answer."""
+    from liftcore.answer import complete_all
+
     cues = [fact.cue for fact in fiction.facts]
     answers = [" " + fact.answer for fact in fiction.facts]
     lengths = [len(ids) + 3 for ids in tokenizer(answers, add_special_tokens=False)["input_ids"]]

@@ -1,47 +1,69 @@
-"""What runs here: device, versions, and which path each op takes."""
+"""liftcore info: device, versions, and which path each op takes."""
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import platform
-
-import torch
+from typing import TYPE_CHECKING
 
 from liftcore import __version__
-from liftcore.kernels import lora, native
-from liftcore.kernels.device import HAS_TRITON
-from liftcore.model import cpu_has_bf16, default_device, default_dtype
+from liftcore.cli import options
+from liftcore.terminal import show
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = ("torch", "triton", "transformers", "safetensors", "numpy", "peft", "matplotlib")
 
 
+def add(verbs: options.Verbs) -> None:
+    options.verb(verbs, "info", run, "device, versions, and which path the ops take")
+
+
+def run(args: argparse.Namespace) -> dict:
+    facts = info()
+    show(f"device    {facts['device']} ({facts['device_name']}), {facts['dtype']}")
+    show(f"ops       {facts['ops']}, because: {facts['ops_because']}")
+    library = "in use" if facts["library"] else "not in use"
+    show(f"library   {library}: {facts['library_because']}")
+    for name, version in facts["versions"].items():
+        show(f"{name:<12} {version}")
+    return facts
+
+
 def versions() -> dict[str, str]:
     """liftcore, Python and the packages that matter, with "not installed" where so."""
-    found = {"liftcore": __version__, "python": platform.python_version()}
+    known = {"liftcore": __version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            known[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            known[name] = "not installed"
+    return known
 
 
 def device_name(device: torch.device) -> str:
     """The GPU's name, or the processor's with the number of threads in use."""
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    name = (
-        torch.cpu.get_capabilities().get("cpu_name")
-        if hasattr(torch.cpu, "get_capabilities")
-        else ""
-    )
-    return (
-        f"{name or platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
-    )
+    name = ""
+    if hasattr(torch.cpu, "get_capabilities"):
+        name = torch.cpu.get_capabilities().get("cpu_name")
+    name = name or platform.processor() or platform.machine()
+    return f"{name}, {torch.get_num_threads()} threads"
 
 
 def path(device: torch.device) -> tuple[str, str]:
     """(path the ops take on a device, why)."""
+    import torch
+
+    from liftcore.kernels import lora
+    from liftcore.kernels.device import HAS_TRITON
+    from liftcore.model import default_dtype
+
     x = torch.empty(1, 1, device=device, dtype=default_dtype(device))
     chosen = lora.path(x)
     if chosen != "plain":
@@ -55,6 +77,11 @@ def path(device: torch.device) -> tuple[str, str]:
 
 def info() -> dict:
     """Everything `liftcore info` prints."""
+    import torch
+
+    from liftcore.kernels import native
+    from liftcore.model import cpu_has_bf16, default_device, default_dtype
+
     device = torch.device(default_device())
     ops, why = path(device)
     library, where = native.status()

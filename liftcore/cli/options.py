@@ -1,27 +1,34 @@
-"""Options that several verbs of the command line share."""
+"""Options that several verbs of the command line share, and what is made of them."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from liftcore.config import (
-    LR_SCHEDULES,
-    OBJECTIVES,
-    OVERLAP_LOSSES,
-    PRESETS,
-    QA_CONTEXTS,
-    QA_KINDS,
-    SCHEDULES,
-    LiftConfig,
-)
+from liftcore.config import PRESETS, LiftConfig, preset_for
+
+if TYPE_CHECKING:
+    import torch
+
+    from liftcore.training.loop import Result
 
 EMBEDDED = "smollm2-135m"
 # What --dtype takes -> its name in torch, which is slow to import.
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+STDIN = Path("/dev/stdin")
+# The preset of a training verb when none is named, see preset().
+BY_MODEL = "(understand for a chat model, else memorize; memorize with --objective)"
+
+# The subcommands of a parser, which argparse does not name in public.
+Verbs = Any
 
 
-def verb(verbs, name: str, run, text: str) -> argparse.ArgumentParser:
+def verb(
+    verbs: Verbs, name: str, run: Callable[[argparse.Namespace], dict], text: str
+) -> argparse.ArgumentParser:
     parser = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     parser.set_defaults(run=run)
     parser.add_argument("--json", action="store_true", help="one JSON line last on stdout")
@@ -38,58 +45,42 @@ def model_options(parser: argparse.ArgumentParser, default: str | None) -> None:
         f"({default or 'the one that was trained'})",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, … (CUDA when there is one)")
+    dtype_option(parser)
+
+
+def dtype_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=tuple(DTYPES), help="(bf16 where the device computes with it)"
     )
 
 
+def force_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--force", action="store_true", help="write into a folder that is not empty"
+    )
+
+
 def settings(parser: argparse.ArgumentParser, preset: str = "(memorize)") -> None:
-    """The options of LiftConfig; `preset` says which one is taken when none is named."""
-    group = parser.add_argument_group("settings")
-    group.add_argument("--preset", choices=PRESETS, help=preset)
-    group.add_argument(
-        "--objective",
-        dest="objectives",
-        type=_names,
-        metavar="A,B",
-        help=f"what to train on, one or more of {', '.join(OBJECTIVES)} (the preset's)",
-    )
-    group.add_argument(
-        "--mix",
-        type=_numbers,
-        metavar="X,Y",
-        help="weight of each objective (the preset's)",
-    )
-    group.add_argument(
-        "--segment-epochs", type=int, metavar="N", help="first epochs, on segments alone (0)"
-    )
-    group.add_argument(
-        "--qa-context",
-        choices=QA_CONTEXTS,
-        help="what stands beside a training question: nothing, or the document cut to the window",
-    )
-    group.add_argument(
-        "--qa-kinds",
-        type=_names,
-        metavar="A,B",
-        help=f"what the model asks itself, of {', '.join(QA_KINDS)} (quiz)",
-    )
-    group.add_argument(
-        "--recite-context", type=int, metavar="TOKENS", help="shown when reciting (4096)"
-    )
-    group.add_argument("--segment-length", type=int, metavar="S")
-    group.add_argument("--stride", type=int, help="for --schedule overlap (3/8 S)")
-    group.add_argument("--schedule", choices=SCHEDULES)
-    group.add_argument("--overlap-loss", choices=OVERLAP_LOSSES)
-    group.add_argument("--epochs", type=int)
-    group.add_argument("--batch-size", type=int, help="segments a step")
-    group.add_argument("--tokens-per-step", type=int, help="in place of --batch-size")
-    group.add_argument("--learning-rate", type=float)
-    group.add_argument("--lr-schedule", choices=LR_SCHEDULES)
-    group.add_argument("--warmup", type=float, help="share of all steps")
-    group.add_argument("--rank", type=int)
-    group.add_argument("--alpha", type=float)
-    group.add_argument("--seed", type=int)
+    """A flag for each field of LiftConfig; `preset` says which one is taken when none is named."""
+    group = parser.add_argument_group("settings", "not given, a setting is the preset's")
+    group.add_argument("--preset", choices=tuple(PRESETS), help=preset)
+    for field in dataclasses.fields(LiftConfig):
+        # One is named alone more often than several are.
+        flag = "--objective" if field.name == "objectives" else f"--{field.name.replace('_', '-')}"
+        about, kind = field.metadata, str(field.type)
+        if kind == "bool":
+            group.add_argument(flag, action="store_true", default=None, help=about["help"])
+            continue
+        several = kind.startswith("tuple")
+        readers = {"tuple[str": _names, "tuple[float": _numbers, "int": int, "float": float}
+        group.add_argument(
+            flag,
+            dest=field.name,
+            type=next((read for begin, read in readers.items() if kind.startswith(begin)), str),
+            choices=None if several else about["choices"] or None,
+            metavar=about["metavar"],
+            help=about["help"],
+        )
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -103,7 +94,7 @@ def _numbers(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(f"not numbers with commas between: {text!r}") from None
 
 
-def config(args, preset: str = "memorize", **defaults) -> LiftConfig:
+def config(args: argparse.Namespace, preset: str = "memorize", **defaults: Any) -> LiftConfig:
     """The settings of a command line: its preset, or else `preset`, with `defaults` and then with
     what was given."""
     names = {f.name for f in dataclasses.fields(LiftConfig)}
@@ -111,10 +102,36 @@ def config(args, preset: str = "memorize", **defaults) -> LiftConfig:
     return LiftConfig.preset(args.preset or preset, **{**defaults, **given})
 
 
-def dtype(name: str | None):
+def preset(args: argparse.Namespace, tokenizer: Any) -> str:
+    """The preset of a training verb that names none."""
+    return "memorize" if args.objectives is not None else preset_for(tokenizer)
+
+
+def load(args: argparse.Namespace, tokenizer: Any = None) -> tuple[Any, Any]:
+    """The model and tokenizer of a command line."""
+    from liftcore.model import load
+
+    return load(args.model, device=args.device, dtype=dtype(args.dtype), tokenizer=tokenizer)
+
+
+def dtype(name: str | None) -> torch.dtype | None:
     """The torch dtype of --dtype; None for none."""
     if name is None:
         return None
     import torch
 
     return getattr(torch, DTYPES[name])
+
+
+def text_file(name: str) -> Path:
+    """The file of a command line, where - stands for standard input."""
+    return STDIN if name == "-" else Path(name)
+
+
+def trained(training: Result) -> str:
+    """How a training went, for people."""
+    rate = training.token_passes / training.seconds
+    return (
+        f"{training.seconds:.1f} s ({training.token_passes:,} token-passes, {rate:,.0f} tokens/s, "
+        f"last loss {training.loss:.3f})\n{training.how}"
+    )

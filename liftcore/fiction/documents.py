@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from functools import cache
 from itertools import pairwise
+from typing import Any, TypeVar
 
 from liftcore.fiction.templates import BRIDGES, GENRES, LINKS, SYLLABLES
 
@@ -23,6 +25,7 @@ SHORT = 300
 # One account has matter for about this many words; a longer document tells two or three.
 ACCOUNT_WORDS = 1700
 
+T = TypeVar("T")
 _PARTS = {kind: parts.split() for kind, parts in SYLLABLES.items()}
 
 
@@ -94,11 +97,11 @@ def _sections(source: str) -> dict[str, _Section]:
 class _Pool:
     """Draws names, numbers and dates, no two alike within a document."""
 
-    def __init__(self, rng: random.Random):
+    def __init__(self, rng: random.Random) -> None:
         self.rng = rng
         self.used: set[object] = set()
 
-    def _fresh(self, make):
+    def _fresh(self, make: Callable[[], T]) -> T:
         for _ in range(10_000):
             value = make()
             if value not in self.used:
@@ -109,7 +112,7 @@ class _Pool:
     def _join(self, *kinds: str) -> str:
         return self._fresh(lambda: "".join(self.rng.choice(_PARTS[kind]) for kind in kinds))
 
-    def draw(self, kind: str, args: list[str], known: dict[str, object]) -> object:
+    def draw(self, kind: str, args: list[str], known: dict[str, Any]) -> Any:
         rng = self.rng
         if kind in ("man", "woman"):
             return f"{self._join('given', kind)} {self._join('family', 'family end')}"
@@ -139,7 +142,7 @@ def _show(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) and value >= 2000 else str(value)
 
 
-def _fill(text: str, values: dict[str, object]) -> str:
+def _fill(text: str, values: dict[str, Any]) -> str:
     text = re.sub(r"\{(\w+)\}", lambda match: _show(values[match[1]]), text)
     text = re.sub(r"\{(\w+)\.last\}", lambda match: str(values[match[1]]).split()[-1], text)
     return re.sub(
@@ -147,7 +150,7 @@ def _fill(text: str, values: dict[str, object]) -> str:
     )
 
 
-def _print(section: _Section, pool: _Pool, world: dict[str, object]) -> _Passage:
+def _print(section: _Section, pool: _Pool, world: dict[str, Any]) -> _Passage:
     """Choose the wordings of one section and fill in its values."""
     values, sentences, cues = dict(world), [], {}
     facts, events, others = [], [], []
@@ -198,14 +201,14 @@ def _links(passages: list[_Passage], rng: random.Random, unused: list[str]) -> l
 def _account(genre: str, pool: _Pool, words: int) -> tuple[str, list[str], list[_Passage]]:
     """Title, paragraphs and passages of one account of about `words` words."""
     rng, sections = pool.rng, dict(_sections(genre))
-    world: dict[str, object] = {}
+    world: dict[str, Any] = {}
     for _, text in sections.pop("world").lines:
         key, kind, *args = text.split()
         world[key] = pool.draw(kind, args, world)
     title = _print(sections.pop("title"), pool, world).text
     printed = {name: _print(section, pool, world) for name, section in sections.items()}
     first, last = printed.pop("opening"), printed.pop("closing")
-    best: tuple[int, list[_Passage], list[str]] | None = None
+    best: tuple[float, list[_Passage], list[str]] = (float("inf"), [], [])
     for _ in range(60):
         inner = rng.sample(list(printed.values()), len(printed))
         links = rng.sample(LINKS, 3)
@@ -219,12 +222,12 @@ def _account(genre: str, pool: _Pool, words: int) -> tuple[str, list[str], list[
         for passages in ways:
             paragraphs = _links(passages, rng, list(links))
             off = abs(sum(len(p.split()) for p in paragraphs) - words)
-            if best is None or off < best[0]:
+            if off < best[0]:
                 best = (off, passages, paragraphs)
     return title, best[2], best[1]
 
 
-def _pairs(events: list[tuple[str, int | date]], count: int, rng: random.Random):
+def _pairs(events: list[tuple[str, Any]], count: int, rng: random.Random) -> Iterator[Question]:
     """Questions on two dated events: how far apart they lie, and which was the earlier."""
     pairs = [(a, b) for i, a in enumerate(events) for b in events[i + 1 :]]
     pairs = [pair if rng.random() < 0.5 else pair[::-1] for pair in rng.sample(pairs, len(pairs))]

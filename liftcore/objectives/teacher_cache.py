@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from liftcore.errors import LiftError
+from liftcore.files import write_atomically
 from liftcore.objectives.sample import SoftTargets
-from liftcore.training.checkpoint import write_atomically
 
 
 class TeacherCache:

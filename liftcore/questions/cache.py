@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 from liftcore.errors import LiftError
-from liftcore.training.checkpoint import write_atomically
+from liftcore.files import write_atomically
 
 VERSION = 1
 

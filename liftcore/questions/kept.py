@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 
 from liftcore.errors import LiftError
+from liftcore.files import write_atomically
 from liftcore.questions.pairs import GivenPairs, Pair
 from liftcore.questions.self_study import SelfStudy
-from liftcore.training.checkpoint import write_atomically
 
 FILE = "questions.json"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,25 +40,26 @@ class Batch:
     """
 
     input_ids: Tensor  # int64 [B, S]
-    chosen: Tensor | None  # int64 [B, Q], each position at most once a row
     labels: Tensor  # int64 [B·Q], −100 where a row is not of the hard kind
     weights: Tensor  # float32 [B·Q]
     hard_rows: Tensor  # int64 [hard], the rows with a label
     soft_rows: Tensor  # int64 [soft], the rows with a teacher's targets
-    soft_ids: Tensor | None  # int64 [B·Q, k]
-    soft_probs: Tensor | None  # float32 [B·Q, k], 0 where a row is not of the soft kind
+    chosen: Tensor | None = None  # int64 [B, Q], each position at most once a row
+    soft_ids: Tensor | None = None  # int64 [B·Q, k]
+    soft_probs: Tensor | None = None  # float32 [B·Q, k], 0 where a row is not of the soft kind
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """The batch with `function` applied to each tensor."""
-        values = (getattr(self, field.name) for field in dataclasses.fields(self))
-        return Batch(*(None if value is None else function(value) for value in values))
+        return Batch(**{name: function(tensor) for name, tensor in self._tensors()})
 
     def copy_to(self, other: Batch, copy: Callable[[Tensor, Tensor], None]) -> None:
         """copy(tensor, other's tensor) for each tensor."""
-        for field in dataclasses.fields(self):
-            tensor = getattr(self, field.name)
-            if tensor is not None:
-                copy(tensor, getattr(other, field.name))
+        for name, tensor in self._tensors():
+            copy(tensor, getattr(other, name))
+
+    def _tensors(self) -> list[tuple[str, Tensor]]:
+        fields = ((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))
+        return [(name, tensor) for name, tensor in fields if tensor is not None]
 
     def to(self, device: torch.device | str) -> Batch:
         return self.map(lambda tensor: tensor.to(device, non_blocking=True))
@@ -70,7 +71,7 @@ def shape_of(samples: Sequence[Sample], worth: float = WORTH) -> Shape:
     Positions are chosen where the most that a row scores is at most `worth` of the length.
     """
     length = max(map(len, samples))
-    scored = [np.count_nonzero(s.weights) for s in samples]
+    scored = [int(np.count_nonzero(s.weights)) for s in samples]
     soft = sum(n for s, n in zip(samples, scored, strict=True) if s.soft is not None)
     most = max(1, *scored)
     return Shape(
@@ -117,10 +118,18 @@ def make(samples: Sequence[Sample], shape: Shape | None = None) -> Batch:
         return np.ascontiguousarray(x.reshape(-1, *x.shape[2:]))
 
     scored, soft = taken(scored), taken(soft)
-    arrays = ids, chosen, taken(labels), taken(weights)
-    arrays += _rows(scored & ~soft, scored, shape.hard), _rows(scored & soft, scored, shape.soft)
-    arrays += (taken(soft_ids), taken(soft_probs)) if shape.width else (None, None)
-    return Batch(*(None if a is None else torch.from_numpy(a) for a in arrays))
+    arrays = dict(
+        input_ids=ids,
+        labels=taken(labels),
+        weights=taken(weights),
+        hard_rows=_rows(scored & ~soft, scored, shape.hard),
+        soft_rows=_rows(scored & soft, scored, shape.soft),
+    )
+    if chosen is not None:
+        arrays["chosen"] = chosen
+    if shape.width:
+        arrays |= dict(soft_ids=taken(soft_ids), soft_probs=taken(soft_probs))
+    return Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
 def _rows(wanted: np.ndarray, scored: np.ndarray, count: int) -> np.ndarray:
@@ -146,8 +155,8 @@ def batch_loss(
     """
     hidden = hidden_states(model, batch, last).flatten(0, 1)
     hidden, weight = lm_head.detached().operands(hidden)
-    losses = []
-    options = dict(
+    losses: list[Tensor] = []
+    options: dict[str, Any] = dict(
         token_weights=batch.weights,
         reduction="sum",
         softcap=lm_head.softcap,
@@ -157,14 +166,18 @@ def batch_loss(
         rows = batch.hard_rows
         losses.append(linear_cross_entropy(hidden, weight, batch.labels, row_index=rows, **options))
     if len(batch.soft_rows):
+        assert batch.soft_ids is not None and batch.soft_probs is not None
         rows, targets = batch.soft_rows, (batch.soft_ids, batch.soft_probs)
         losses.append(
             linear_soft_cross_entropy(hidden, weight, *targets, row_index=rows, **options)
         )
-    return sum(losses) / normaliser
+    return sum(losses[1:], losses[0]) / normaliser
 
 
 def hidden_states(model: nn.Module, batch: Batch, last: LastLayer | None) -> Tensor:
     """The body's output [B, S, K]; [B, Q, K] for the chosen positions, by `last`."""
-    with nullcontext() if batch.chosen is None else last.rows(batch.chosen):
+    if batch.chosen is None:
+        return body(model)(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+    assert last is not None
+    with last.rows(batch.chosen):
         return body(model)(input_ids=batch.input_ids, use_cache=False).last_hidden_state

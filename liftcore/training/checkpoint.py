@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import os
-import tempfile
-import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,14 +18,8 @@ from liftcore import files
 from liftcore.config import LiftConfig
 from liftcore.errors import LiftError
 
-FILE_NAME = "training_state.safetensors"
 # Of the file: what is in it, and what it means.
 FORMAT = "2"
-# Beside it, for the run to go on: a folder with the questions that the model made itself, and a
-# teacher's targets (liftcore/objectives/studied.py, teacher_cache.py).
-SAMPLES = "samples"
-# Stands in it, so that nobody else's folder of that name is taken for it.
-MARK = ".liftcore"
 
 
 @dataclass
@@ -43,35 +34,6 @@ class Position:
     recompute: int = 0
 
 
-def write_atomically(path: Path, write) -> None:
-    """Calls write(temporary path), then renames: a reader sees the old file or the new one.
-
-    Raises LiftError when the disk is full or the folder cannot be written; the old file stays.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        with open(temporary, "r+b") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise LiftError(f"cannot write {path}: {reason}; what was there before is kept") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
-def is_state(path: Path) -> bool:
-    """Whether a file of that name is liftcore's: a state, or one that cannot be read."""
-    try:
-        with safe_open(path, "pt") as file:
-            return {"run", "position"} <= (file.metadata() or {}).keys()
-    except (SafetensorError, OSError):
-        return path.is_file()
-
-
 def try_saving(path: Path, size: int) -> None:
     """Raises LiftError when a state of `size` bytes cannot be written to `path`."""
     try:
@@ -83,45 +45,6 @@ def try_saving(path: Path, size: int) -> None:
     files.check_room(path.parent, size)
 
 
-def make_samples(folder: Path) -> Path:
-    """The folder for what a run in `folder` makes. Raises LiftError when somebody else's has its
-    name, or when it cannot be made."""
-    samples = folder / SAMPLES
-    if has_samples(folder):
-        return samples
-    if os.path.lexists(samples):
-        raise LiftError(f"{samples} is not liftcore's: move it away, or resume in another folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        marked = Path(tempfile.mkdtemp(prefix=files.NEW, dir=folder))
-        (marked / MARK).touch()
-        os.rename(marked, samples)
-    except OSError as error:
-        raise LiftError(f"cannot make the folder {samples}: {files.reason(error)}") from error
-    return samples
-
-
-def has_samples(folder: Path) -> bool:
-    """Whether make_samples() made a folder in `folder`."""
-    return (folder / SAMPLES / MARK).is_file()
-
-
-def remove_samples(folder: Path) -> None:
-    """Removes what a run made; files of other kinds stay."""
-    if not has_samples(folder):
-        return
-    for file in (folder / SAMPLES).iterdir():
-        if file.name == "questions.json" or file.suffix == ".safetensors" or file.name[0] == ".":
-            file.unlink()
-    with contextlib.suppress(OSError):
-        (folder / SAMPLES).rmdir()
-
-
-def leftovers(folder: Path) -> list[Path]:
-    """Halves of a state file that a kill left behind."""
-    return list(folder.glob(f".{FILE_NAME}.*"))
-
-
 def save(path: Path, state: dict[str, Tensor], position: Position, run: dict[str, str]) -> None:
     """Writes the optimizer's state, the position and what identifies the run."""
     meta = {
@@ -130,7 +53,7 @@ def save(path: Path, state: dict[str, Tensor], position: Position, run: dict[str
         "run": json.dumps(run),
     }
     tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
-    write_atomically(path, lambda file: save_file(tensors, file, metadata=meta))
+    files.write_atomically(path, lambda file: save_file(tensors, file, metadata=meta))
 
 
 def read(path: Path, run: dict[str, str]) -> tuple[dict[str, Tensor], Position]:
@@ -156,7 +79,7 @@ def read(path: Path, run: dict[str, str]) -> tuple[dict[str, Tensor], Position]:
                     "or --force starts anew"
                 )
     except OSError as error:
-        raise LiftError(f"cannot read {path}: {error.strerror or error}") from error
+        raise LiftError(f"cannot read {path}: {files.reason(error)}") from error
     except (SafetensorError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise damaged(path) from error
     return state, position
@@ -213,7 +136,7 @@ def identity(config: LiftConfig, document_sha256: str, model: torch.nn.Module) -
     }
 
 
-def _layout(adapter) -> str:
+def _layout(adapter: Any) -> str:
     """The order of the layers in the flat buffers of an adapter."""
     groups = [] if adapter is None else [group.members for group in adapter.groups]
     return hashlib.sha256(json.dumps(groups).encode()).hexdigest()

@@ -8,8 +8,9 @@ questions, segments and distillation share few graphs.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from torch import Tensor
 from liftcore.device_memory import out_of_memory
 from liftcore.layers.last_layer import WORTH
 from liftcore.layers.lora import Adapter
+from liftcore.objectives.sample import Sample
 from liftcore.training.batch import Batch, Shape, make, shape_of
 from liftcore.training.memory_plan import MemoryPlan
 from liftcore.training.optimizer import DeviceAdamW
@@ -44,7 +46,7 @@ class GraphRunner(Runner):
         adapter: Adapter,
         source: StepSource,
         mark: Callable[[str], None] = lambda part: None,
-    ):
+    ) -> None:
         self.why = _why_not(adapter.values.device)
         super().__init__(adapter, source, mark)
 
@@ -65,10 +67,12 @@ class GraphRunner(Runner):
         numbers = [step.normaliser, step.normaliser / step.weight, step.rate]
         self._copy(torch.tensor(numbers), self.numbers)
         for samples in self.passes(step.samples):
-            self._pass(self._filled(make(samples, self.shape(samples))))
+            shape = self.shape(samples)
+            self._pass(shape, self._filled(shape, make(samples, shape)))
         self.mark("backward")
         # 0, or NaN for a loss that is no number, which then skips the update.
         self.adapter.grads[:1].add_(self.loss * 0)
+        assert isinstance(self.optimizer, DeviceAdamW)
         norm = self.optimizer.update()
         mean = self.loss * self.to_mean
         good = torch.isfinite(norm + mean)
@@ -77,7 +81,7 @@ class GraphRunner(Runner):
         self.loss.zero_()
         self.mark("optimizer")
 
-    def shape(self, samples) -> Shape:
+    def shape(self, samples: Sequence[Sample]) -> Shape:
         """The shape of a pass, its sizes rounded up."""
         exact = shape_of(samples, WORTH if self.last is not None else 0.0)
         length = rounded(exact.length, self.length)
@@ -95,52 +99,45 @@ class GraphRunner(Runner):
             soft=rounded(exact.soft, every) if exact.soft else 0,
         )
 
-    def _filled(self, batch: Batch) -> tuple[Shape, Batch]:
-        """The buffers of the batch's shape, filled with it."""
-        shape = Shape(
-            *batch.input_ids.shape,
-            0 if batch.chosen is None else batch.chosen.shape[1],
-            len(batch.hard_rows),
-            len(batch.soft_rows),
-            0 if batch.soft_ids is None else batch.soft_ids.shape[1],
-        )
+    def _filled(self, shape: Shape, batch: Batch) -> Batch:
+        """The buffers of the shape, filled with a batch of it."""
         device = self.losses.device
         if shape not in self.buffers:
             self.buffers[shape] = batch.map(lambda t: torch.empty_like(t, device=device))
         batch.copy_to(self.buffers[shape], self._copy)
-        return shape, self.buffers[shape]
+        return self.buffers[shape]
 
     def _copy(self, host: Tensor, device: Tensor) -> None:
         # torch gives pinned memory to the next only when the copy out of it is done.
         device.copy_(host.pin_memory() if device.is_cuda else host, non_blocking=True)
 
-    def _pass(self, filled: tuple[Shape, Batch]) -> None:
-        shape, batch = filled
+    def _pass(self, shape: Shape, batch: Batch) -> None:
         if self.stream is None:
             return self._add(batch)
-        if self.graphs.get(shape) is None and not self._capture(shape, batch):
-            return self._aside(lambda: self._add(batch))
-        self.graphs[shape].replay()
+        graph = self.graphs.get(shape) or self._capture(shape, batch)
+        if graph is None:
+            return self._aside(self.stream, lambda: self._add(batch))
+        graph.replay()
 
     def _add(self, batch: Batch) -> None:
         """Forward and backward of a pass; its loss is added to the step's."""
         self.loss += self._backward(batch, self.normaliser)
 
-    def _aside(self, work: Callable[[], None]) -> None:
+    def _aside(self, stream: torch.cuda.Stream, work: Callable[[], None]) -> None:
         """Does the work on the stream that graphs are captured on, in the caller's order."""
         current = torch.cuda.current_stream(self.losses.device)
-        self.stream.wait_stream(current)
-        with torch.cuda.stream(self.stream):
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
             work()
-        current.wait_stream(self.stream)
+        current.wait_stream(stream)
 
-    def _capture(self, shape: Shape, batch: Batch) -> bool:
-        """Captures a pass of a shape that has been run before; False when there is no graph."""
+    def _capture(self, shape: Shape, batch: Batch) -> torch.cuda.CUDAGraph | None:
+        """The graph of a pass of a shape that has been run before; None when there is none."""
         if self.why or (shape not in self.graphs and len(self.graphs) >= GRAPHS):
-            return False
+            return None
         if shape not in self.graphs:
             self.graphs[shape] = None
-            return False
+            return None
         graph = torch.cuda.CUDAGraph()
         self.pool = self.pool or torch.cuda.graph_pool_handle()
         # What goes wrong inside is kept: the end of a broken capture raises an error of its own.
@@ -161,9 +158,9 @@ class GraphRunner(Runner):
                 raise reason from None
             first_line = (str(reason).splitlines() or [""])[0]
             self.why = f"the capture failed: {first_line or type(reason).__name__}"
-            return False
+            return None
         self.graphs[shape] = graph
-        return True
+        return graph
 
     def use(self, plan: MemoryPlan) -> None:
         super().use(plan)
@@ -216,7 +213,7 @@ def _why_not(device: torch.device) -> str:
     return ""
 
 
-def _give_back(device: torch.device, pool) -> None:
+def _give_back(device: torch.device, pool: Any) -> None:
     """After a failed capture: takes the allocator off the graph's pool, which torch then forgets
     to do (pytorch#180395)."""
     with contextlib.suppress(Exception):

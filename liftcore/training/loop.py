@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,13 +25,13 @@ from liftcore.model import evaluating
 from liftcore.training import checkpoint
 from liftcore.training.checkpoint import Position
 from liftcore.training.graph import GraphRunner
-from liftcore.training.interrupt import Interrupt
 from liftcore.training.runner import Runner, as_owned
 from liftcore.training.source import StepSource
 from liftcore.training.step import Step
 
-# A kill loses at most this much and a step; the writing of the file must fit in 30 seconds too.
-SAVE_SECONDS = float(os.environ.get("LIFTCORE_SAVE_SECONDS", 20))
+# A kill loses at most so many seconds and a step, unless LIFTCORE_SAVE_SECONDS says another number;
+# the writing of the file must fit in 30 seconds too.
+SAVE_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,9 @@ def train(
     will run; `on_step` may generate with the model. Raises LiftError when the loss is no longer a
     number (the last saved state stays) and when not even one row fits into memory.
     """
-    made_before = source.seconds
+    made_before, save_seconds = source.seconds, _save_seconds()
     with ExitStack() as stack:
-        interrupt = stack.enter_context(Interrupt())
+        interrupt = stack.enter_context(_Interrupt())
         if state_file is not None:
             # fp32 masters and two moments.
             checkpoint.try_saving(state_file, 12 * adapter.values.numel())
@@ -90,7 +93,7 @@ def train(
             if log.runner.how != log.said:
                 log.said = log.runner.how
                 say(log.said)
-            due = interrupt.asked or time.perf_counter() - log.saved > SAVE_SECONDS
+            due = interrupt.asked or time.perf_counter() - log.saved > save_seconds
             if due or not np.isfinite(loss):
                 # On a GPU the latest loss may be of a step before one that failed.
                 log.check()
@@ -100,14 +103,25 @@ def train(
                 log.save()
                 interrupt.raise_if_asked()
         log.check()
-        if interrupt.asked or time.perf_counter() - log.started > SAVE_SECONDS:
+        if interrupt.asked or time.perf_counter() - log.started > save_seconds:
             log.save()
             interrupt.raise_if_asked()
         return log.result(made_before)
 
 
+def _save_seconds() -> float:
+    text = os.environ.get("LIFTCORE_SAVE_SECONDS", str(SAVE_SECONDS))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:
+        raise LiftError(f"LIFTCORE_SAVE_SECONDS must be a number of seconds: {text!r}")
+    return seconds
+
+
 @contextmanager
-def prepared(adapter: Adapter, length: int) -> Iterator[list[str]]:
+def prepared(adapter: Adapter, length: int) -> Generator[list[str]]:
     """Within it the adapter's model trains its adapter only, deterministically, on rows of at most
     `length` tokens, with the fastest attention and norms that its device has and that agree with
     its own; yields a line for each that was left out. Whatever its mode was, there is no dropout,
@@ -126,12 +140,41 @@ def make_runner(
     return (GraphRunner if adapter.values.is_cuda else Runner)(adapter, source, mark)
 
 
+class _Interrupt:
+    """Ctrl-C and SIGTERM wait for the end of a step, so that the saved state is whole: within it a
+    first signal only sets `asked`; a second one interrupts at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self) -> _Interrupt:
+        # Only the main thread may set handlers; elsewhere signals are not ours to catch.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._old[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def raise_if_asked(self) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+
+
 class _Log:
     """What a run has done so far, and its state on disk."""
 
     def __init__(
         self, runner: Runner, source: StepSource, state_file: Path | None, run: dict[str, str]
-    ):
+    ) -> None:
         self.runner, self.source, self.file, self.run = runner, source, state_file, run
         self.started = self.saved = time.perf_counter()
         self.epochs: list[int] = []
@@ -139,7 +182,7 @@ class _Log:
         self.seconds_before, self.said, self.warned = 0.0, "", False
         if state_file is not None and state_file.exists():
             self._load(state_file)
-        self.tokens_before = sum(self.tokens)
+        self.token_passes = self.tokens_before = sum(self.tokens)
 
     def _load(self, file: Path) -> None:
         state, at = checkpoint.read(file, self.run)
@@ -159,6 +202,7 @@ class _Log:
     def add(self, step: Step) -> None:
         self.epochs.append(step.epoch)
         self.tokens.append(step.tokens)
+        self.token_passes += step.tokens
 
     @property
     def steps(self) -> int:
@@ -169,7 +213,7 @@ class _Log:
         return self.runner.losses[: self.steps]
 
     def progress(self, step: Step, loss: float) -> Progress:
-        tokens = sum(self.tokens) - self.tokens_before
+        tokens = self.token_passes - self.tokens_before
         seconds, total = time.perf_counter() - self.started, self.source.expected_steps
         return Progress(step.epoch, self.steps, total, tokens, seconds, loss)
 
@@ -219,7 +263,7 @@ class _Log:
         return Result(
             seconds=self.seconds_before + time.perf_counter() - self.started,
             steps=self.steps,
-            token_passes=sum(self.tokens),
+            token_passes=self.token_passes,
             loss=float(losses[epochs == epochs[-1]].mean()),
             how=self.runner.how,
             making=source.seconds,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -154,7 +155,7 @@ def _storages(model: nn.Module) -> set[int]:
 
 
 @contextmanager
-def _counting(layers: list[nn.Module], kept: list[int], seen: set[int]):
+def _counting(layers: list[nn.Module], kept: list[int], seen: set[int]) -> Generator[None]:
     """Adds the bytes of each saved storage to the layer that is running, the last entry: none."""
     at = [-1]
 
@@ -165,7 +166,7 @@ def _counting(layers: list[nn.Module], kept: list[int], seen: set[int]):
             kept[at[0]] += storage.nbytes()
         return tensor
 
-    def enter(number):
+    def enter(number: int) -> Callable[..., None]:
         return lambda *_: at.__setitem__(0, number)
 
     hooks = [layer.register_forward_pre_hook(enter(i)) for i, layer in enumerate(layers)]

@@ -16,7 +16,7 @@ class MasterAdamW:
     The adapter is one flat buffer, so each of these is one operation of torch.
     """
 
-    def __init__(self, adapter: Adapter, config: LiftConfig):
+    def __init__(self, adapter: Adapter, config: LiftConfig) -> None:
         self.adapter, self.max_norm = adapter, config.max_grad_norm
         values = adapter.values
         own = values.dtype == torch.float32
@@ -53,7 +53,8 @@ class MasterAdamW:
             self.master_grad.copy_(grads)
         norm = torch.linalg.vector_norm(self.master_grad)
         # The update divides by it as it reads the gradient, which saves a pass.
-        self.adamw.grad_scale = ((norm + 1e-6) / self.max_norm).clamp(min=1.0)
+        scale = ((norm + 1e-6) / self.max_norm).clamp(min=1.0)
+        self.adamw.grad_scale = scale  # ty: ignore[missing-attribute] torch declares it nowhere
         return norm
 
     @torch.no_grad()
@@ -85,7 +86,7 @@ class DeviceAdamW:
     rate: fp32 [1] on the device, what it holds when an update runs.
     """
 
-    def __init__(self, adapter: Adapter, config: LiftConfig, rate: Tensor):
+    def __init__(self, adapter: Adapter, config: LiftConfig, rate: Tensor) -> None:
         self.adapter = adapter
         values = adapter.values
         self.fields = adamw.state([values], [adapter.grads], rate, masters=[values])

@@ -27,7 +27,9 @@ class ProgressLine:
     Nothing at all unless `enabled`.
     """
 
-    def __init__(self, epochs: int = 1, device: torch.device | None = None, *, enabled=True):
+    def __init__(
+        self, epochs: int = 1, device: torch.device | None = None, *, enabled: bool = True
+    ) -> None:
         self.epochs, self.device = epochs, device or torch.device("cpu")
         self.enabled = enabled and sys.stderr is not None
         self.terminal = self.enabled and sys.stderr.isatty()
@@ -44,7 +46,7 @@ class ProgressLine:
             self._watch.start()
         return self
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._over.set()
         if self._watch is not None:
             self._watch.join()

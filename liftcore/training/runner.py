@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -21,7 +21,7 @@ from liftcore.model import check_tokens, head
 from liftcore.objectives.sample import Sample
 from liftcore.training.batch import Batch, batch_loss, make, shape_of
 from liftcore.training.memory_plan import MemoryPlan, choose
-from liftcore.training.optimizer import MasterAdamW
+from liftcore.training.optimizer import DeviceAdamW, MasterAdamW
 from liftcore.training.source import StepSource
 from liftcore.training.step import Step
 
@@ -41,7 +41,7 @@ class Runner:
 
     def __init__(
         self, adapter: Adapter, source: StepSource, mark: Callable[[str], None] = lambda part: None
-    ):
+    ) -> None:
         self.model, self.adapter, self.config = adapter.model, adapter, source.config
         self.head, self.mark = head(self.model), mark
         # Samples may be made with the model.
@@ -59,7 +59,7 @@ class Runner:
         self._start()
 
     def _start(self) -> None:
-        self.optimizer = MasterAdamW(self.adapter, self.config)
+        self.optimizer: MasterAdamW | DeviceAdamW = MasterAdamW(self.adapter, self.config)
 
     def run(self, step: Step) -> float:
         """Takes a step; the latest loss that is known, on a GPU of a step shortly before it.
@@ -104,6 +104,7 @@ class Runner:
         return loss.detach()
 
     def _update(self, step: Step, loss: Tensor) -> None:
+        assert isinstance(self.optimizer, MasterAdamW)
         norm = self.optimizer.clip()
         if torch.isfinite(norm + loss):
             self.optimizer.step(step.rate)
@@ -169,7 +170,7 @@ class Runner:
 
 
 @contextmanager
-def as_owned(model: nn.Module) -> Iterator[None]:
+def as_owned(model: nn.Module) -> Generator[None]:
     """Within it the model is as its owner left it, so that it may generate between two steps:
     with the attention that knows caches, and with any algorithm."""
     with any_algorithm(), own_attention(model):

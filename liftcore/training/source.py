@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +24,8 @@ from liftcore.layers.last_layer import WORTH
 from liftcore.objectives import Objective
 from liftcore.objectives.sample import Sample
 from liftcore.objectives.segments import Segments
-from liftcore.training.step import Step, learning_rate, pack, target_of, tokens_of, weight_of
+from liftcore.training.epoch import Epoch
+from liftcore.training.step import Step, learning_rate, pack, target_of, tokens_of
 
 # Tokens of a sample of which none is known yet.
 GUESS = 64
@@ -54,7 +55,7 @@ class StepSource:
         weights: Sequence[float] | None = None,
         prefix: int = 0,
         share: Callable[[], float] | None = None,
-    ):
+    ) -> None:
         self.objectives, self.config, self.window = list(objectives), config, window
         self.weights = [1.0] * len(self.objectives) if weights is None else list(weights)
         self.target, self._clock = target_of(config, prefix), share
@@ -62,16 +63,13 @@ class StepSource:
         self.trained = 0  # tokens of the steps drawn so far
         self.done_steps, self.waited = 0, 0.0
         self._share = 0.0
-        self.epoch, self.drawn = -1, 0  # the running epoch, and its steps drawn so far
-        self.known = [0] * len(self.objectives)  # samples when the epoch began
-        self.arrivals: list[tuple[int, int, int]] = []  # since then: steps drawn, objective, count
-        self.planned: deque[list[Sample]] = deque()
-        self.arrived: deque[Sample] = deque()
-        self.normaliser = 0.0
-        self._turn = True  # whether a step of arrivals comes next, where there is one
-        self._waiting = 0  # tokens of what is planned or has arrived
+        self.running = Epoch(-1, [0] * len(self.objectives), [], self.target)
         self._epoch_tokens = [0] * len(self.objectives)
-        self._again: dict | None = None  # what is to be gone through again
+        self._again: dict[str, Any] | None = None  # the epoch that is to be gone through again
+
+    @property
+    def epoch(self) -> int:
+        return self.running.number
 
     @property
     def seconds(self) -> float:
@@ -120,7 +118,7 @@ class StepSource:
         if self._clock is not None:
             return self._clock() >= 1
         last = self.epoch >= self.config.epochs - 1
-        return last and self.complete and not (self.planned or self.arrived or self._again)
+        return last and self.complete and self.running.empty and self._again is None
 
     @property
     def expected_steps(self) -> int:
@@ -158,7 +156,7 @@ class StepSource:
 
     def draw(self) -> Step | None:
         """The next step; None when there is none yet, or no more."""
-        if self._again is not None and not self._go_through_again():
+        if self._again is not None and not self._go_through_again(self._again):
             return None
         if self._clock is not None and self.finished:
             return None
@@ -167,7 +165,7 @@ class StepSource:
         while True:
             self._take_arrivals()
             before = self._share_drawn()
-            samples = self._next()
+            samples = self.running.next(self._waits)
             if samples:
                 return self._step(samples, before)
             # None: an epoch that waits for more.
@@ -183,7 +181,7 @@ class StepSource:
             # As far again as the steps before it went; 0.01 for the first.
             after = min(1.0, before + (before / number if number else 0.01))
         rate = learning_rate(self.config, before, after)
-        return Step(samples, number, self.epoch, self.normaliser, rate, after)
+        return Step(samples, number, self.epoch, self.running.normaliser, rate, after)
 
     def _share_drawn(self) -> float:
         """The share of the run's token-passes that is drawn, in [0, 1]: an estimate that never
@@ -196,120 +194,76 @@ class StepSource:
 
     def left(self) -> float:
         """Token-passes that are still to be drawn, as far as is known."""
-        left = float(self._waiting)
-        arrived = [0] * len(self.objectives)
-        for _, i, count in self.arrivals:
-            arrived[i] += count
+        left = float(self.running.waiting)
+        counts = _counts(self.running.known, self.running.arrivals)
         for i, objective in enumerate(self.objectives):
-            known, missing = self.known[i] + arrived[i], 0.0
+            known, missing = counts[i], 0.0
             mean = self._epoch_tokens[i] / known if known else GUESS
             if not objective.done:
                 missing = mean * max(0, objective.expected - known)
             begin = max(self.epoch + 1, self._first_epoch(i))
             later = max(0, self.config.epochs - begin)
             left += later * (self._epoch_tokens[i] + missing)
-            left += missing if self._takes_part(i, self.epoch) else 0.0
+            left += missing if self._first_epoch(i) <= self.epoch else 0.0
         return left
-
-    def _takes_part(self, i: int, epoch: int) -> bool:
-        return epoch >= self._first_epoch(i)
 
     def _first_epoch(self, i: int) -> int:
         return 0 if self.objectives[i].name == "segments" else self.config.segment_epochs
 
     def _begin(self, epoch: int, known: Sequence[int] | None = None) -> None:
         """Plans an epoch of all samples there are, or of the first `known` of each objective."""
-        self.epoch, self.drawn, self._turn = epoch, 0, True
-        self.arrivals, self.arrived = [], deque()
+        counts: list[int] = []
         planned: list[Sample] = []
         for i, objective in enumerate(self.objectives):
             samples = objective.samples(epoch)[: None if known is None else known[i]]
-            self.known[i] = len(samples)
+            counts.append(len(samples))
             self._epoch_tokens[i] = tokens_of(samples)
-            if self._takes_part(i, epoch):
+            if self._first_epoch(i) <= epoch:
                 planned += self._weighted(samples, i)
         rng = np.random.default_rng([self.config.seed, epoch, 1])
-        self.planned = deque(pack(planned, self.target, rng))
-        self._waiting = sum(map(tokens_of, self.planned))
-        total = sum(map(weight_of, self.planned))
-        self.normaliser = total / len(self.planned) if self.planned else 0.0
+        self.running = Epoch(epoch, counts, pack(planned, self.target, rng), self.target)
 
     def _weighted(self, samples: Sequence[Sample], i: int) -> list[Sample]:
         """The samples that are trained on, their weights times the objective's γ."""
         gamma, weighted = np.float32(self.weights[i]), []
         for sample in samples:
             if len(sample) > self.window:
-                self._leave_out(sample)
+                if not self.left_out:
+                    warnings.warn(
+                        f"a sample of {sample.source} has {len(sample)} tokens, more than the "
+                        f"model's window of {self.window}: such samples are left out",
+                        stacklevel=2,
+                    )
+                self.left_out += 1
             elif sample.weights.any():
-                weighted.append(
-                    sample if gamma == 1 else replace(sample, weights=sample.weights * gamma)
-                )
+                weights = sample.weights * gamma
+                weighted.append(sample if gamma == 1 else replace(sample, weights=weights))
         return weighted
-
-    def _leave_out(self, sample: Sample) -> None:
-        if not self.left_out:
-            warnings.warn(
-                f"a sample of {sample.source} has {len(sample)} tokens, more than the model's "
-                f"window of {self.window}: such samples are left out",
-                stacklevel=2,
-            )
-        self.left_out += 1
 
     def _take_arrivals(self) -> None:
         for i, objective in enumerate(self.objectives):
-            if self._takes_part(i, self.epoch) and (new := objective.poll()):
+            if self._first_epoch(i) <= self.epoch and (new := objective.poll()):
                 self._arrive(i, new)
 
     def _arrive(self, i: int, new: Sequence[Sample]) -> None:
-        self.arrivals.append((self.drawn, i, len(new)))
         self._epoch_tokens[i] += tokens_of(new)
-        new = self._weighted(new, i)
-        self.arrived += new
-        self._waiting += tokens_of(new)
-
-    def _next(self) -> list[Sample] | None:
-        """The samples of the epoch's next step; [] at its end, None when it waits for more."""
-        samples: list[Sample] = []
-        if self.arrived and (self._turn or not self.planned):
-            samples = self._first_arrived()
-        self._turn = not samples
-        if not samples and self.planned:
-            samples = self.planned.popleft()
-        if not samples:
-            return None if self._waits() else []
-        self.drawn += 1
-        self._waiting -= tokens_of(samples)
-        if not self.normaliser:
-            self.normaliser = weight_of(samples)
-        return samples
-
-    def _first_arrived(self) -> list[Sample]:
-        """Arrivals that fill a step; at the end of an epoch also fewer."""
-        count = longest = 0
-        for sample in self.arrived:
-            longest = max(longest, len(sample))
-            if count and (count + 1) * longest > self.target:
-                break
-            count += 1
-        full = count < len(self.arrived) or (count + 1) * longest > self.target
-        if not full and (self.planned or self._waits()):
-            return []
-        return [self.arrived.popleft() for _ in range(count)]
+        self.running.arrive(i, len(new), self._weighted(new, i))
 
     def _waits(self) -> bool:
         """Whether the running epoch goes on until nothing more arrives."""
         middle = self.epoch >= (self.config.epochs - 1) // 2
-        others = any(o.done and self.known[i] for i, o in enumerate(self.objectives))
+        others = any(o.done and self.running.known[i] for i, o in enumerate(self.objectives))
         return not self.complete and (middle or not others)
 
     def state(self) -> dict[str, np.ndarray]:
         """What restore() needs to go on behind the steps drawn so far."""
-        at = [self.epoch, self.drawn, self.trained, self.done_steps]
+        running = self.running
+        at = [running.number, running.drawn, self.trained, self.done_steps]
         return {
             "source_at": np.array(at, dtype=np.int64),
-            "source_known": np.array(self.known, dtype=np.int64),
-            "source_arrivals": np.array(self.arrivals, dtype=np.int64).reshape(-1, 3),
-            "source_float": np.array([self._share, self.normaliser], dtype=np.float64),
+            "source_known": np.array(running.known, dtype=np.int64),
+            "source_arrivals": np.array(running.arrivals, dtype=np.int64).reshape(-1, 3),
+            "source_float": np.array([self._share, running.normaliser], dtype=np.float64),
         }
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
@@ -324,36 +278,42 @@ class StepSource:
         self._again = {k: v.tolist() for k, v in state.items()}
         self.done_steps = self._again["source_at"][3]
 
-    def _go_through_again(self) -> bool:
+    def _go_through_again(self, state: dict[str, Any]) -> bool:
         """Draws the steps of the broken-off epoch once more; False while samples are missing."""
-        epoch, drawn, trained, _ = self._again["source_at"]
-        known, arrivals = self._again["source_known"], self._again["source_arrivals"]
+        epoch, drawn, trained, _ = state["source_at"]
+        known, arrivals = state["source_known"], state["source_arrivals"]
         if epoch >= 0:
-            counts = list(known)
-            for _, i, count in arrivals:
-                counts[i] += count
+            counts = _counts(known, arrivals)
             for objective, count in zip(self.objectives, counts, strict=True):
                 if not objective.done and len(objective.samples(epoch)) < count:
                     return False
             self._begin(epoch, known)
             lists = [o.samples(epoch) for o in self.objectives]
             for at, i, count in [*arrivals, (drawn, -1, 0)]:
-                while self.drawn < at and self._next():
+                while self.running.drawn < at and self.running.next(self._waits):
                     pass
                 if i >= 0:
                     begin, known[i] = known[i], known[i] + count
                     self._arrive(i, lists[i][begin : known[i]])
             for i, samples in enumerate(lists):
-                if self._takes_part(i, epoch) and len(samples) > counts[i]:
+                if self._first_epoch(i) <= epoch and len(samples) > counts[i]:
                     self._arrive(i, samples[counts[i] :])
         self.trained = trained
-        self._share, self.normaliser = self._again["source_float"]
+        self._share, self.running.normaliser = state["source_float"]
         self._again = None
         return True
 
     def close(self) -> None:
         for objective in self.objectives:
             objective.close()
+
+
+def _counts(known: Sequence[int], arrivals: Sequence[Sequence[int]]) -> list[int]:
+    """Samples of each objective, with those that arrived."""
+    counts = list(known)
+    for _, i, count in arrivals:
+        counts[i] += count
+    return counts
 
 
 def segments_alone(

@@ -16,7 +16,7 @@ from bench.evaluations import niah_documents as stacks
 from bench.evaluations.cases import Case, Results
 from bench.evaluations.retrieval import sentence_ends
 from liftcore.errors import LiftError, UsageError
-from liftcore.training.checkpoint import FILE_NAME
+from liftcore.output import STATE
 
 WORDS = ("wind", "harbour", "keeper", "lamp", "stone", "boat", "night", "water", "letter", "road")
 
@@ -131,7 +131,7 @@ def test_a_run_killed_at_any_moment_gives_the_same_file(command, tmp_path, capsy
     folder = tmp_path / "killed"
     file, memories = folder / "niah.jsonl", folder / "niah.memories"
     moments = {
-        "in the first training": lambda: list(memories.glob(f"*/{FILE_NAME}")),
+        "in the first training": lambda: list(memories.glob(f"*/{STATE}")),
         "between two answers": lambda: file.exists() and file.read_bytes().count(b"\n") > 7,
     }
     kill_when(start(command("killed")), moments[moment])

@@ -256,19 +256,19 @@ def test_half_a_state_file_of_a_kill_is_no_obstacle(absorb, text_file, tmp_path)
 def test_info_says_which_path_is_live(capsys):
     assert main(["info", "--json"]) == 0
     out = capsys.readouterr().out
-    found = json.loads(out.splitlines()[-1])
-    assert found["ops"] in out and found["ops_because"]
-    assert found["library_because"] in out
-    assert found["versions"]["torch"] and found["device"]
+    printed = json.loads(out.splitlines()[-1])
+    assert printed["ops"] in out and printed["ops_because"]
+    assert printed["library_because"] in out
+    assert printed["versions"]["torch"] and printed["device"]
 
 
 def test_estimate_prints_and_counts(tiny_folder, capsys):
     code = main(
         ["estimate", "500", "--model", str(tiny_folder), "--device", "cpu", *FAST, "--json"]
     )
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert code == 0 and found["token_passes"] == 1000
-    assert found["seconds"] > 0 and found["flops"] > 0 and found["peak_bytes"] > 0
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert code == 0 and printed["token_passes"] == 1000
+    assert printed["seconds"] > 0 and printed["flops"] > 0 and printed["peak_bytes"] > 0
 
 
 def start(file, folder, out, *options):
@@ -302,3 +302,16 @@ def test_a_stopped_run_resumes_bit_for_bit(absorb, text_file, tiny_folder, tmp_p
     assert not state.exists()
     one, two = (load_file(d / "adapter_model.safetensors") for d in (whole, parts))
     assert all((one[name] == two[name]).all() for name in one)
+
+
+def test_every_setting_is_a_flag_and_torch_waits_for_its_verb():
+    code = """if True:
+        import dataclasses, sys
+        from liftcore.cli.main import _parser
+        from liftcore.config import LiftConfig
+        args = _parser().parse_args(["absorb", "FILE", "--objective", "qa", "--qa-first"])
+        assert {f.name for f in dataclasses.fields(LiftConfig)} <= vars(args).keys()
+        assert args.objectives == ("qa",) and args.qa_first and args.rank is None
+        assert "torch" not in sys.modules
+    """
+    subprocess.run([sys.executable, "-c", code], check=True)

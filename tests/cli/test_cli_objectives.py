@@ -44,9 +44,9 @@ def test_the_command_line_from_sft_to_absorb(tiny_folder, corpus, questions, tmp
         "--objective", "segments,qa", "--mix", "1,0.5", "--json",
     )  # fmt: skip
     assert code == 0, err
-    found = json.loads(said.splitlines()[-1])
-    assert found["objectives"] == ["segments", "qa"]
-    assert {"making_seconds", "hidden_seconds", "waited_seconds"} <= found.keys()
+    printed = json.loads(said.splitlines()[-1])
+    assert printed["objectives"] == ["segments", "qa"]
+    assert {"making_seconds", "hidden_seconds", "waited_seconds"} <= printed.keys()
     info = json.loads((out / "liftcore.json").read_text())
     assert info["config"]["mix"] == [1.0, 0.5]
 
@@ -150,12 +150,12 @@ def test_questions_from_a_server_stream_into_the_run(
         server = ["--qa-server", stub.url, "--qa-model", "m"]
         code, said, err = run(capsys, "absorb", *base, *server, "--out", tmp_path / "m")
         assert code == 0, err
-    found = json.loads(said.splitlines()[-1])
-    (made,) = found["questions"]
+    printed = json.loads(said.splitlines()[-1])
+    (made,) = printed["questions"]
     assert (made["pairs"], made["windows"], made["failed"]) == (1, 2, 1)
     assert "1 questions from 1 of 2 windows" in said and "HTTP 500" in said
-    assert found["objectives"] == ["segments", "qa"] and found["making_seconds"] > 0
-    assert found["hidden_seconds"] + found["waited_seconds"] <= found["making_seconds"] + 1
+    assert printed["objectives"] == ["segments", "qa"] and printed["making_seconds"] > 0
+    assert printed["hidden_seconds"] + printed["waited_seconds"] <= printed["making_seconds"] + 1
     code, _, err = run(capsys, "absorb", *base, "--qa-server", "http://127.0.0.1:1/v1")
     assert code == 2 and "--qa-model" in err
 

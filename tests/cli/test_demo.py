@@ -111,7 +111,7 @@ def test_a_completion_ends_with_the_text(tiny_folder):
 def quick(tiny_folder, monkeypatch):
     """The demo on a tiny model."""
     model, tokenizer = liftcore.load(tiny_folder, device="cpu", dtype=torch.float32)
-    monkeypatch.setattr(demo.models, "load", lambda name, dtype=None: (model, tokenizer))
+    monkeypatch.setattr("liftcore.model.load", lambda name, dtype=None: (model, tokenizer))
     return tokenizer
 
 
@@ -148,7 +148,7 @@ def test_a_slower_machine_gets_a_shorter_document(quick, tmp_path, monkeypatch):
     lengths = []
     for passes_a_second in (1e6, 130.0, 70.0, 1.0):
         pace = np.array([1 / passes_a_second, 0.1, 0.0])
-        monkeypatch.setattr(demo, "calibrate", lambda *_, pace=pace, **__: pace)
+        monkeypatch.setattr("liftcore.cost.calibrate", lambda *_, pace=pace, **__: pace)
         asked = []
 
         def stop(seed, words, asked=asked):

@@ -139,7 +139,7 @@ def test_without_a_library_the_status_says_so(tmp_path, monkeypatch):
 def test_the_arithmetic_is_that_of_segments_and_batch(rng, shim):
     for _ in range(300):
         tokens, config, prefix = random_run(rng)
-        size, step, length = config.segment_length, config.step_length, len(tokens)
+        size, step, length = config.segment_length, config.start_distance, len(tokens)
         segments = cut(length, config, epoch=1)
         first = int(segments.stop[0]) if config.schedule == "jitter" else size
         n = len(segments)

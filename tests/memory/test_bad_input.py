@@ -267,11 +267,11 @@ def test_a_document_from_a_pipe(tiny_folder, tmp_path, name):
     ("what", "tokens"), [("10,000", 10_000), ("10000", 10_000), ("1_000_000", 1_000_000)]
 )
 def test_numbers_of_tokens(what, tokens):
-    from liftcore.cli.main import _count
+    from liftcore.cli.estimate import count_of
 
-    assert _count(what) == tokens
+    assert count_of(what) == tokens
     for name in ("10,00.txt", "1,0", "10.5", "ten"):
-        assert _count(name) is None
+        assert count_of(name) is None
 
 
 @pytest.mark.parametrize("what", ["1", "0", "9" * 5000, "9,999,999,999,999"])

@@ -13,13 +13,13 @@ CONFIG = LiftConfig(segment_length=32, schedule="trivial", epochs=3, rank=4, bat
 
 
 def test_flops_of_a_small_model_by_hand():
-    found = liftcore.estimate(tiny_model(), 320, CONFIG)
+    cost = liftcore.estimate(tiny_model(), 320, CONFIG)
     linear = 2 * (48 * 48 * 2 + 24 * 48 * 2 + 3 * 48 * 80)
     lora = 2 * 4 * ((48 + 48) * 2 + (24 + 48) * 2 + 3 * (48 + 80))
     attention = 3.5 * 2 * 32 * 48 * 2
-    assert found.token_passes == 960 and found.steps == 15
-    assert found.flops == pytest.approx(960 * (4 * linear + 6 * lora + 4 * 211 * 48 + attention))
-    assert found.seconds > 0 and found.peak_bytes > 0
+    assert cost.token_passes == 960 and cost.steps == 15
+    assert cost.flops == pytest.approx(960 * (4 * linear + 6 * lora + 4 * 211 * 48 + attention))
+    assert cost.seconds > 0 and cost.peak_bytes > 0
 
 
 def test_a_configuration_without_weights_is_enough():

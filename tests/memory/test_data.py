@@ -35,11 +35,11 @@ def test_the_collator_pads_to_the_longest_and_keeps_the_rest():
         {"input_ids": [1, 2], "labels": torch.tensor([1, 2]), "attention_mask": [1, 1], "id": "a"},
         {"input_ids": [3], "labels": torch.tensor([3]), "attention_mask": [1], "id": ("b", 2)},
     ]
-    found = Collator(TOKENIZER)(items)
-    assert found["input_ids"].tolist() == [[1, 2], [3, 7]]
-    assert found["labels"].tolist() == [[1, 2], [3, -100]]
-    assert found["attention_mask"].tolist() == [[1, 1], [1, 0]]
-    assert found["id"] == ["a", ("b", 2)]
+    batch = Collator(TOKENIZER)(items)
+    assert batch["input_ids"].tolist() == [[1, 2], [3, 7]]
+    assert batch["labels"].tolist() == [[1, 2], [3, -100]]
+    assert batch["attention_mask"].tolist() == [[1, 1], [1, 0]]
+    assert batch["id"] == ["a", ("b", 2)]
     padded = Collator(SimpleNamespace(pad_token_id=0, eos_token_id=7))(items)
     assert padded["input_ids"].tolist() == [[1, 2], [3, 0]]
 
@@ -65,7 +65,7 @@ def test_items_are_those_that_liftcore_trains_on(tokens, name, prefix):
     data = SegmentDataset(tokens, config, prefix=prefix)
     stream = SegmentStream(tokens, config, prefix=prefix, weights=True)
     shuffled = {index: item for index, item in zip(stream.index, stream, strict=True)}
-    found = []
+    visited = []
     for epoch in range(config.epochs):
         for i, sample in enumerate(Segments(tokens, config, prefix).samples(epoch)):
             # A segment of one token has nothing to predict it from.
@@ -76,9 +76,9 @@ def test_items_are_those_that_liftcore_trains_on(tokens, name, prefix):
             assert torch.equal(item["input_ids"], ours.input_ids[0])
             assert torch.equal(item["weights"].roll(-1), ours.weights)
             assert torch.equal(item["labels"].roll(-1), ours.labels)
-            found.append(item["input_ids"].tolist())
+            visited.append(item["input_ids"].tolist())
     assert not shuffled
-    assert [data[n]["input_ids"].tolist() for n in range(len(data))] == found
+    assert [data[n]["input_ids"].tolist() for n in range(len(data))] == visited
 
 
 def test_a_segment_that_scores_nothing_is_left_out():

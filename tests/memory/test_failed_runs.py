@@ -15,12 +15,12 @@ def test_an_error_before_the_first_step_leaves_the_model_as_it_was(
 ):
     from liftcore import lift
     from liftcore.layers.lora import Adapter
-    from liftcore.training import checkpoint
+    from liftcore.output import STATE
 
     options, expected = {}, LiftError
     memory.adapter.install()
     if where == "state":
-        (tmp_path / checkpoint.FILE_NAME).write_bytes(b"{}" * 99)
+        (tmp_path / STATE).write_bytes(b"{}" * 99)
         options = {"resume": tmp_path}
     elif where == "questions":
         monkeypatch.setattr(lift, "digest_of", fails)

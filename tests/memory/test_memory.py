@@ -217,8 +217,8 @@ def test_recall_compares_each_token_with_its_own_place(monkeypatch):
     tokens = np.arange(1000)
     assert report.measure(tiny_model(), tokens, prefix=[5]).recall == 1.0
     tokens[500:] += 7
-    found = report.measure(tiny_model(), tokens, prefix=[])
-    for position, share in zip(found.positions, found.shares, strict=True):
+    measured = report.measure(tiny_model(), tokens, prefix=[])
+    for position, share in zip(measured.positions, measured.shares, strict=True):
         right = np.clip(500 - position - 32, 0, 32) if position + 32 <= 500 else 32
         assert share == pytest.approx(right / 32, abs=1e-4)
 

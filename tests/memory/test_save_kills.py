@@ -67,12 +67,12 @@ def test_old_or_new_whatever_ends_a_save(memory, other, tmp_path, monkeypatch, e
             # Without its document, so that a file has to go.
             other.save(folder, force=True, with_document=False)
         done = len(calls) < number
-        found = loaded(folder, memory)
-        is_new = torch.equal(found.adapter.values, other.adapter.values)
+        kept = loaded(folder, memory)
+        is_new = torch.equal(kept.adapter.values, other.adapter.values)
         outcomes.add(is_new)
-        assert found.title == ("Goats" if is_new else "Bees"), number
-        assert found.text == (None if is_new else TEXT), number
-        assert is_new or torch.equal(found.adapter.values, memory.adapter.values), number
+        assert kept.title == ("Goats" if is_new else "Bees"), number
+        assert kept.text == (None if is_new else TEXT), number
+        assert is_new or torch.equal(kept.adapter.values, memory.adapter.values), number
         assert (folder / "notes.txt").read_text() == "mine"
         memory.save(folder, force=True)
         left = {p.name for p in folder.iterdir()}

@@ -34,7 +34,7 @@ def test_overlap_is_equation_3(rng):
     for length, settings in cases(rng, "overlap"):
         config = LiftConfig(schedule="overlap", **settings)
         s = cut(length, config)
-        assert (np.diff(s.start) == config.step_length).all()
+        assert (np.diff(s.start) == config.start_distance).all()
         assert (s.stop[:-1] - s.start[:-1] == config.segment_length).all()
 
 
@@ -140,7 +140,7 @@ def test_settings_that_make_no_sense_are_refused(bad):
 
 def test_paper_preset_is_the_paper():
     config = LiftConfig.paper(segment_length=512)
-    assert config.step_length == 192 and config.overlap_loss == "all"
+    assert config.start_distance == 192 and config.overlap_loss == "all"
     assert (config.rank, config.lora_alpha, config.batch_size) == (128, 256, 4)
 
 

@@ -63,7 +63,7 @@ class OnDevice:
         self.buffers = segmenting.buffers(self.tables, size, most)
         self.counter = segmenting.counter(device)
         self.options = dict(
-            size=size, stride=min(config.step_length, size), loss=config.overlap_loss
+            size=size, stride=min(config.start_distance, size), loss=config.overlap_loss
         )
 
     def next(self):

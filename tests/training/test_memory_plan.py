@@ -28,20 +28,20 @@ def with_adapter(**options):
 def bytes_of_a_backward(model, rows, size, every):
     """Bytes that the graph of a forward holds, counted from outside by its saved tensors."""
     seen = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
-    found = []
+    sizes = []
 
     def pack(tensor):
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in seen:
             seen.add(storage.data_ptr())
-            found.append(storage.nbytes())
+            sizes.append(storage.nbytes())
         return tensor
 
     ids = torch.zeros(rows, size, dtype=torch.int64)
     with recomputed(model, every), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         out = body(model)(input_ids=ids, use_cache=False).last_hidden_state
     assert out.requires_grad
-    return sum(found)
+    return sum(sizes)
 
 
 @pytest.mark.parametrize("every", [0, 1, 2, 4])
@@ -72,8 +72,8 @@ def test_recomputing_changes_nothing_but_the_work(rng, every):
         return adapter.grads.clone(), [sum(c is m.mlp for c in calls) for m in layers]
 
     right, once = gradient(0)
-    found, times = gradient(every)
-    assert torch.equal(found, right) and once == [1] * 8
+    again, times = gradient(every)
+    assert torch.equal(again, right) and once == [1] * 8
     assert times == [2 if i % every == 0 else 1 for i in range(8)]
     assert not any("forward" in vars(layer) for layer in layers)
     for hook in hooks:
@@ -131,10 +131,10 @@ def test_a_segment_that_does_not_fit_is_told_from_a_shorter_one(monkeypatch):
         return real(model, size)
 
     monkeypatch.setattr(memory_plan, "_measure", full)
-    found = measure(model, 64)
+    measured = measure(model, 64)
     assert tried == [64, 32, 16]
-    assert sum(found.layers) == pytest.approx(sum(right.layers), rel=0.1)
-    assert found.hidden == right.hidden
+    assert sum(measured.layers) == pytest.approx(sum(right.layers), rel=0.1)
+    assert measured.hidden == right.hidden
     with pytest.raises(torch.OutOfMemoryError):
         monkeypatch.setattr(memory_plan, "_measure", lambda *a: full(model, 99))
         measure(model, 64)

@@ -21,6 +21,7 @@ from liftcore.layers.lora import Adapter
 from liftcore.model import head
 from liftcore.objectives.sample import Sample, SoftTargets
 from liftcore.objectives.segments import Segments
+from liftcore.output import STATE
 from liftcore.training import checkpoint
 from liftcore.training import runner as training_runner
 from liftcore.training.batch import batch_loss, make, shape_of
@@ -35,7 +36,7 @@ CONFIG = LiftConfig(segment_length=24, epochs=3, batch_size=4, rank=4, learning_
 
 
 def random_samples(rng, count, soft=False):
-    found = []
+    samples = []
     for _ in range(count):
         n = int(rng.integers(4, 30))
         weights = np.where(rng.random(n) < 0.5, rng.random(n), 0).astype(np.float32)
@@ -44,8 +45,8 @@ def random_samples(rng, count, soft=False):
         if soft:
             probs = rng.random((n, 3)).astype(np.float16) / 4
             targets = SoftTargets(rng.integers(3, 200, (n, 3)).astype(np.int32), probs)
-        found.append(Sample(rng.integers(3, 200, n).astype(np.int32), weights, targets, "x"))
-    return found
+        samples.append(Sample(rng.integers(3, 200, n).astype(np.int32), weights, targets, "x"))
+    return samples
 
 
 def plain_loss(model, samples):
@@ -178,7 +179,7 @@ def test_out_of_memory_halves_the_pass_and_goes_on(tokens, monkeypatch):
 def test_an_interrupted_mix_goes_on_bit_for_bit(rng, tokens, tmp_path, dtype):
     fresh = partial(mix_of, tokens, [answers()], weights=[1.0, 0.5])
     right, expected = trained(fresh(), dtype=dtype)
-    file, run = tmp_path / checkpoint.FILE_NAME, {"document": "x"}
+    file, run = tmp_path / STATE, {"document": "x"}
     for stop in sorted(rng.choice(np.arange(1, expected.steps), size=2, replace=False)):
         with pytest.raises(KeyboardInterrupt):
             trained(fresh(), dtype=dtype, state_file=file, run=run, on_step=stop_after(int(stop)))
@@ -223,7 +224,7 @@ def test_questions_first_waits_at_the_start(tokens):
     config = CONFIG.replace(qa_first=True)
     mix, known = mix_of(tokens, [Late(9)], config), []
     _, result = trained(mix, on_step=lambda p: known.append(len(mix.objectives[1].known)))
-    assert set(known) == {6} and result.waited > 0 and mix.arrivals == []
+    assert set(known) == {6} and result.waited > 0 and mix.running.arrivals == []
 
 
 class Never(Stream):

@@ -20,10 +20,10 @@ def mix_of(objectives, weights=None, config=CONFIG, **options):
 
 def drain(mix, most=1000):
     """All steps that can be drawn now."""
-    found = []
-    while len(found) < most and (step := mix.draw()) is not None:
-        found.append(step)
-    return found
+    steps = []
+    while len(steps) < most and (step := mix.draw()) is not None:
+        steps.append(step)
+    return steps
 
 
 def ids(step):
@@ -126,8 +126,8 @@ def test_a_slow_stream_holds_the_middle_epoch_so_that_its_samples_get_half_of_th
 def test_what_arrives_is_weighed_as_its_objective():
     stream = Stream([None, numbered(2)], expected=2)
     mix = mix_of([Fixed(numbered(4, 20, 20, "segments")), stream], weights=(1.0, 3.0))
-    found = [s for step in drain(mix) for s in step.samples if s.source == "qa"]
-    assert len(found) == 6 and all(s.weights.max() == 3 for s in found)
+    asked = [s for step in drain(mix) for s in step.samples if s.source == "qa"]
+    assert len(asked) == 6 and all(s.weights.max() == 3 for s in asked)
 
 
 def test_what_arrives_at_the_very_end_is_still_trained():
@@ -214,11 +214,11 @@ def test_it_goes_on_with_a_stream(rng, cached, epochs):
         return mix_of([segments, Stream(batches, expected=15, cached=cached)], config=config)
 
     def draw(mix, count):
-        found = []
+        drawn = []
         for _ in range(100):
-            if len(found) < count and (step := mix.draw()) is not None:
-                found.append(step)
-        return found
+            if len(drawn) < count and (step := mix.draw()) is not None:
+                drawn.append(step)
+        return drawn
 
     whole = draw(fresh(), 99)
     for stop in rng.integers(1, len(whole), size=3):

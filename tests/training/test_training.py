@@ -8,10 +8,12 @@ import torch
 from interrupts import stop_after
 from tiny import tiny_model
 
+from liftcore import files
 from liftcore.answer import greedy
 from liftcore.config import LiftConfig
 from liftcore.errors import LiftError
 from liftcore.layers.lora import Adapter
+from liftcore.output import STATE
 from liftcore.training import checkpoint, loop, runner
 from liftcore.training.loop import train
 from liftcore.training.optimizer import MasterAdamW
@@ -71,7 +73,7 @@ def test_who_listens_to_the_steps_may_generate(tokens, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_interrupted_run_goes_on_bit_for_bit(rng, tokens, tmp_path, dtype):
     right, expected = absorb(tokens, dtype=dtype)
-    file, run = tmp_path / checkpoint.FILE_NAME, {"document": "x"}
+    file, run = tmp_path / STATE, {"document": "x"}
     total = expected.steps
     stops = sorted(int(s) for s in rng.choice(np.arange(1, total), size=2, replace=False))
     for stop in stops:
@@ -84,7 +86,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(rng, tokens, tmp_path, dtype):
 
 def test_the_state_is_saved_on_the_way(tokens, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
-    file, seen = tmp_path / checkpoint.FILE_NAME, []
+    file, seen = tmp_path / STATE, []
 
     def on_step(at):
         if at.step > 1:
@@ -95,7 +97,7 @@ def test_the_state_is_saved_on_the_way(tokens, tmp_path, monkeypatch):
 
 
 def test_resume_refuses_another_run(tokens, tmp_path):
-    file = tmp_path / checkpoint.FILE_NAME
+    file = tmp_path / STATE
     with pytest.raises(KeyboardInterrupt):
         absorb(tokens, state_file=file, run={"document": "a"}, on_step=stop_after(2))
     with pytest.raises(LiftError, match="another document"):
@@ -103,7 +105,7 @@ def test_resume_refuses_another_run(tokens, tmp_path):
 
 
 def test_the_state_of_another_version_is_refused(tokens, tmp_path, monkeypatch):
-    file = tmp_path / checkpoint.FILE_NAME
+    file = tmp_path / STATE
     with pytest.raises(KeyboardInterrupt):
         absorb(tokens, state_file=file, on_step=stop_after(2))
     monkeypatch.setattr(checkpoint, "FORMAT", "3")
@@ -127,7 +129,7 @@ def test_the_state_of_another_version_is_refused(tokens, tmp_path, monkeypatch):
     "damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"{}" * 99]
 )
 def test_a_damaged_state_is_refused(tokens, tmp_path, damage):
-    file = tmp_path / checkpoint.FILE_NAME
+    file = tmp_path / STATE
     with pytest.raises(KeyboardInterrupt):
         absorb(tokens, state_file=file, on_step=stop_after(2))
     file.write_bytes(damage(file.read_bytes()))
@@ -137,7 +139,7 @@ def test_a_damaged_state_is_refused(tokens, tmp_path, damage):
 
 def test_a_nan_stops_with_advice_and_keeps_the_saved_state(tokens, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
-    file, real = tmp_path / checkpoint.FILE_NAME, runner.batch_loss
+    file, real = tmp_path / STATE, runner.batch_loss
     calls = []
 
     def breaks(*args):
@@ -224,7 +226,7 @@ def test_a_full_disk_does_not_end_the_run(tokens, tmp_path, monkeypatch):
 def test_a_state_that_cannot_be_written_is_refused_before_the_first_step(
     tokens, tmp_path, obstacle
 ):
-    file, seen = tmp_path / "run" / checkpoint.FILE_NAME, []
+    file, seen = tmp_path / "run" / STATE, []
     if obstacle == "folder":
         file.mkdir(parents=True)
     else:
@@ -249,7 +251,7 @@ def test_losses_may_be_known_late(tokens, tmp_path, monkeypatch, seconds):
     right, expected = absorb(tokens)
     monkeypatch.setattr(loop, "SAVE_SECONDS", seconds)
     monkeypatch.setattr(loop, "make_runner", Lagging)
-    values, result = absorb(tokens, state_file=tmp_path / checkpoint.FILE_NAME)
+    values, result = absorb(tokens, state_file=tmp_path / STATE)
     assert torch.equal(values, right) and result.loss == expected.loss
 
 
@@ -275,7 +277,7 @@ def test_a_run_is_the_same_whatever_mode_the_model_was_in(tokens):
 
 
 def test_a_kill_while_writing_leaves_the_old_state(tokens, tmp_path, monkeypatch):
-    file = tmp_path / checkpoint.FILE_NAME
+    file = tmp_path / STATE
     with pytest.raises(KeyboardInterrupt):
         absorb(tokens, state_file=file, on_step=stop_after(2))
     before = file.read_bytes()
@@ -285,13 +287,13 @@ def test_a_kill_while_writing_leaves_the_old_state(tokens, tmp_path, monkeypatch
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        checkpoint.write_atomically(file, half)
+        files.write_atomically(file, half)
     assert file.read_bytes() == before
 
 
 def test_resumed_loss_is_that_of_the_whole_run(tokens, tmp_path):
     _, right = absorb(tokens)
-    file = tmp_path / checkpoint.FILE_NAME
+    file = tmp_path / STATE
     with pytest.raises(KeyboardInterrupt):
         absorb(tokens, state_file=file, on_step=stop_after(right.steps - 1))
     assert absorb(tokens, state_file=file)[1].loss == right.loss
@@ -322,3 +324,10 @@ def test_small_updates_are_not_lost_in_bf16():
         optimizer.clip()
         optimizer.step(2e-4)
     assert adapter.values.float().mean().item() == pytest.approx(0.98, abs=0.004)
+
+
+@pytest.mark.parametrize("text", ["abc", "-1", "nan", ""])
+def test_seconds_between_saves_that_are_no_number(tokens, monkeypatch, text):
+    monkeypatch.setenv("LIFTCORE_SAVE_SECONDS", text)
+    with pytest.raises(LiftError, match="LIFTCORE_SAVE_SECONDS must be a number"):
+        absorb(tokens)

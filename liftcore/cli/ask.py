@@ -1,0 +1,78 @@
+"""liftcore ask: questions to a memory."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+
+from liftcore.cli import options
+from liftcore.errors import LiftError, UsageError
+from liftcore.terminal import note, one_line, show
+
+
+def add(verbs: options.Verbs) -> None:
+    parser = options.verb(verbs, "ask", run, "ask a memory; without a question, interactively")
+    parser.add_argument("memory", metavar="DIR", help="a folder that absorb wrote")
+    parser.add_argument("question", nargs="*", metavar="QUESTION")
+    parser.add_argument(
+        "--context",
+        choices=("none", "truncated"),
+        default="none",
+        help="none: from the weights alone; truncated: beside the text cut to the "
+        "model's window (LIFT+ICL)",
+    )
+    parser.add_argument(
+        "--complete",
+        action="store_true",
+        help="take QUESTION as the beginning of a passage and go on with it",
+    )
+    parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
+    parser.add_argument("--force", action="store_true", help="accept a base model of another name")
+    options.model_options(parser, None)
+
+
+def run(args: argparse.Namespace) -> dict:
+    from liftcore.memory import check_length, load_memory
+
+    if not args.question and (sys.stdin is None or sys.stdin.closed):
+        raise UsageError("no question, and standard input is closed: give one on the command line")
+    check_length(args.max_new_tokens)
+    memory = load_memory(
+        args.memory,
+        options.load(args) if args.model else None,
+        device=args.device,
+        dtype=options.dtype(args.dtype),
+        force=args.force,
+    )
+    most, answers = args.max_new_tokens, []
+    for question in args.question or _typed(memory.title):
+        if args.complete:
+            answer = memory.complete(question, max_new_tokens=most)
+        else:
+            answer = memory.ask(question, context=args.context, max_new_tokens=most)
+        answers.append({"question": question, "answer": answer})
+        if len(args.question) > 1:
+            show(f"Q: {question}")
+        show(f"{question}{answer}" if args.complete else answer)
+    return {"memory": args.memory, "answers": answers}
+
+
+def _typed(title: str) -> Iterator[str]:
+    """Questions from standard input, one a line, until its end; at a terminal an empty line ends
+    them, elsewhere it is passed over."""
+    typed = sys.stdin.isatty()
+    if typed:
+        note(f'Ask about "{one_line(title)}"; an empty line ends.')
+    while True:
+        if typed and sys.stderr is not None:
+            sys.stderr.write("> ")
+            sys.stderr.flush()
+        try:
+            line = sys.stdin.readline()
+        except UnicodeDecodeError as error:
+            raise LiftError("a question on standard input is not UTF-8 text") from error
+        if question := line.strip():
+            yield question
+        elif typed or not line:
+            return
