@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from liftcore.errors import LiftError, UsageError
 from liftcore.kernels.reference import soft_cap
 from liftcore.pretrained import from_pretrained, lfs_pointer
 from liftcore.tokens import Tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # What a head's bias adds to the columns of its weight: rows of 16-bit numbers stay aligned.
 COLUMNS = 8
@@ -50,7 +53,7 @@ def load(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     tokenizer: Tokenizer = None,
-) -> tuple[nn.Module, Tokenizer]:
+) -> tuple[PreTrainedModel, Tokenizer]:
     """(model, tokenizer) for "smollm2-135m", a Hugging Face name or a local folder.
 
     device None: CUDA when there is one, else CPU. dtype None: bf16 where the device computes

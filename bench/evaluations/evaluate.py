@@ -150,8 +150,8 @@ def load(
     known = _settings(args, name, settings)
     if args.window:
         known["window"] = args.window
-    if args.dtype:
-        known["dtype"] = _name(dtype(args.dtype))
+    if (named := dtype(args.dtype)) is not None:
+        known["dtype"] = _name(named)
     cases.check_settings(results_file(args, name), known, some=True)
     for method in args.method:
         methods.find(method).check()

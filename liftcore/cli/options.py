@@ -12,6 +12,7 @@ from liftcore.config import PRESETS, LiftConfig, preset_for
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
     from liftcore.training.loop import Result
 
@@ -107,7 +108,7 @@ def preset(args: argparse.Namespace, tokenizer: Any) -> str:
     return "memorize" if args.objectives is not None else preset_for(tokenizer)
 
 
-def load(args: argparse.Namespace, tokenizer: Any = None) -> tuple[Any, Any]:
+def load(args: argparse.Namespace, tokenizer: Any = None) -> tuple[PreTrainedModel, Any]:
     """The model and tokenizer of a command line."""
     from liftcore.model import load
 
