@@ -17,16 +17,15 @@ QA_KINDS = ("question", "quiz", "gap", "continue", "summary", "rephrasing", "fac
 SCHEDULES = ("jitter", "overlap", "trivial")
 OVERLAP_LOSSES = ("all", "new", "mean")
 LR_SCHEDULES = ("constant", "cosine")
-# What some settings mean, in more words than fit beside them.
-JITTER = "jitter: contiguous segments, boundaries moved by a fresh offset each epoch"
-OVERLAP = "overlap: fixed segments with a stride (LIFT, equation 3)"
-NEW = "new, only in the first segment that holds them"
-MEAN = "mean, weighed by 1 / number of segments that hold them"
-SHARED = f"""what is trained on, one or more of {", ".join(OBJECTIVES)}; their samples share the
-    steps. distill teaches the questions where the run has any, else segments"""
-GAMMA = "weight of each objective, which its token weights are multiplied by (1 each)"
-BESIDE = "beside a training question: the title only, or the document cut to the window"
-ASKED = f"what the model asks itself, of {', '.join(QA_KINDS)}"
+# Which names a setting may take.
+CHOICES = {
+    "schedule": SCHEDULES,
+    "overlap_loss": OVERLAP_LOSSES,
+    "lr_schedule": LR_SCHEDULES,
+    "objectives": OBJECTIVES,
+    "qa_context": QA_CONTEXTS,
+    "qa_kinds": QA_KINDS,
+}
 # LIFT as published (arXiv 2502.14644 v4).
 PAPER = {
     **dict(segment_length=2048, schedule="overlap", overlap_loss="all", epochs=5, batch_size=4),
@@ -83,55 +82,76 @@ def _need(ok: bool, message: str) -> None:
         raise UsageError(message)
 
 
-def _setting(default: Any, text: str, choices: tuple[str, ...] = (), metavar: str = "") -> Any:
-    """A field with what it means, the names it may take, and what stands for a value: all that its
-    flag of the command line needs."""
-    about = {"help": " ".join(text.split()), "choices": choices, "metavar": metavar or None}
-    return dataclasses.field(default=default, metadata=about)
-
-
 @dataclass(frozen=True)
 class LiftConfig:
-    """How a document is cut, scored and trained on.
+    """How a document is cut, scored and trained on; each setting is a flag of the command line.
 
-    Raises UsageError for values that make no sense together. The settings, each of which is a
-    flag of the command line too:
+    segment_length   S, tokens a segment
+    stride           tokens between the starts of neighbours; only for schedule overlap, and 3/8 S
+                     where it is not given (LIFT, equation 3)
+    schedule         jitter: contiguous segments, boundaries moved by a fresh offset each epoch;
+                     overlap: fixed segments with a stride; trivial: stride = S
+    overlap_loss     which tokens count as targets: all, new (only in the first segment that holds
+                     them) or mean (weight 1 / number of segments that hold them)
+    epochs           passes over the document
+    batch_size       segments a step; shorter ones are packed to batch_size times S tokens
+    tokens_per_step  the same as a number of tokens, in place of batch_size
+    learning_rate    peak rate of AdamW
+    lr_schedule      constant, or cosine to 0, after the warm-up
+    warmup           share of all steps, linear from 0
+    rank             of LoRA on every linear layer
+    alpha            LoRA is scaled by alpha / rank; 2 rank where it is not given
+    weight_decay     of AdamW
+    max_grad_norm    gradients are clipped by this global norm
+    beta1            of AdamW
+    beta2            of AdamW
+    eps              of AdamW
+    seed             everything random derives from it
+    objectives       what is trained on; their samples share the steps. distill teaches the
+                     questions where the run has any, else segments
+    mix              weight of each objective, which its token weights are multiplied by; 1 each
+                     where it is not given
+    segment_epochs   the first so many epochs train on segments alone
+    qa_context       none: a training question names the title only; truncated: the document
+                     stands beside it, cut to the model's window
+    qa_kinds         what the model asks itself (liftcore.questions.self_study)
+    qa_first         training waits until all questions are made, and does not run beside it
+    recite_context   tokens of the document's head and tail that recitation shows, where they fit
+
+    Raises UsageError for values that make no sense together.
     """
 
-    segment_length: int = _setting(128, "S, tokens a segment", metavar="S")
-    stride: int | None = _setting(None, "tokens between neighbours' starts, for overlap (3/8 S)")
-    schedule: str = _setting("jitter", f"{JITTER}; {OVERLAP}; trivial: stride = S", SCHEDULES)
-    overlap_loss: str = _setting(
-        "all", f"tokens that are targets: all; {NEW}; {MEAN}", OVERLAP_LOSSES
-    )
-    epochs: int = _setting(12, "passes over the document")
-    batch_size: int = _setting(2, "segments a step; shorter ones are packed to as many tokens")
-    tokens_per_step: int | None = _setting(None, "in place of the batch size")
-    learning_rate: float = _setting(2e-3, "peak rate of AdamW")
-    lr_schedule: str = _setting("cosine", "after warm-up; cosine falls to 0", LR_SCHEDULES)
-    warmup: float = _setting(0.05, "share of all steps, linear from 0")
-    rank: int = _setting(64, "of LoRA on every linear layer")
-    alpha: float | None = _setting(None, "LoRA is scaled by alpha / rank (twice the rank)")
-    weight_decay: float = _setting(0.0, "of AdamW")
-    max_grad_norm: float = _setting(1.0, "gradients are clipped by this global norm")
-    beta1: float = _setting(0.9, "of AdamW")
-    beta2: float = _setting(0.999, "of AdamW")
-    eps: float = _setting(1e-8, "of AdamW")
-    seed: int = _setting(0, "everything random derives from it")
-    objectives: tuple[str, ...] = _setting(("segments",), SHARED, OBJECTIVES, "A,B")
-    mix: tuple[float, ...] | None = _setting(None, GAMMA, metavar="X,Y")
-    segment_epochs: int = _setting(0, "first epochs, on segments alone", metavar="N")
-    qa_context: str = _setting("none", BESIDE, QA_CONTEXTS)
-    qa_kinds: tuple[str, ...] = _setting(("quiz",), ASKED, QA_KINDS, "A,B")
-    qa_first: bool = _setting(False, "make all questions before training, not beside it")
-    recite_context: int = _setting(4096, "shown of both ends when reciting", metavar="TOKENS")
+    segment_length: int = 128
+    stride: int | None = None
+    schedule: str = "jitter"
+    overlap_loss: str = "all"
+    epochs: int = 12
+    batch_size: int = 2
+    tokens_per_step: int | None = None
+    learning_rate: float = 2e-3
+    lr_schedule: str = "cosine"
+    warmup: float = 0.05
+    rank: int = 64
+    alpha: float | None = None
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    seed: int = 0
+    objectives: tuple[str, ...] = ("segments",)
+    mix: tuple[float, ...] | None = None
+    segment_epochs: int = 0
+    qa_context: str = "none"
+    qa_kinds: tuple[str, ...] = ("quiz",)
+    qa_first: bool = False
+    recite_context: int = 4096
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             self._take(field.name, str(field.type), getattr(self, field.name))
-        for field in dataclasses.fields(self):
-            if choices := field.metadata["choices"]:
-                self._check_choice(field.name, getattr(self, field.name), choices)
+        for name, choices in CHOICES.items():
+            self._check_choice(name, getattr(self, name), choices)
         for name in ABOVE_0:
             value = getattr(self, name)
             _need(value is None or value > 0, f"{name} must be above 0: {value}")
@@ -256,10 +276,3 @@ class LiftConfig:
     def large(cls, **changes: Any) -> LiftConfig:
         """preset("large"): a starting point for models of 3 to 10 billion parameters."""
         return cls.preset("large", **changes)
-
-
-if LiftConfig.__doc__:
-    LiftConfig.__doc__ += "\n" + "".join(
-        f"    {field.name:<16} {field.metadata['help']}\n"
-        for field in dataclasses.fields(LiftConfig)
-    )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from liftcore.config import PRESETS, LiftConfig, preset_for
+from liftcore.config import CHOICES, PRESETS, LiftConfig, preset_for
 
 if TYPE_CHECKING:
     import torch
@@ -65,23 +67,33 @@ def settings(parser: argparse.ArgumentParser, preset: str = "(memorize)") -> Non
     """A flag for each field of LiftConfig; `preset` says which one is taken when none is named."""
     group = parser.add_argument_group("settings", "not given, a setting is the preset's")
     group.add_argument("--preset", choices=tuple(PRESETS), help=preset)
+    texts = _texts(inspect.getdoc(LiftConfig) or "")
+    kinds = (
+        ("tuple[str", _names, "A,B"),
+        ("tuple[float", _numbers, "X,Y"),
+        ("int", int, "N"),
+        ("float", float, "X"),
+        ("str", str, None),
+    )
     for field in dataclasses.fields(LiftConfig):
         # One is named alone more often than several are.
         flag = "--objective" if field.name == "objectives" else f"--{field.name.replace('_', '-')}"
-        about, kind = field.metadata, str(field.type)
-        if kind == "bool":
-            group.add_argument(flag, action="store_true", default=None, help=about["help"])
+        text, choices = texts.get(field.name), CHOICES.get(field.name)
+        if field.type == "bool":
+            group.add_argument(flag, action="store_true", default=None, help=text)
             continue
-        several = kind.startswith("tuple")
-        readers = {"tuple[str": _names, "tuple[float": _numbers, "int": int, "float": float}
+        read, metavar = next(k[1:] for k in kinds if str(field.type).startswith(k[0]))
+        if choices and metavar:
+            text, choices = f"{text}; of {', '.join(choices)}", None
         group.add_argument(
-            flag,
-            dest=field.name,
-            type=next((read for begin, read in readers.items() if kind.startswith(begin)), str),
-            choices=None if several else about["choices"] or None,
-            metavar=about["metavar"],
-            help=about["help"],
+            flag, dest=field.name, type=read, choices=choices, metavar=metavar, help=text
         )
+
+
+def _texts(docstring: str) -> dict[str, str]:
+    """What a docstring says of each field: lines that begin with its name, and more behind it."""
+    entries = re.findall(r"^(\w+) {2,}(\S.*(?:\n {2,}\S.*)*)", docstring, flags=re.M)
+    return {name: " ".join(text.split()) for name, text in entries}
 
 
 def _names(text: str) -> tuple[str, ...]:

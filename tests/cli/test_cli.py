@@ -306,11 +306,13 @@ def test_a_stopped_run_resumes_bit_for_bit(absorb, text_file, tiny_folder, tmp_p
 
 def test_every_setting_is_a_flag_and_torch_waits_for_its_verb():
     code = """if True:
-        import dataclasses, sys
+        import dataclasses, inspect, sys
         from liftcore.cli.main import _parser
+        from liftcore.cli.options import _texts
         from liftcore.config import LiftConfig
         args = _parser().parse_args(["absorb", "FILE", "--objective", "qa", "--qa-first"])
-        assert {f.name for f in dataclasses.fields(LiftConfig)} <= vars(args).keys()
+        names = {f.name for f in dataclasses.fields(LiftConfig)}
+        assert names <= vars(args).keys() and names == _texts(inspect.getdoc(LiftConfig)).keys()
         assert args.objectives == ("qa",) and args.qa_first and args.rank is None
         assert "torch" not in sys.modules
     """
