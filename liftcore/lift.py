@@ -72,25 +72,25 @@ def absorb(
     elif "qa" in config.objectives:
         qa = SELF
     given = [] if qa is None else pair_sources(qa)
-    source = documents.read(document, tokenizer, title)
+    document = documents.read(document, tokenizer, title)
     prefix = models.prefix_ids(tokenizer)
-    if min(config.segment_length, len(source.tokens)) + len(prefix) > models.window(model):
+    if min(config.segment_length, len(document.tokens)) + len(prefix) > models.window(model):
         raise UsageError(
             f"segment_length {config.segment_length} does not fit the model's window of "
             f"{models.window(model)} tokens"
         )
     with alone_with(model), own_adapter_after(model, on_failure=True):
         models.head(model)
-        models.check_tokens(model, source.tokens)
+        models.check_tokens(model, document.tokens)
         adapter = _beginning(model, config, init)
         adapter.install()
         # What comes behind the training is tried before it.
-        report.try_measuring(model, source.tokens, prefix=prefix)
+        report.try_measuring(model, document.tokens, prefix=prefix)
         state_file = Path(resume) / output.STATE if resume is not None else None
         line = ProgressLine(config.epochs, adapter.values.device, enabled=progress)
         run = {
-            **checkpoint.identity(config, source.sha256, model),
-            "title": source.title,
+            **checkpoint.identity(config, document.sha256, model),
+            "title": document.title,
             "questions": digest_of(given),
             "start": "" if init is None else adapters.file_sha256(Path(init) / adapters.WEIGHTS),
         }
@@ -98,11 +98,11 @@ def absorb(
             # Where what is made once is kept: questions of the model's own, a teacher's targets.
             keeps = resume is not None and config.objectives != ("segments",)
             cache = output.make_samples(Path(resume)) if keeps else None
-            study = partial(_studied, model, tokenizer, source, config, cache, line.count)
+            study = partial(_studied, model, tokenizer, document, config, cache, line.count)
             sources: list[PairSource] = [
                 study() if isinstance(each, str) else each for each in given
             ]
-            objectives = objectives_of(model, tokenizer, source, config, sources, cache)
+            objectives = objectives_of(model, tokenizer, document, config, sources, cache)
             window, weights = models.window(model), config.weights
             steps = StepSource(objectives, config, window, weights=weights, prefix=len(prefix))
             with closing(steps), _why_nothing(sources):
@@ -116,17 +116,17 @@ def absorb(
                 )
             result = replace(result, questions=[summary(each) for each in sources])
             line.say("measuring recall")
-            measured = report.unmeasured(len(source.tokens))
+            measured = report.unmeasured(len(document.tokens))
             with output.or_warning("the report on recall"), adapter.folded():
-                measured = report.measure(model, source.tokens, prefix=prefix)
+                measured = report.measure(model, document.tokens, prefix=prefix)
     return Memory(
         model=model,
         tokenizer=tokenizer,
         adapter=adapter,
-        title=source.title,
-        text=source.text,
-        sha256=source.sha256,
-        length=len(source.tokens),
+        title=document.title,
+        text=document.text,
+        sha256=document.sha256,
+        length=len(document.tokens),
         config=config,
         report=measured,
         training=result,
@@ -155,7 +155,7 @@ def _with_questions(config: LiftConfig) -> LiftConfig:
 def _studied(
     model: nn.Module,
     tokenizer: Tokenizer,
-    source: Document,
+    document: Document,
     config: LiftConfig,
     cache: Path | None,
     count: Callable[[str, int, int], None],
@@ -163,12 +163,12 @@ def _studied(
     study = SelfStudy(
         model,
         tokenizer,
-        source.text,
+        document.text,
         without_adapter=partial(without_adapter, model),
         kinds=config.qa_kinds,
         seed=config.seed,
     )
-    key = f"{adapters.base_name(model)} {config.seed} {config.qa_kinds} {source.sha256}"
+    key = f"{adapters.base_name(model)} {config.seed} {config.qa_kinds} {document.sha256}"
     return StudiedPairs(study, key, cache, count, needed="segments" not in config.objectives)
 
 

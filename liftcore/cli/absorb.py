@@ -58,7 +58,8 @@ def add(verbs: options.Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> dict:
-    from liftcore import adapter, device_memory, document, lift, output
+    from liftcore import adapter, device_memory, lift, output
+    from liftcore import document as documents
     from liftcore.layers.targets import check_mergeable, targets
     from liftcore.memory import check_output, check_room
     from liftcore.model import load_tokenizer
@@ -67,8 +68,8 @@ def run(args: argparse.Namespace) -> dict:
     tokenizer = load_tokenizer(args.model)
     config = options.config(args, options.preset(args, tokenizer), **adapter.settings_of(args.init))
     file = options.text_file(args.file)
-    text = document.read_text(file)
-    title = args.title or (None if file == options.STDIN else document.title_of(file))
+    text = documents.read_text(file)
+    title = args.title or (None if file == options.STDIN else documents.title_of(file))
     out = Path(args.out or f"{file.stem}-memory")
     keep = not args.without_document
     check_output(out, force=args.force, merge=args.merge, with_document=keep)
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> dict:
         )
     with ExitStack() as stack:
         # A server begins while the model is still being loaded.
-        sources = _sources(args, text, title or document.UNTITLED)
+        sources = _sources(args, text, title or documents.UNTITLED)
         for each in sources or ():
             if each != SELF:
                 stack.callback(each.close)
@@ -87,14 +88,14 @@ def run(args: argparse.Namespace) -> dict:
         if args.merge:
             check_mergeable(base, targets(base).layers)
         check_room(out, base, config.rank, merge=args.merge)
-        source = document.from_text(text, tokenizer, title)
+        document = documents.from_text(text, tokenizer, title)
         if not args.resume:
             state.unlink(missing_ok=True)
         started = time.perf_counter()
         device_memory.reset_peak(next(base.parameters()).device)
         try:
             memory = lift.absorb(
-                base, tokenizer, source, config=config, resume=out, qa=sources, init=args.init
+                base, tokenizer, document, config=config, resume=out, qa=sources, init=args.init
             )
             seconds = time.perf_counter() - started
             memory.save(out, force=True, merge=args.merge, with_document=keep)
