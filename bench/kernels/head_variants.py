@@ -101,19 +101,19 @@ def on_gpu(build):
 
 
 def liger(p):
-    from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy as op
+    from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy as op  # ty: ignore[import-not-found]
 
     return p.differentiated(lambda h, w, y: op(h, w, y, ignore_index=IGNORE, reduction="sum"))
 
 
 def cce(p):
-    from cut_cross_entropy import linear_cross_entropy as op
+    from cut_cross_entropy import linear_cross_entropy as op  # ty: ignore[import-not-found]
 
     return p.differentiated(lambda h, w, y: op(h, w, y, ignore_index=IGNORE, reduction="sum"))
 
 
 def quack(p):
-    from quack.linear_cross_entropy import chunked_linear_cross_entropy as op
+    from quack.linear_cross_entropy import chunked_linear_cross_entropy as op  # ty: ignore[import-not-found]
 
     return p.differentiated(lambda h, w, y: op(h, w, y, ignore_index=IGNORE, reduction="sum"))
 

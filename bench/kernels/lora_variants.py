@@ -7,6 +7,8 @@ Building or running may raise: the variant is then reported as not run, with the
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
@@ -130,7 +132,8 @@ def peft(fp32_adapters):
         )
         targets = [str(i) for i in range(n)]
         config = LoraConfig(r=rank, lora_alpha=SCALING * rank, target_modules=targets)
-        layers = list(inject_adapter_in_model(config, model))
+        inject_adapter_in_model(config, model)
+        layers: list[Any] = list(model)
         for i, layer in enumerate(layers):
             # What PEFT's autocast_adapter_dtype, on by default, does to bf16 adapters.
             layer.lora_A.to(torch.float32 if fp32_adapters else p.x.dtype)
@@ -149,7 +152,7 @@ def peft(fp32_adapters):
 
 
 def unsloth(p):
-    from unsloth.kernels.fast_lora import LoRA_QKV, LoRA_W
+    from unsloth.kernels.fast_lora import LoRA_QKV, LoRA_W  # ty: ignore[import-not-found]
 
     if p.op == "gate_up":
         raise RuntimeError("its MLP op holds the down projection too")
@@ -165,7 +168,7 @@ def unsloth(p):
 
 
 def lorafusion(p):
-    from lorafusion.ops.lora_v1 import fused_linear_lora
+    from lorafusion.ops.lora_v1 import fused_linear_lora  # ty: ignore[import-not-found]
 
     def layer(*member):
         return lambda x: fused_linear_lora(x, *member)
