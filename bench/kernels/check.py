@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -28,7 +30,12 @@ class DeadDevice(RuntimeError):
     """The GPU answers nothing any more: a variant broke the process's context."""
 
 
-def check(variants, problem, device, dtype):
+def check(
+    variants: dict[str, Callable[[Any], Callable[[], Any]]],
+    problem: Any,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> tuple[dict[str, Callable[[], Any]], dict[str, Outcome]]:
     """(what to run, Outcome) by variant; only what ran once is to be run."""
     truth = [t.detach() for t in problem.truth()]
     running, outcomes, rival = {}, {}, None

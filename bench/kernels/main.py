@@ -19,13 +19,15 @@ import dataclasses
 import re
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from bench.common import RESULTS, Rows, Timer, device_name, peak_mib, results_name, table
 from bench.kernels import head_variants, lora_variants
-from bench.kernels.check import DeadDevice, check, reason_of
+from bench.kernels.check import DeadDevice, Outcome, check, reason_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,10 +65,12 @@ class Case:
     masked: float = 0.0
 
     @property
-    def variants(self):
+    def variants(self) -> dict[str, Any]:
         return (head_variants if self.op == "head" else lora_variants).VARIANTS
 
-    def problem(self, tokens, rank, device, dtype):
+    def problem(
+        self, tokens: int, rank: int, device: torch.device, dtype: torch.dtype
+    ) -> head_variants.HeadProblem | lora_variants.LoraProblem:
         torch.manual_seed(tokens)
         if self.op == "head":
             return head_variants.HeadProblem(
@@ -77,7 +81,7 @@ class Case:
         )
 
 
-def cases(ops, models):
+def cases(ops: Sequence[str], models: Sequence[str]) -> Iterator[Case]:
     """Every shape that occurs in the models, each once a model."""
     for name in models:
         m = MODELS[name]
@@ -93,7 +97,9 @@ def cases(ops, models):
         yield from (c for c in shapes if c.op in ops)
 
 
-def measure(case, tokens, args, timer, rows):
+def measure(
+    case: Case, tokens: int, args: argparse.Namespace, timer: Timer, rows: Rows
+) -> dict[str, Outcome]:
     """Outcome by variant; one row of the file for every variant, run or not."""
     device = timer.device
     problem = case.problem(tokens, args.rank, device, args.dtype)
@@ -114,7 +120,9 @@ def measure(case, tokens, args, timer, rows):
     return outcomes
 
 
-def _add_row(rows, case, tokens, args, name, outcome):
+def _add_row(
+    rows: Rows, case: Case, tokens: int, args: argparse.Namespace, name: str, outcome: Outcome
+) -> None:
     head, ran = case.op == "head", outcome.milliseconds is not None
     rows.add(
         op=case.op,
@@ -137,7 +145,7 @@ def _add_row(rows, case, tokens, args, name, outcome):
     )
 
 
-def print_tables(results):
+def print_tables(results: list[tuple[Case, int, dict[str, Outcome]]]) -> None:
     """A table for each op: milliseconds of each variant, and what could not run."""
     for op in OPS:
         measured = [r for r in results if r[0].op == op]
@@ -175,7 +183,7 @@ def print_tables(results):
             print(f"not run: {name} ({why})")
 
 
-def _cell(outcome, name):
+def _cell(outcome: Outcome, name: str) -> str:
     if outcome.milliseconds is None:
         return "-"
     word = {True: "", False: " wrong", None: "" if name == "base products" else " no bound"}
@@ -272,7 +280,7 @@ def main(argv: list[str]) -> int:
     return 1 if wrong or dead else 0
 
 
-def changed(args, parser) -> list[str]:
+def changed(args: argparse.Namespace, parser: argparse.ArgumentParser) -> list[str]:
     """The options that are not the defaults, for the name of the results: but where, and when to
     stop."""
     usual, silent = vars(parser.parse_args([])), ("device", "out", "minutes")

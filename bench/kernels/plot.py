@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import matplotlib
+import torch
+
+from bench.kernels.check import Outcome
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -17,7 +23,9 @@ COLOURS = {
 }  # fmt: skip
 
 
-def plot(results, path, device, dtype):
+def plot(
+    results: list[tuple[Any, int, dict[str, Outcome]]], path: Path, device: str, dtype: torch.dtype
+) -> Path:
     """Writes the PNG for the largest T and returns its path.
 
     results: (case, tokens, outcomes); only what ran with right numbers beside a floor is drawn.
@@ -42,14 +50,14 @@ def plot(results, path, device, dtype):
     return path
 
 
-def _times(outcomes):
+def _times(outcomes: dict[str, Outcome]) -> dict[str, float]:
     """Times over that of the floor, of the variants that may be compared."""
     base = outcomes["base products"].milliseconds
-    right = {n: o for n, o in outcomes.items() if o.correct and o.milliseconds is not None}
-    return {n: o.milliseconds / base for n, o in right.items()} if base else {}
+    right = {n: o.milliseconds for n, o in outcomes.items() if o.correct}
+    return {n: t / base for n, t in right.items() if t is not None} if base else {}
 
 
-def _bars(axis, op, measured):
+def _bars(axis: Any, op: str, measured: list[tuple[Any, dict[str, float]]]) -> None:
     names = [n for n in measured[0][0].variants if any(n in times for _, times in measured)]
     width = 0.85 / max(len(names), 1)
     for i, name in enumerate(names):
