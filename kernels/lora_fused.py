@@ -126,30 +126,15 @@ def rows(matrix: Tensor) -> Tensor:
     return matrix.contiguous()
 
 
-def _fake_forward(
-    x: Tensor,
-    weights: Sequence[Tensor],
-    lora_a: Sequence[Tensor],
-    lora_b: Sequence[Tensor],
-    scalings: Sequence[float],
-    biases: Sequence[Tensor | None],
-) -> list[Tensor]:
+def _fake_forward(x: Tensor, weights: list[Tensor], lora_a: list[Tensor], *_: Any) -> list[Tensor]:
     rank = sum(a.shape[0] for a in lora_a)
     return [x.new_empty(x.shape[0], n) for n in (*(w.shape[0] for w in weights), rank)]
 
 
 def _fake_backward(
-    dys: Sequence[Tensor],
-    x: Tensor,
-    s: Tensor,
-    weights: Sequence[Tensor],
-    lora_a: Sequence[Tensor],
-    lora_b: Sequence[Tensor],
-    scalings: Sequence[float],
-    need_dx: bool,
-    need_da: bool,
-    need_db: bool,
-) -> list[Tensor]:
+    dys: list[Tensor], x: Tensor, s: Tensor, weights: list[Tensor], lora_a: list[Tensor],
+    lora_b: list[Tensor], scalings: list[float], need_dx: bool, need_da: bool, need_db: bool,
+) -> list[Tensor]:  # fmt: skip
     out = [x.new_empty(x.shape)] if need_dx else []
     if need_da:
         out.append(x.new_empty(s.shape[1], x.shape[1]))
@@ -159,18 +144,11 @@ def _fake_backward(
 
 
 def _fake_gate_up(
-    x: Tensor,
-    weights: Sequence[Tensor],
-    lora_a: Sequence[Tensor],
-    lora_b: Sequence[Tensor],
-    scalings: Sequence[float],
-    biases: Sequence[Tensor | None],
-    gelu: bool,
-    keep: bool,
-) -> list[Tensor]:
-    tokens, n = x.shape[0], weights[0].shape[0]
-    kept = [x.new_empty(tokens if keep else 0, n) for _ in range(2)]
-    return [x.new_empty(tokens, n), *kept, x.new_empty(tokens, sum(a.shape[0] for a in lora_a))]
+    x: Tensor, weights: list[Tensor], lora_a: list[Tensor], lora_b: list[Tensor],
+    scalings: list[float], biases: list[Tensor | None], gelu: bool, keep: bool,
+) -> list[Tensor]:  # fmt: skip
+    h, s = _fake_forward(x, weights[:1], lora_a)
+    return [h, *(h.new_empty(h.shape if keep else (0, h.shape[1])) for _ in range(2)), s]
 
 
 def _fake_swiglu(dh: Tensor, gate: Tensor, up: Tensor, gelu: bool) -> tuple[Tensor, Tensor]:

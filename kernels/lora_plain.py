@@ -1,4 +1,4 @@
-"""The LoRA linears in plain PyTorch: the path of a CPU, and products for a base of another's.
+"""The LoRA linears in plain PyTorch: the path of a CPU.
 
 One or more linears that share an input:
 
