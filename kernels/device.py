@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from importlib import metadata
+from typing import Any
 
 import torch
 from torch import Tensor
 
-# Architectures that launches are recorded for (launch.py); the last is that of the meta device.
+# Architectures that launches are recorded for; the last is that of the meta device.
 planned: list[int] = []
 # A100, RTX 4090, H100 and H200, B200, RTX 5090
 PROCESSORS = {80: 108, 89: 128, 90: 132, 100: 148, 120: 170}
@@ -41,7 +42,7 @@ def processors(device: torch.device) -> int:
     return PROCESSORS[planned[-1]] if device.type == "meta" else facts(device)[1]
 
 
-def on_device(x: Tensor):
+def on_device(x: Tensor) -> AbstractContextManager[Any]:
     """Triton launches on the current device: make it the one of x."""
     if x.device.type == "cuda" and x.device.index != torch.cuda.current_device():
         return torch.cuda.device(x.device)

@@ -20,6 +20,7 @@ label, and the op takes them as labels [T, k] beside probs [T, k]:
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,9 +45,18 @@ _library.define("head_loss_scale(Tensor grad, Tensor factor) -> Tensor")
 
 @torch.library.impl(_library, "head_loss", "CompositeExplicitAutograd")
 def _head_loss(
-    hidden, weight, labels, w, row_index, softcap, logit_scale, want_hidden, want_weight, way,
-    probs=None,
-):  # fmt: skip
+    hidden: Tensor,  # [T, K]
+    weight: Tensor,  # [V, K]
+    labels: Tensor,  # [T], or [T, k] with probs
+    w: Tensor,  # [T] fp32
+    row_index: Tensor | None,  # [M]
+    softcap: float | None,
+    logit_scale: float,
+    want_hidden: bool,
+    want_weight: bool,
+    way: str,
+    probs: Tensor | None = None,  # [T, k]
+) -> tuple[Tensor, Tensor, Tensor]:
     """w_t · nll_t [T] fp32, and the gradients of its sum; an empty tensor for one not wanted."""
     if hidden.device.type == "cpu" and not _use_triton(hidden.device, hidden.dtype):
         # The backward asks for dW with weights that hold a gradient: that may be anything.
@@ -94,7 +104,9 @@ def _scaled(x: Tensor, factor: Tensor) -> Tensor:
     return torch.mul(x, factor, out=torch.empty_like(x))
 
 
-def _check_values(labels, w, vocabulary: int, probs, any_weight: bool) -> None:
+def _check_values(
+    labels: Tensor, w: Tensor, vocabulary: int, probs: Tensor | None, any_weight: bool
+) -> None:
     """Raises ValueError for values that a CPU can look at without a wait."""
     if not any_weight and torch.isnan(w).any():
         raise ValueError("head loss: a token weight is NaN")
@@ -108,9 +120,18 @@ def _check_values(labels, w, vocabulary: int, probs, any_weight: bool) -> None:
 
 @torch.library.register_fake("liftcore::head_loss", lib=_library)
 def _(
-    hidden, weight, labels, w, row_index, softcap, logit_scale, want_hidden, want_weight, way,
-    probs=None,
-):  # fmt: skip
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    w: Tensor,
+    row_index: Tensor | None,
+    softcap: float | None,
+    logit_scale: float,
+    want_hidden: bool,
+    want_weight: bool,
+    way: str,
+    probs: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     return (
         hidden.new_empty(hidden.shape[0], dtype=torch.float32),
         hidden.new_empty(hidden.shape if want_hidden else 0),
@@ -119,7 +140,7 @@ def _(
 
 
 @torch.library.impl(_library, "head_loss_scale", "CompositeExplicitAutograd")
-def _head_loss_scale(grad, factor):
+def _head_loss_scale(grad: Tensor, factor: Tensor) -> Tensor:
     """grad [T, K] with row t multiplied by factor [T]."""
     if _use_triton(grad.device, grad.dtype):
         from liftcore.kernels.head_loss_dhidden import scale_rows
@@ -130,7 +151,7 @@ def _head_loss_scale(grad, factor):
 
 
 @torch.library.register_fake("liftcore::head_loss_scale", lib=_library)
-def _(grad, factor):
+def _(grad: Tensor, factor: Tensor) -> Tensor:
     return torch.empty_like(grad)
 
 
@@ -149,8 +170,19 @@ def _interpreted_bf16(x: Tensor) -> bool:
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx, hidden, weight, labels, w, row_index, cap, scale, way, probs, dhidden, dweight
-    ):
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        w: Tensor,
+        row_index: Tensor | None,
+        cap: float | None,
+        scale: float,
+        way: str,
+        probs: Tensor | None,
+        dhidden: bool,
+        dweight: bool,
+    ) -> Tensor:
         rest = (cap, scale, dhidden and not dweight, False, way, probs)
         # The gradient is kept in the dtype of hidden: in fp16 without the size of the weights.
         ctx.factor = _power_of_two(w) if hidden.dtype == torch.float16 else None
@@ -169,7 +201,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dloss):
+    def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
         loss, w, *saved = ctx.saved_tensors
         # loss_t = w_t nll_t; the nll of a row of weight 0 is not known and left out.
         dw = None if loss is None else torch.where(w != 0, dloss * (loss / w), 0.0)

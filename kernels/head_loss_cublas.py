@@ -198,7 +198,18 @@ def _chunk(rows: int, v: int, k: int, itemsize: int) -> int:
     return max(64, triton.cdiv(triton.cdiv(rows, chunks), 64) * 64)
 
 
-def _one_chunk(hidden, weight, targets, w, rows, softcap, scale, loss, dhidden, dweight):
+def _one_chunk(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: tuple[Tensor, Tensor | None],  # labels [T], or ids and probs [T, k]
+    w: Tensor,
+    rows: Tensor,  # [m]
+    softcap: float | None,
+    scale: float,
+    loss: Tensor,
+    dhidden: Tensor | None,  # [T + 1, K]
+    dweight: Tensor | None,
+) -> None:
     numbers = (float(scale), float(softcap or 1.0))
     if not rows.shape[0] or not hidden.shape[0]:
         return

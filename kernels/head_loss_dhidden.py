@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from liftcore.kernels.device import architecture, processors
+from liftcore.kernels.tiles import Tile
 from liftcore.kernels.tiling import can_use_tma, corner_of, describe, launch, load_tile
 
 MAX_SPLITS = 12
@@ -101,7 +102,17 @@ def scale_rows(grad: Tensor, factor: Tensor) -> Tensor:
     return out
 
 
-def product(dz, weight, part, dhidden, index, count, start, m, tile):
+def product(
+    dz: Tensor,  # [m, V]
+    weight: Tensor,  # [V, K]
+    part: Tensor,  # [partial rows, K] fp32
+    dhidden: Tensor,  # [T, K]
+    index: Tensor,  # [M] int32
+    count: Tensor,  # [1] int32
+    start: int,
+    m: int,
+    tile: Tile,
+) -> None:
     """dhidden[index] = dz W for the m rows from `start` on, as far as they are scored."""
     v, k = weight.shape
     sms = processors(dz.device)

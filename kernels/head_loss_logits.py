@@ -22,7 +22,7 @@ from torch import Tensor
 
 from liftcore.kernels.device import architecture, processors
 from liftcore.kernels.head_loss_dhidden import MAX_SPLITS, product
-from liftcore.kernels.tiles import head_tiles
+from liftcore.kernels.tiles import Tile, head_tiles
 from liftcore.kernels.tiling import (
     add_product,
     can_use_tma,
@@ -242,13 +242,25 @@ def head_loss(
             {"BN": tile.bn, "BK": TARGET_BLOCK, "TILES": max(1, FINISH_BLOCK // tile.bn), **flags},
             warps=8,
         )  # fmt: skip
-        if want_hidden:
+        if dhidden is not None:
             product(e, weight, part, dhidden, index, count, start, h.shape[0], product_tile)
     return loss, dhidden
 
 
-def logits(h, weight, labels, index, count, e, stats, start, numbers, flags, tile):
-    """e [m, V] and its statistics [2, m, tiles] of the rows h [m, K]."""
+def logits(
+    h: Tensor,  # [m, K]
+    weight: Tensor,  # [V, K]
+    labels: Tensor,  # [T]
+    index: Tensor,  # [M] int32
+    count: Tensor,  # [1] int32
+    e: Tensor,  # [m, V]
+    stats: Tensor,  # [2, m, tiles of V] fp32
+    start: int,
+    numbers: tuple[float, float],
+    flags: dict[str, bool],
+    tile: Tile,
+) -> None:
+    """Writes e and its statistics of the rows h."""
     (m, k), v = h.shape, weight.shape[0]
     tma = can_use_tma(architecture(h.device), h, weight, e)
     strides = (h.stride(0), weight.stride(0), e.stride(0), stats.shape[2])

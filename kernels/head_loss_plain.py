@@ -49,26 +49,35 @@ def head_loss(
         for at in range(0, len(part), TILE_ROWS):
             tile = slice(at, at + TILE_ROWS)
             tokens = part[tile]
-            target = (labels[tokens, None],) if probs is None else (labels[tokens], probs[tokens])
-            nll = _over_gradient(dz[tile], logits, target, softcap, logit_scale)
+            target = (labels[tokens, None], None)
+            if probs is not None:
+                target = (labels[tokens], probs[tokens])
+            nll = _over_gradient(dz[tile], logits, *target, softcap, logit_scale)
             loss[tokens] = wp[tile] * nll
-        if want_hidden:
+        if dhidden is not None:
             dhidden[part] = torch.mm(dz, weight).mul_(wp[:, None])
-        if want_weight:
+        if dweight is not None:
             dweight += dz.T @ (h * wp[:, None]).to(dz.dtype)
     return loss, dhidden, dweight
 
 
-def _over_gradient(z, logits, target, softcap, logit_scale):
+def _over_gradient(
+    z: Tensor,  # [m, V]
+    logits: Tensor,  # [≥ m, V] fp32
+    labels: Tensor,  # [m, 1], or ids [m, k]
+    probs: Tensor | None,  # [m, k]
+    softcap: float | None,
+    logit_scale: float,
+) -> Tensor:  # [m]
     """Loss [m] of each row; the products z [m, V] are overwritten with d loss / dz."""
     wide = logits[: len(z)].copy_(z)
     slope = _cap_and_scale(wide, softcap, logit_scale)
-    nll = (_nll_and_dz if len(target) == 1 else _soft_nll_and_dz)(wide, *target)
+    nll = _nll_and_dz(wide, labels) if probs is None else _soft_nll_and_dz(wide, labels, probs)
     z.copy_(wide if slope is None else wide.mul_(slope))
     return nll
 
 
-def _cap_and_scale(z, softcap, logit_scale):
+def _cap_and_scale(z: Tensor, softcap: float | None, logit_scale: float) -> Tensor | float | None:
     """Turns products [m, V] into logits in place; returns d logits / d product, None for 1."""
     if logit_scale != 1.0:
         z.mul_(logit_scale)
@@ -80,7 +89,7 @@ def _cap_and_scale(z, softcap, logit_scale):
     return slope
 
 
-def _nll_and_dz(z, target):
+def _nll_and_dz(z: Tensor, target: Tensor) -> Tensor:
     """Loss [m] of each row; z [m, V] is overwritten with d loss / dz.
 
     The target is left out of the sum: softmax − 1 is then −(sum of the others) / total, which
@@ -97,7 +106,7 @@ def _nll_and_dz(z, target):
     return nll.squeeze(-1)
 
 
-def _soft_nll_and_dz(z, ids, p):
+def _soft_nll_and_dz(z: Tensor, ids: Tensor, p: Tensor) -> Tensor:
     """The same for targets ids [m, k] of probabilities p [m, k], Σ p > 0.
 
     All targets are left out of the sum. At most one of them, the likeliest, can hold more than

@@ -14,6 +14,7 @@ Eager code calls the functions directly; torch.compile sees the ops of the same 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +26,14 @@ from liftcore.kernels.lora_plain import parts_of, stack
 from liftcore.kernels.lora_split_triton import split_product
 
 
-def lora_forward(x, weights, lora_a, lora_b, scalings, biases) -> list[Tensor]:
+def lora_forward(
+    x: Tensor,  # [T, K]
+    weights: Sequence[Tensor],  # [N_i, K]
+    lora_a: Sequence[Tensor],  # [R_i, K]
+    lora_b: Sequence[Tensor],  # [N_i, R_i]
+    scalings: Sequence[float],
+    biases: Sequence[Tensor | None],  # [N_i]
+) -> list[Tensor]:
     """[y_0, .., S] for x [T, K]."""
     x, weights, lora_b = rows(x), [rows(w) for w in weights], [rows(b) for b in lora_b]
     with on_device(x):
@@ -47,7 +55,16 @@ def lora_forward(x, weights, lora_a, lora_b, scalings, biases) -> list[Tensor]:
 
 
 def lora_backward(
-    dys, x, s, weights, lora_a, lora_b, scalings, need_dx, need_da, need_db
+    dys: Sequence[Tensor],  # [T, N_i]
+    x: Tensor,  # [T, K]
+    s: Tensor,  # [T, ΣR]
+    weights: Sequence[Tensor],
+    lora_a: Sequence[Tensor],
+    lora_b: Sequence[Tensor],
+    scalings: Sequence[float],
+    need_dx: bool,
+    need_da: bool,
+    need_db: bool,
 ) -> list[Tensor]:
     """[dx] + [dA, all members' rows] + [dB_0, ..], each part only where it is needed."""
     x, dys, weights = rows(x), [rows(dy) for dy in dys], [rows(w) for w in weights]
@@ -71,7 +88,16 @@ def lora_backward(
     return out + db
 
 
-def gate_up_forward(x, weights, lora_a, lora_b, scalings, biases, gelu, keep) -> list[Tensor]:
+def gate_up_forward(
+    x: Tensor,  # [T, K]
+    weights: Sequence[Tensor],  # [N_i, K]
+    lora_a: Sequence[Tensor],  # [R_i, K]
+    lora_b: Sequence[Tensor],  # [N_i, R_i]
+    scalings: Sequence[float],
+    biases: Sequence[Tensor | None],  # [N_i]
+    gelu: bool,
+    keep: bool,
+) -> list[Tensor]:
     """[h, gate, up, S]; gate and up are empty without keep."""
     x, weights, lora_b = rows(x), [rows(w) for w in weights], [rows(b) for b in lora_b]
     with on_device(x):
@@ -81,7 +107,7 @@ def gate_up_forward(x, weights, lora_a, lora_b, scalings, biases, gelu, keep) ->
     return [*out, s]
 
 
-def swiglu_backward(dh, gate, up, gelu) -> tuple[Tensor, Tensor]:
+def swiglu_backward(dh: Tensor, gate: Tensor, up: Tensor, gelu: bool) -> tuple[Tensor, Tensor]:
     """Gradients of gate and up."""
     with on_device(gate):
         return kernels.swiglu_backward(dh.contiguous(), gate, up, gelu)
@@ -100,12 +126,15 @@ def rows(matrix: Tensor) -> Tensor:
     return matrix.contiguous()
 
 
-def _fake_forward(x, weights, lora_a, lora_b, scalings, biases):
+def _fake_forward(x: Tensor, weights: list[Tensor], lora_a: list[Tensor], *_: Any) -> list[Tensor]:
     rank = sum(a.shape[0] for a in lora_a)
     return [x.new_empty(x.shape[0], n) for n in (*(w.shape[0] for w in weights), rank)]
 
 
-def _fake_backward(dys, x, s, weights, lora_a, lora_b, scalings, need_dx, need_da, need_db):
+def _fake_backward(
+    dys: list[Tensor], x: Tensor, s: Tensor, weights: list[Tensor], lora_a: list[Tensor],
+    lora_b: list[Tensor], scalings: list[float], need_dx: bool, need_da: bool, need_db: bool,
+) -> list[Tensor]:  # fmt: skip
     out = [x.new_empty(x.shape)] if need_dx else []
     if need_da:
         out.append(x.new_empty(s.shape[1], x.shape[1]))
@@ -114,13 +143,15 @@ def _fake_backward(dys, x, s, weights, lora_a, lora_b, scalings, need_dx, need_d
     return out
 
 
-def _fake_gate_up(x, weights, lora_a, lora_b, scalings, biases, gelu, keep):
-    tokens, n = x.shape[0], weights[0].shape[0]
-    kept = [x.new_empty(tokens if keep else 0, n) for _ in range(2)]
-    return [x.new_empty(tokens, n), *kept, x.new_empty(tokens, sum(a.shape[0] for a in lora_a))]
+def _fake_gate_up(
+    x: Tensor, weights: list[Tensor], lora_a: list[Tensor], lora_b: list[Tensor],
+    scalings: list[float], biases: list[Tensor | None], gelu: bool, keep: bool,
+) -> list[Tensor]:  # fmt: skip
+    h, s = _fake_forward(x, weights[:1], lora_a)
+    return [h, *(h.new_empty(h.shape if keep else (0, h.shape[1])) for _ in range(2)), s]
 
 
-def _fake_swiglu(dh, gate, up, gelu):
+def _fake_swiglu(dh: Tensor, gate: Tensor, up: Tensor, gelu: bool) -> tuple[Tensor, Tensor]:
     return gate.new_empty(gate.shape), up.new_empty(up.shape)
 
 
@@ -147,7 +178,7 @@ for _function, (_schema, _fake) in _OPS.items():
     torch.library.register_fake(f"liftcore::{_function.__name__}", _fake, lib=_library)
 
 
-def ops(x: Tensor):
+def ops(x: Tensor) -> Any:
     """Where to call the four functions: this module, or torch.ops for whoever traces."""
     traced = torch.compiler.is_compiling() or type(x) is not Tensor
     return torch.ops.liftcore if traced else _Direct
@@ -164,7 +195,9 @@ class FusedLora(torch.autograd.Function):
     """apply(x, scalings, *weights, *lora_a, *lora_b, *biases) -> (y_0, ..)."""
 
     @staticmethod
-    def forward(ctx, x, scalings, *tensors):
+    def forward(
+        ctx: Any, x: Tensor, scalings: list[float], *tensors: Tensor | None
+    ) -> tuple[Tensor, ...]:
         weights, lora_a, lora_b, biases = parts_of(tensors, 4)
         *out, s = ops(x).lora_forward(x, weights, lora_a, lora_b, scalings, biases)
         ctx.save_for_backward(x, s, *weights, *lora_a, *lora_b)
@@ -173,7 +206,7 @@ class FusedLora(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *dys):
+    def backward(ctx: Any, *dys: Tensor) -> tuple[Tensor | None, ...]:
         return _group_backward(ctx, list(dys), *ctx.saved_tensors)
 
 
@@ -181,7 +214,7 @@ class FusedGateUp(torch.autograd.Function):
     """apply(x, scalings, *weights, *lora_a, *lora_b, *biases, gelu, keep) -> h."""
 
     @staticmethod
-    def forward(ctx, x, scalings, *rest):
+    def forward(ctx: Any, x: Tensor, scalings: list[float], *rest: Any) -> Tensor:
         *tensors, gelu, keep = rest
         weights, lora_a, lora_b, biases = parts_of(tensors, 4)
         h, gate, up, s = ops(x).gate_up_forward(
@@ -193,13 +226,15 @@ class FusedGateUp(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dh):
+    def backward(ctx: Any, dh: Tensor) -> tuple[Tensor | None, ...]:
         gate, up, *saved = ctx.saved_tensors
         dys = list(ops(dh).swiglu_backward(dh, gate, up, ctx.gelu))
         return (*_group_backward(ctx, dys, *saved), None, None)
 
 
-def _group_backward(ctx, dys, x, s, *tensors):
+def _group_backward(
+    ctx: Any, dys: list[Tensor], x: Tensor, s: Tensor, *tensors: Tensor
+) -> tuple[Tensor | None, ...]:
     """Gradients for (x, scalings, *weights, *lora_a, *lora_b, *biases)."""
     n = len(dys)
     weights, lora_a, lora_b = parts_of(tensors, 3)

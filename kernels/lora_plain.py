@@ -1,4 +1,4 @@
-"""The LoRA linears in plain PyTorch: the path of a CPU, and products for a base of another's.
+"""The LoRA linears in plain PyTorch: the path of a CPU.
 
 One or more linears that share an input:
 
@@ -18,7 +18,7 @@ that is not measured yet: concat_linear() is that way for a single linear, for t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,7 @@ ALIGN = 64
 PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def parts_of(tensors: Sequence[Tensor], count: int) -> list[list[Tensor]]:
+def parts_of(tensors: Sequence[Any], count: int) -> list[list[Any]]:
     """The tensors cut into `count` lists of one length."""
     n = len(tensors) // count
     return [list(tensors[i : i + n]) for i in range(0, count * n, n)]
@@ -67,7 +67,14 @@ def add_low_rank(y: Tensor, s: Tensor, lora_b: Tensor, scaling: float) -> Tensor
     return y.addmm_(s, lora_b.T, alpha=scaling)
 
 
-def forward(x, weights, lora_a, lora_b, scalings, biases) -> tuple[list[Tensor], Tensor]:
+def forward(
+    x: Tensor,  # [T, K]
+    weights: Sequence[Tensor],  # [N_i, K]
+    lora_a: Sequence[Tensor],  # [R_i, K]
+    lora_b: Sequence[Tensor],  # [N_i, R_i]
+    scalings: Sequence[float],
+    biases: Sequence[Tensor | None],  # [N_i]
+) -> tuple[list[Tensor], Tensor]:  # [T, N_i], [T, ΣR]
     """([y_0, ..], S) for x [T, K]."""
     s = F.linear(x, stack(lora_a))  # [T, ΣR]
     parts = s.split([b.shape[1] for b in lora_b], dim=1)
@@ -76,13 +83,24 @@ def forward(x, weights, lora_a, lora_b, scalings, biases) -> tuple[list[Tensor],
     return ys, s
 
 
-def backward(dys, x, s, weights, lora_a, lora_b, scalings, wanted):
+def backward(
+    dys: Sequence[Tensor],  # [T, N_i]
+    x: Tensor,  # [T, K]
+    s: Tensor,  # [T, ΣR]
+    weights: Sequence[Tensor],  # [N_i, K]
+    lora_a: Sequence[Tensor],  # [R_i, K]
+    lora_b: Sequence[Tensor],  # [N_i, R_i]
+    scalings: Sequence[float],
+    wanted: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
     """(dx, scalings, *weights, *dA, *dB, *biases), None where there is no gradient."""
     n = len(dys)
     need_da, need_db = any(wanted[2 + n : 2 + 2 * n]), any(wanted[2 + 2 * n : 2 + 3 * n])
     ranks = [b.shape[1] for b in lora_b]
-    ds, none = torch.empty_like(s), (None,) * n
-    dx, da, db = None, none, none
+    ds = torch.empty_like(s)
+    dx = None
+    da: Sequence[Tensor | None] = (None,) * n
+    db: Sequence[Tensor | None] = (None,) * n
     if wanted[0] or need_da:
         for dy, b, part, scale in zip(dys, lora_b, ds.split(ranks, 1), scalings, strict=True):
             part.addmm_(dy, b, beta=0, alpha=scale)
@@ -95,14 +113,16 @@ def backward(dys, x, s, weights, lora_a, lora_b, scalings, wanted):
     if need_db:
         parts = zip(dys, lora_b, s.split(ranks, 1), scalings, strict=True)
         db = [torch.addmm(b, dy.T, p, beta=0, alpha=scale) for dy, b, p, scale in parts]
-    return (dx, None, *none, *da, *db, *none)
+    return (dx, *(None,) * (1 + n), *da, *db, *(None,) * n)
 
 
 class PlainGroup(torch.autograd.Function):
     """apply(x, scalings, *weights, *lora_a, *lora_b, *biases) -> (y_0, ..)."""
 
     @staticmethod
-    def forward(ctx, x, scalings, *tensors):
+    def forward(
+        ctx: Any, x: Tensor, scalings: list[float], *tensors: Tensor | None
+    ) -> tuple[Tensor, ...]:
         weights, lora_a, lora_b, biases = parts_of(tensors, 4)
         ys, s = forward(x, weights, lora_a, lora_b, scalings, biases)
         ctx.save_for_backward(x, s, *weights, *lora_a, *lora_b)
@@ -112,7 +132,7 @@ class PlainGroup(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     @without_autocast
-    def backward(ctx, *dys):
+    def backward(ctx: Any, *dys: Tensor) -> tuple[Tensor | None, ...]:
         x, s, *tensors = ctx.saved_tensors
         return backward(dys, x, s, *parts_of(tensors, 3), ctx.scalings, ctx.needs_input_grad)
 
@@ -121,7 +141,7 @@ class PlainGateUp(torch.autograd.Function):
     """apply(x, scalings, *weights, *lora_a, *lora_b, *biases, gelu) -> act(y_0) · y_1."""
 
     @staticmethod
-    def forward(ctx, x, scalings, *rest):
+    def forward(ctx: Any, x: Tensor, scalings: list[float], *rest: Any) -> Tensor:
         *tensors, gelu = rest
         weights, lora_a, lora_b, biases = parts_of(tensors, 4)
         (gate, up), s = forward(x, weights, lora_a, lora_b, scalings, biases)
@@ -133,7 +153,7 @@ class PlainGateUp(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     @without_autocast
-    def backward(ctx, dh):
+    def backward(ctx: Any, dh: Tensor) -> tuple[Tensor | None, ...]:
         gate, up, x, s, *tensors = ctx.saved_tensors
         dys = gate_up_gradients(dh, gate, up, ctx.gelu)
         members = parts_of(tensors, 3)
@@ -157,7 +177,9 @@ class LoraBranch(torch.autograd.Function):
     """apply(x, y, A, B, scaling) -> y + scaling (x Aᵀ) Bᵀ: y = base(x) and its dx are another's."""
 
     @staticmethod
-    def forward(ctx, x, y, lora_a, lora_b, scaling):
+    def forward(
+        ctx: Any, x: Tensor, y: Tensor, lora_a: Tensor, lora_b: Tensor, scaling: float
+    ) -> Tensor:
         s = F.linear(x, lora_a)  # [T, R]
         ctx.save_for_backward(x, s, lora_a, lora_b)
         ctx.scaling = scaling
@@ -166,7 +188,7 @@ class LoraBranch(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     @without_autocast
-    def backward(ctx, dout):
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         x, s, lora_a, lora_b = ctx.saved_tensors
         need_dx, need_dy, need_da, need_db, _ = ctx.needs_input_grad
         dx = da = db = None
@@ -236,7 +258,16 @@ class ConcatLora(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, lora_a, lora_b, scaling, bias, packed, slack):
+    def forward(
+        ctx: Any,
+        x: Tensor,  # [T, K]
+        lora_a: Tensor,
+        lora_b: Tensor,
+        scaling: float,
+        bias: Tensor | None,
+        packed: Packed,
+        slack: bool,
+    ) -> Tensor:  # [T, N]
         (n, k), r = packed.weight.shape, packed.lora_a.shape[0]
         both = _beside(x, r, slack)  # [T, K + R]
         s = torch.mm(x, packed.lora_a.T)  # [T, R]
@@ -250,7 +281,7 @@ class ConcatLora(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     @without_autocast
-    def backward(ctx, dy):
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, s, weights = ctx.saved_tensors
         n, k, r = ctx.shape
         need_dx, need_da, need_db = ctx.needs_input_grad[:3]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 # LIFTCORE_INTERFACE of csrc/library.h.
-INTERFACE = 1
+INTERFACE = 2
 NAME = "libliftcore_cuda.so"
 
 _POINTER, _LONG = ctypes.c_void_p, ctypes.c_int64
@@ -26,18 +26,19 @@ SIGNATURES = {
     "liftcore_segment_batch": [
         *(_POINTER, _LONG, _POINTER, _LONG),  # tokens, prefix
         *(_POINTER, _POINTER, _LONG, _LONG, _LONG, _LONG, _INT),  # tables, sizes, loss
-        *(_POINTER,) * 6,  # counter, input_ids, labels, weights, position_ids, row_index
+        *(_POINTER,) * 5,  # counter, input_ids, labels, weights, row_index
         *(_LONG, _POINTER, _POINTER),  # max_rows, count, stream
     ],
     "liftcore_lora_norm": [
-        *(_POINTER, _POINTER, _LONG, _INT),  # entries, chunks, grad type
+        *(_POINTER, _LONG, _INT),  # grad and its type
         *(_POINTER, _POINTER, _LONG),  # scratch, rates
         *(_POINTER,) * 3,  # step, norm, status
         *(_DOUBLE,) * 4,  # max_norm, beta1, beta2, weight_decay
         _POINTER,
     ],
     "liftcore_lora_update": [
-        *(_POINTER, _POINTER, _LONG, _INT, _INT),  # entries, chunks, types
+        *(_POINTER,) * 5,  # master, exp_avg, exp_avg_sq, grad, shadow
+        *(_LONG, _INT, _INT),  # size, types of grad and shadow
         _POINTER,
         *(_DOUBLE,) * 3,  # beta1, beta2, eps
         _POINTER,
@@ -51,11 +52,13 @@ def load(path: Path | str) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
     try:
         library.liftcore_interface.restype = ctypes.c_int
-        found = library.liftcore_interface()
+        interface = library.liftcore_interface()
     except AttributeError as error:
         raise OSError(f"{path} is not a library of liftcore") from error
-    if found != INTERFACE:
-        raise OSError(f"{path} has interface {found}, this version needs {INTERFACE}: rebuild it")
+    if interface != INTERFACE:
+        raise OSError(
+            f"{path} has interface {interface}, this version needs {INTERFACE}: rebuild it"
+        )
     library.liftcore_error.restype = ctypes.c_char_p
     library.liftcore_error.argtypes = [ctypes.c_int]
     for name, arguments in SIGNATURES.items():
@@ -65,7 +68,7 @@ def load(path: Path | str) -> ctypes.CDLL:
 
 
 @functools.cache
-def _found() -> tuple[ctypes.CDLL | None, str]:
+def _library() -> tuple[ctypes.CDLL | None, str]:
     """(the library, where it is) or (None, why not)."""
     path = Path(os.environ.get("LIFTCORE_CUDA_LIBRARY") or Path(__file__).with_name(NAME))
     if not path.is_file():
@@ -78,7 +81,7 @@ def _found() -> tuple[ctypes.CDLL | None, str]:
 
 @functools.cache
 def _probe(device: int) -> tuple[bool, str]:
-    library, where = _found()
+    library, where = _library()
     if library is None:
         return False, where
     # The probe makes its device the current one.
@@ -91,7 +94,7 @@ def _probe(device: int) -> tuple[bool, str]:
 
 def status(device: torch.device | None = None) -> tuple[bool, str]:
     """(whether the ops run in the library, its path or why not), on `device` or the current GPU."""
-    library, where = _found()
+    library, where = _library()
     if library is None:
         return False, where
     if torch.version.cuda is None or not torch.cuda.is_available():
@@ -106,10 +109,11 @@ def live(x: Tensor) -> bool:
     return x.is_cuda and _probe(x.device.index)[0]
 
 
-def call(name: str, device: torch.device, *arguments) -> None:
+def call(name: str, device: torch.device, *arguments: Tensor | float) -> None:
     """Calls a function of the library on the device's current stream; tensors become pointers.
     Raises RuntimeError with CUDA's message when the launch fails."""
-    library, _ = _found()
+    library, why = _library()
+    assert library is not None, why
     with torch.cuda.device(device):
         stream = torch.cuda.current_stream(device).cuda_stream
         values = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
@@ -122,13 +126,17 @@ def _message(library: ctypes.CDLL, code: int) -> str:
     return f"CUDA error {code}, {library.liftcore_error(code).decode()}"
 
 
-def need(op: str, tensors: dict[str, tuple[Tensor, torch.dtype, tuple[int, ...]]], device) -> None:
+def need(
+    op: str,
+    tensors: dict[str, tuple[Tensor, torch.dtype, tuple[int, ...]]],
+    device: torch.device,
+) -> None:
     """Raises ValueError unless each tensor has its dtype and shape, is contiguous and lies on
     the device."""
     for name, (tensor, dtype, shape) in tensors.items():
         if tensor.dtype != dtype or tuple(tensor.shape) != shape:
-            found = f"{tensor.dtype} {list(tensor.shape)}"
-            raise ValueError(f"{op}: {name} is {found}, not {dtype} {list(shape)}")
+            given = f"{tensor.dtype} {list(tensor.shape)}"
+            raise ValueError(f"{op}: {name} is {given}, not {dtype} {list(shape)}")
         if not tensor.is_contiguous():
             raise ValueError(f"{op}: {name} is not contiguous")
         if tensor.device != device:

@@ -10,10 +10,15 @@ CUDA graph.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from liftcore.kernels.segment_batch import Buffers, Tables
 
 IGNORE = -100  # the label of a row that is not scored
 
@@ -34,14 +39,29 @@ def lora_linear(
     return F.linear(x, weight, bias) + scaling * F.linear(F.linear(x, lora_a), lora_b)
 
 
-def lora_qkv(x, weights, lora_a, lora_b, scalings, biases=None):
+def lora_qkv(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    lora_a: Sequence[Tensor],
+    lora_b: Sequence[Tensor],
+    scalings: Sequence[float],
+    biases: Sequence[Tensor | None] | None = None,
+) -> tuple[Tensor, ...]:
     """A tuple of lora_linear over members that share x; each argument holds one a member."""
     biases = biases or [None] * len(weights)
     groups = zip(weights, lora_a, lora_b, scalings, biases, strict=True)
     return tuple(lora_linear(x, *member) for member in groups)
 
 
-def lora_gate_up(x, weights, lora_a, lora_b, scalings, biases=None, activation="silu"):
+def lora_gate_up(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    lora_a: Sequence[Tensor],
+    lora_b: Sequence[Tensor],
+    scalings: Sequence[float],
+    biases: Sequence[Tensor | None] | None = None,
+    activation: str = "silu",
+) -> Tensor:
     """act(gate) · up with (gate, up) = the LoRA linears of x; act is silu or gelu_tanh."""
     gate, up = lora_qkv(x, weights, lora_a, lora_b, scalings, biases)
     act = F.silu if activation == "silu" else functools.partial(F.gelu, approximate="tanh")
@@ -121,7 +141,9 @@ def _weigh(nll: Tensor, w: Tensor, reduction: str) -> Tensor:
 
 
 @torch.no_grad()
-def segment_batch(tables, step: Tensor, out, size: int, stride: int, loss: str) -> None:
+def segment_batch(
+    tables: Tables, step: Tensor, out: Buffers, size: int, stride: int, loss: str
+) -> None:
     """Fills Buffers from Tables for step[0] and adds 1 to it: see segment_batch.py."""
     tokens, prefix, table, firsts = tables
     length, p, width = tokens.numel(), prefix.numel(), prefix.numel() + size
@@ -155,7 +177,6 @@ def segment_batch(tables, step: Tensor, out, size: int, stride: int, loss: str) 
     out.input_ids.copy_(ids)
     out.labels.copy_(torch.where(scored, tokens[target.clamp(0, length - 1)], IGNORE))
     out.weights.copy_(torch.where(scored, weight, 0))
-    out.position_ids.copy_(t.expand_as(ids))
     flat, most = scored.flatten(), out.row_index.numel()
     place = torch.where(flat, flat.cumsum(0) - 1, most).clamp_max(most)
     # One place more than there is takes the rows that are not listed.
@@ -168,19 +189,20 @@ def segment_batch(tables, step: Tensor, out, size: int, stride: int, loss: str) 
 
 @torch.no_grad()
 def lora_adamw(
-    master, exp_avg, exp_avg_sq, grads, shadows, scales, rates, step, norm, status,
-    max_norm, beta1, beta2, eps, weight_decay,
+    master: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, grad: Tensor, shadow: Tensor,
+    rates: Tensor, step: Tensor, norm: Tensor, status: Tensor,
+    max_norm: float, beta1: float, beta2: float, eps: float, weight_decay: float,
 ) -> None:  # fmt: skip
     """One update of State: see adamw.py."""
-    grad = torch.cat([g.flatten().float() for g in grads])  # [P]
-    size = torch.linalg.vector_norm(grad, dtype=torch.float64).to(norm.dtype).reshape(1)
+    g = grad.float()  # [P]
+    size = torch.linalg.vector_norm(g, dtype=torch.float64).to(norm.dtype).reshape(1)
     finite = size.isfinite()  # [1]
     rate = rates.index_select(0, step.clamp_max(rates.numel() - 1)).double()
     t = (step + finite).double()
 
-    grad = grad * (max_norm / (size + 1e-6)).clamp_max(1)
-    first = exp_avg + (1 - beta1) * (grad - exp_avg)
-    second = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
+    g = g * (max_norm / (size + 1e-6)).clamp_max(1)
+    first = exp_avg + (1 - beta1) * (g - exp_avg)
+    second = beta2 * exp_avg_sq + (1 - beta2) * g * g
     root = 1 / (1 - beta2**t).sqrt()
     change = (rate / (1 - beta1**t)).float() * first / (second.sqrt() * root.float() + eps)
     value = (1 - rate * weight_decay).float() * master - change
@@ -189,10 +211,6 @@ def lora_adamw(
     status[:1].copy_(~finite)
     status[1:].add_(~finite)
     step.add_(finite)
-    for old, new in ((master, value), (exp_avg, first), (exp_avg_sq, second)):
+    for old, new in ((master, value), (exp_avg, first), (exp_avg_sq, second), (shadow, value)):
         old.copy_(torch.where(finite, new, old))
-    values = master.split([s.numel() for s in shadows])
-    for shadow, scale, flat in zip(shadows, scales, values, strict=True):
-        shadow.copy_(torch.where(finite, scale * flat.view(shadow.shape), shadow))
-    for g in grads:
-        g.zero_()
+    grad.zero_()

@@ -8,6 +8,10 @@ This is every schedule: "overlap" and "trivial" have first = S, "jitter" has str
 random first each epoch. Behind P prefix tokens, row t of a segment holds its token t − P and
 predicts its token t + 1 − P. The host uploads one table for the whole run, which segments a step
 takes; nothing else comes from it, and a captured CUDA graph replays every step.
+
+What that is worth: liftcore's own loop fills its buffers from the host instead, 28 bytes a token
+a step over pinned memory, hidden behind the graph. The op is for loops that live on the device
+alone.
 """
 
 from __future__ import annotations
@@ -38,7 +42,7 @@ class Tables(NamedTuple):
 class Buffers(NamedTuple):
     """What the op writes, W = P + S.
 
-    input_ids, labels (−100: not scored), position_ids [B, W] int64; weights [B, W] fp32;
+    input_ids, labels (−100: not scored) [B, W] int64; weights [B, W] fp32;
     row_index [M] int64: the scored rows of the flat batch in order, then a row of weight 0 over
     and over; count [1] int64, the number of scored rows. M must be at least that number.
     """
@@ -46,25 +50,20 @@ class Buffers(NamedTuple):
     input_ids: Tensor
     labels: Tensor
     weights: Tensor
-    position_ids: Tensor
     row_index: Tensor
     count: Tensor
 
 
 def buffers(tables: Tables, size: int, max_rows: int) -> Buffers:
     """Uninitialised buffers for segments of `size` tokens and at most `max_rows` scored rows."""
-    device, shape = (
-        tables.tokens.device,
-        (tables.segments.shape[1], tables.prefix.numel() + size),
-    )
-    ids, labels, positions = (
-        torch.empty(shape, dtype=torch.int64, device=device) for _ in range(3)
-    )
+    device = tables.tokens.device
+    shape = (tables.segments.shape[1], tables.prefix.numel() + size)
+    ids, labels = (torch.empty(shape, dtype=torch.int64, device=device) for _ in range(2))
     weights = torch.empty(shape, dtype=torch.float32, device=device)
     rows = torch.empty(max_rows, dtype=torch.int64, device=device)
     count = torch.empty(1, dtype=torch.int64, device=device)
     native.live(tables.tokens)
-    return Buffers(ids, labels, weights, positions, rows, count)
+    return Buffers(ids, labels, weights, rows, count)
 
 
 def counter(device: torch.device | str, step: int = 0) -> Tensor:
@@ -74,17 +73,15 @@ def counter(device: torch.device | str, step: int = 0) -> Tensor:
 
 @torch.library.custom_op(
     "liftcore::segment_batch",
-    mutates_args=(
-        "step", "input_ids", "labels", "weights", "position_ids", "row_index", "count",
-    ),
-)  # fmt: skip
+    mutates_args=("step", "input_ids", "labels", "weights", "row_index", "count"),
+)
 def _segment_batch(
     tokens: Tensor, prefix: Tensor, segments: Tensor, first: Tensor, step: Tensor,
-    input_ids: Tensor, labels: Tensor, weights: Tensor, position_ids: Tensor, row_index: Tensor,
-    count: Tensor, size: int, stride: int, loss: int,
+    input_ids: Tensor, labels: Tensor, weights: Tensor, row_index: Tensor, count: Tensor,
+    size: int, stride: int, loss: int,
 ) -> None:  # fmt: skip
     tables = Tables(tokens, prefix, segments, first)
-    out = Buffers(input_ids, labels, weights, position_ids, row_index, count)
+    out = Buffers(input_ids, labels, weights, row_index, count)
     if not native.live(tokens):
         reference.segment_batch(tables, step, out, size, stride, LOSSES[loss])
         return
@@ -92,13 +89,12 @@ def _segment_batch(
     native.call(
         "liftcore_segment_batch", tokens.device,
         tokens, tokens.numel(), prefix, prefix.numel(), segments, first, steps, batch,
-        size, stride, loss, step, input_ids, labels, weights, position_ids,
-        row_index, row_index.numel(), count,
+        size, stride, loss, step, input_ids, labels, weights, row_index, row_index.numel(), count,
     )  # fmt: skip
 
 
 @_segment_batch.register_fake
-def _(*_):
+def _(*_: object) -> None:
     return None
 
 
@@ -118,7 +114,7 @@ def segment_batch(
     _segment_batch(*tables, step, *out, size, stride, LOSSES.index(loss))
 
 
-def _check(tables, step, out, size, stride, loss):
+def _check(tables: Tables, step: Tensor, out: Buffers, size: int, stride: int, loss: str) -> None:
     if loss not in LOSSES:
         raise ValueError(f"segment_batch: unknown loss {loss!r}: not one of {', '.join(LOSSES)}")
     if not 1 <= stride <= size:
@@ -148,7 +144,6 @@ def _check(tables, step, out, size, stride, loss):
             "input_ids": (out.input_ids, whole, shape),
             "labels": (out.labels, whole, shape),
             "weights": (out.weights, torch.float32, shape),
-            "position_ids": (out.position_ids, whole, shape),
             "row_index": (out.row_index, whole, tuple(index)),
             "count": (out.count, whole, (1,)),
         },

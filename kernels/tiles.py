@@ -7,6 +7,7 @@ never the result beyond rounding.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -124,7 +125,13 @@ def head_tiles(arch: int, itemsize: int, aligned: bool, capped: bool) -> tuple[T
     return logits[0], _table(HEAD_TILES, "head_dx", arch, itemsize)[0]
 
 
-def _table(table, kind: str, arch: int, itemsize: int, aligned: bool = True) -> list[Tile]:
+def _table(
+    table: Sequence[tuple[str, int, Tile]],
+    kind: str,
+    arch: int,
+    itemsize: int,
+    aligned: bool = True,
+) -> list[Tile]:
     if arch == 0:
         return [INTERPRETER_TILE]
     if itemsize != 2:

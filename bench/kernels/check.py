@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -28,19 +30,24 @@ class DeadDevice(RuntimeError):
     """The GPU answers nothing any more: a variant broke the process's context."""
 
 
-def check(variants, problem, device, dtype):
+def check(
+    variants: dict[str, Callable[[Any], Callable[[], Any]]],
+    problem: Any,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> tuple[dict[str, Callable[[], Any]], dict[str, Outcome]]:
     """(what to run, Outcome) by variant; only what ran once is to be run."""
     truth = [t.detach() for t in problem.truth()]
-    running, found, rival = {}, {}, None
+    running, outcomes, rival = {}, {}, None
     # plain torch comes first: its error is the bound of all others.
     for name in sorted(variants, key=lambda n: n != "plain torch"):
-        found[name] = outcome = Outcome()
+        outcomes[name] = outcome = Outcome()
         try:
             run = variants[name](problem)
             result = run()
             if name != "base products":
-                got = [a.detach().reshape(b.shape) for a, b in zip(result, truth, strict=True)]
-                errors = [relative_error(a, b) for a, b in zip(got, truth, strict=True)]
+                values = [a.detach().reshape(b.shape) for a, b in zip(result, truth, strict=True)]
+                errors = [relative_error(a, b) for a, b in zip(values, truth, strict=True)]
                 rival = errors if name == "plain torch" else rival
                 outcome.error = f"{max(errors, key=_nan_last):.2e}"
                 if rival is None:
@@ -48,14 +55,14 @@ def check(variants, problem, device, dtype):
                 else:
                     outcome.plain_error = f"{max(rival, key=_nan_last):.2e}"
                     bounds = [
-                        2 * r + _slack(name, a, dtype) for r, a in zip(rival, got, strict=True)
+                        2 * r + _slack(name, a, dtype) for r, a in zip(rival, values, strict=True)
                     ]
                     outcome.correct = all(e <= b for e, b in zip(errors, bounds, strict=True))
             running[name] = run
         except Exception as error:
             outcome.note = reason_of(error, device, name)
-        result = got = None
-    return {n: running[n] for n in variants if n in running}, found
+        result = values = None
+    return {n: running[n] for n in variants if n in running}, outcomes
 
 
 def _nan_last(error: float) -> float:

@@ -103,10 +103,10 @@ def _resources(cubin: bytes) -> tuple[int, int]:
         text = subprocess.run(
             [tool, "-res-usage", file.name], check=True, capture_output=True, text=True
         ).stdout
-    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", text)
-    if found is None:
+    usage = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", text)
+    if usage is None:
         raise RuntimeError(f"cuobjdump said nothing of registers:\n{text}")
-    registers, stack, local = map(int, found.groups())
+    registers, stack, local = map(int, usage.groups())
     return registers, max(stack, local)
 
 

@@ -6,19 +6,26 @@ a sum over the scored rows, unweighted, since the peers know labels of −100 on
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from liftcore.kernels.head_loss import linear_cross_entropy
 
 IGNORE = -100
 TRUTH_ROWS = 1024
+Run = Callable[[], Any]
 
 
 class HeadProblem:
     """hidden [T, K], a frozen head [V, K], and labels [T] of which a share is not scored."""
 
-    def __init__(self, tokens, k, v, masked, device, dtype):
+    def __init__(
+        self, tokens: int, k: int, v: int, masked: float, device: torch.device, dtype: torch.dtype
+    ):
         self.hidden = torch.randn(tokens, k, device=device).to(dtype).requires_grad_()
         self.weight = (torch.randn(v, k, device=device) * 2 * k**-0.5).to(dtype)
         self.labels = torch.randint(0, v, (tokens,), device=device)
@@ -27,16 +34,17 @@ class HeadProblem:
         self.labels[: self.skipped] = IGNORE
         self.rows = torch.arange(self.skipped, tokens, device=device)
 
-    def differentiated(self, forward):
-        def run():
+    def differentiated(self, forward: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Run:
+        def run() -> tuple[Tensor, ...]:
             loss = forward(self.hidden, self.weight, self.labels)
             return loss, *torch.autograd.grad(loss, self.hidden)
 
         return run
 
-    def truth(self):
+    def truth(self) -> tuple[Tensor, Tensor]:
         """Loss and gradient of the plain formula in fp32, over the scored rows, block by block."""
-        total, blocks = 0.0, [torch.zeros_like(self.hidden[: self.skipped], dtype=torch.float32)]
+        total = torch.zeros((), device=self.hidden.device)
+        blocks = [torch.zeros_like(self.hidden[: self.skipped], dtype=torch.float32)]
         weight = self.weight.float()
         rows = self.hidden.detach()[self.skipped :], self.labels[self.skipped :]
         for hidden, labels in zip(*(t.split(TRUTH_ROWS) for t in rows), strict=True):
@@ -47,11 +55,14 @@ class HeadProblem:
         return total, torch.cat(blocks)
 
 
-def base(p):
+Build = Callable[[HeadProblem], Run]
+
+
+def base(p: HeadProblem) -> Run:
     """The floor: the two products of the scored rows, 512 of them at a time."""
     h = p.hidden.detach()[p.skipped :]
 
-    def run():
+    def run() -> None:
         for part in h.split(512):
             z = part @ p.weight.T
             z @ p.weight
@@ -59,15 +70,15 @@ def base(p):
     return run
 
 
-def plain(p):
-    def forward(h, w, labels):
+def plain(p: HeadProblem) -> Run:
+    def forward(h: Tensor, w: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(F.linear(h, w).float(), labels, ignore_index=IGNORE, reduction="sum")
 
     return p.differentiated(forward)
 
 
-def torch_op(chunked):
-    def build(p):
+def torch_op(chunked: bool) -> Build:
+    def build(p: HeadProblem) -> Run:
         op = getattr(F, "linear_cross_entropy", None)
         if op is None:
             raise RuntimeError(f"torch {torch.__version__} has no F.linear_cross_entropy")
@@ -79,8 +90,8 @@ def torch_op(chunked):
     return build
 
 
-def ours(way, with_rows):
-    def build(p):
+def ours(way: str | None, with_rows: bool) -> Build:
+    def build(p: HeadProblem) -> Run:
         rows = p.rows if with_rows else None
         return p.differentiated(
             lambda h, w, y: linear_cross_entropy(h, w, y, reduction="sum", row_index=rows, way=way)
@@ -89,10 +100,10 @@ def ours(way, with_rows):
     return build
 
 
-def on_gpu(build):
+def on_gpu(build: Build) -> Build:
     """The variant, refused on a CPU, where it would be another name for the plain path."""
 
-    def checked(p):
+    def checked(p: HeadProblem) -> Run:
         if p.hidden.device.type != "cuda":
             raise RuntimeError("needs a GPU")
         return build(p)
@@ -100,20 +111,20 @@ def on_gpu(build):
     return checked
 
 
-def liger(p):
-    from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy as op
+def liger(p: HeadProblem) -> Run:
+    from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy as op  # ty: ignore[import-not-found]
 
     return p.differentiated(lambda h, w, y: op(h, w, y, ignore_index=IGNORE, reduction="sum"))
 
 
-def cce(p):
-    from cut_cross_entropy import linear_cross_entropy as op
+def cce(p: HeadProblem) -> Run:
+    from cut_cross_entropy import linear_cross_entropy as op  # ty: ignore[import-not-found]
 
     return p.differentiated(lambda h, w, y: op(h, w, y, ignore_index=IGNORE, reduction="sum"))
 
 
-def quack(p):
-    from quack.linear_cross_entropy import chunked_linear_cross_entropy as op
+def quack(p: HeadProblem) -> Run:
+    from quack.linear_cross_entropy import chunked_linear_cross_entropy as op  # ty: ignore[import-not-found]
 
     return p.differentiated(lambda h, w, y: op(h, w, y, ignore_index=IGNORE, reduction="sum"))
 

@@ -7,21 +7,35 @@ Building or running may raise: the variant is then reported as not run, with the
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from liftcore.kernels import reference
 from liftcore.kernels.lora import lora_gate_up, lora_linear, lora_qkv
 from liftcore.kernels.lora_plain import concat_linear, pack, with_slack
 
 SCALING = 2.0
+Run = Callable[[], Any]
 
 
 class LoraProblem:
     """x [T, K] and one or more members with weight [N, K], A [R, K] and B [N, R]."""
 
-    def __init__(self, op, tokens, k, widths, rank, device, dtype):
-        def random(*shape, scale=1.0):
+    def __init__(
+        self,
+        op: str,
+        tokens: int,
+        k: int,
+        widths: list[int],
+        rank: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ):
+        def random(*shape: int, scale: float = 1.0) -> Tensor:
             return (torch.randn(*shape, device=device) * scale).to(dtype)
 
         self.op = op
@@ -34,29 +48,34 @@ class LoraProblem:
         self.dy = [random(tokens, n) for n in outputs]
 
     @property
-    def trained(self):
+    def trained(self) -> list[Tensor]:
         return [self.x, *self.lora_a, *self.lora_b]
 
     @property
-    def args(self):
+    def args(self) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor], list[float]]:
         return self.x, self.weights, self.lora_a, self.lora_b, self.scalings
 
     @property
-    def member(self):
+    def member(self) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
         return self.x, self.weights[0], self.lora_a[0], self.lora_b[0], SCALING
 
-    def differentiated(self, forward, trained=None, dy=None):
+    def differentiated(
+        self,
+        forward: Callable[[], Tensor | tuple[Tensor, ...]],
+        trained: list[Tensor] | None = None,
+        dy: list[Tensor] | None = None,
+    ) -> Run:
         """A call that runs forward and backward of a function of no arguments."""
         trained, dy = trained or self.trained, dy or self.dy
 
-        def run():
+        def run() -> tuple[Tensor, ...]:
             y = forward()
             y = y if isinstance(y, tuple) else (y,)
             return *y, *torch.autograd.grad(y, trained, dy)
 
         return run
 
-    def truth(self):
+    def truth(self) -> tuple[Tensor, ...]:
         """Outputs and gradients of the plain formula in fp32."""
         wide = LoraProblem.__new__(LoraProblem)
         wide.op = self.op
@@ -68,10 +87,13 @@ class LoraProblem:
         return plain(wide)()
 
 
-def base(p):
+Build = Callable[[LoraProblem], Run]
+
+
+def base(p: LoraProblem) -> Run:
     """The floor: the frozen products alone, forward and backward."""
 
-    def run():
+    def run() -> tuple[list[Tensor], list[Tensor]]:
         y = [F.linear(p.x, w) for w in p.weights]
         dy = p.dy * len(p.weights) if p.op == "gate_up" else p.dy
         return y, [d @ w for d, w in zip(dy, p.weights, strict=True)]
@@ -79,7 +101,7 @@ def base(p):
     return run
 
 
-def plain(p):
+def plain(p: LoraProblem) -> Run:
     op = {
         "linear": lambda *a: reference.lora_qkv(*a)[0],
         "qkv": reference.lora_qkv,
@@ -88,8 +110,8 @@ def plain(p):
     return p.differentiated(lambda: op(*p.args))
 
 
-def ours(way):
-    def build(p):
+def ours(way: str) -> Build:
+    def build(p: LoraProblem) -> Run:
         if way == "triton" and p.x.device.type != "cuda":
             raise RuntimeError("needs a GPU")
         if p.op == "linear":
@@ -100,7 +122,7 @@ def ours(way):
     return build
 
 
-def ours_concat(p):
+def ours_concat(p: LoraProblem) -> Run:
     if p.op != "linear":
         raise RuntimeError("for a single linear only")
     x, weight, a, b, scaling = p.member
@@ -111,7 +133,7 @@ def ours_concat(p):
     return p.differentiated(lambda: concat_linear(*args, slack=True), [x, a, b])
 
 
-def joined(p, layers):
+def joined(p: LoraProblem, layers: list[Any]) -> Callable[[Tensor], Any]:
     """The op made of one layer a member, each a function of x, as a model without groups has it."""
     if p.op == "gate_up":
         gate, up = layers
@@ -119,8 +141,8 @@ def joined(p, layers):
     return lambda x: tuple(layer(x) for layer in layers)
 
 
-def peft(fp32_adapters):
-    def build(p):
+def peft(fp32_adapters: bool) -> Build:
+    def build(p: LoraProblem) -> Run:
         from peft import LoraConfig, inject_adapter_in_model
 
         n, (rank, k) = len(p.weights), p.lora_a[0].shape
@@ -129,8 +151,9 @@ def peft(fp32_adapters):
             for w in p.weights
         )
         targets = [str(i) for i in range(n)]
-        config = LoraConfig(r=rank, lora_alpha=SCALING * rank, target_modules=targets)
-        layers = list(inject_adapter_in_model(config, model))
+        config = LoraConfig(r=rank, lora_alpha=int(SCALING * rank), target_modules=targets)
+        inject_adapter_in_model(config, model)
+        layers: list[Any] = list(model)
         for i, layer in enumerate(layers):
             # What PEFT's autocast_adapter_dtype, on by default, does to bf16 adapters.
             layer.lora_A.to(torch.float32 if fp32_adapters else p.x.dtype)
@@ -148,8 +171,8 @@ def peft(fp32_adapters):
     return build
 
 
-def unsloth(p):
-    from unsloth.kernels.fast_lora import LoRA_QKV, LoRA_W
+def unsloth(p: LoraProblem) -> Run:
+    from unsloth.kernels.fast_lora import LoRA_QKV, LoRA_W  # ty: ignore[import-not-found]
 
     if p.op == "gate_up":
         raise RuntimeError("its MLP op holds the down projection too")
@@ -164,10 +187,10 @@ def unsloth(p):
     return p.differentiated(lambda: op.apply(p.x[None], *members, *last), dy=dy)
 
 
-def lorafusion(p):
-    from lorafusion.ops.lora_v1 import fused_linear_lora
+def lorafusion(p: LoraProblem) -> Run:
+    from lorafusion.ops.lora_v1 import fused_linear_lora  # ty: ignore[import-not-found]
 
-    def layer(*member):
+    def layer(*member: Any) -> Callable[[Tensor], Tensor]:
         return lambda x: fused_linear_lora(x, *member)
 
     op = joined(p, [layer(*member) for member in zip(*p.args[1:], strict=True)])

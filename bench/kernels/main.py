@@ -19,13 +19,15 @@ import dataclasses
 import re
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from bench.common import RESULTS, Rows, Timer, device_name, peak_mib, results_name, table
 from bench.kernels import head_variants, lora_variants
-from bench.kernels.check import DeadDevice, check, reason_of
+from bench.kernels.check import DeadDevice, Outcome, check, reason_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,10 +65,12 @@ class Case:
     masked: float = 0.0
 
     @property
-    def variants(self):
+    def variants(self) -> dict[str, Any]:
         return (head_variants if self.op == "head" else lora_variants).VARIANTS
 
-    def problem(self, tokens, rank, device, dtype):
+    def problem(
+        self, tokens: int, rank: int, device: torch.device, dtype: torch.dtype
+    ) -> head_variants.HeadProblem | lora_variants.LoraProblem:
         torch.manual_seed(tokens)
         if self.op == "head":
             return head_variants.HeadProblem(
@@ -77,11 +81,11 @@ class Case:
         )
 
 
-def cases(ops, models):
+def cases(ops: Sequence[str], models: Sequence[str]) -> Iterator[Case]:
     """Every shape that occurs in the models, each once a model."""
     for name in models:
         m = MODELS[name]
-        found = [
+        shapes = [
             Case("linear", name, "q/o", m.hidden, (m.hidden,)),
             Case("linear", name, "k/v", m.hidden, (m.kv,)),
             Case("linear", name, "gate/up", m.hidden, (m.mlp,)),
@@ -90,31 +94,35 @@ def cases(ops, models):
             Case("gate_up", name, "gate+up", m.hidden, (m.mlp, m.mlp)),
             *(Case("head", name, f"{s:.1%} masked", m.hidden, (m.vocab,), s) for s in MASKED),
         ]
-        yield from (c for c in found if c.op in ops)
+        yield from (c for c in shapes if c.op in ops)
 
 
-def measure(case, tokens, args, timer, rows):
+def measure(
+    case: Case, tokens: int, args: argparse.Namespace, timer: Timer, rows: Rows
+) -> dict[str, Outcome]:
     """Outcome by variant; one row of the file for every variant, run or not."""
     device = timer.device
     problem = case.problem(tokens, args.rank, device, args.dtype)
-    running, found = check(case.variants, problem, device, args.dtype)
+    running, outcomes = check(case.variants, problem, device, args.dtype)
     for name in list(running):
         try:
-            found[name].peak_mib = peak_mib(running[name], device)
+            outcomes[name].peak_mib = peak_mib(running[name], device)
         except Exception as error:
-            found[name].note = reason_of(error, device, name)
+            outcomes[name].note = reason_of(error, device, name)
             del running[name]
     times, failed = timer.compare(running)
     for name, seconds in times.items():
-        found[name].milliseconds = 1e3 * seconds
+        outcomes[name].milliseconds = 1e3 * seconds
     for name, error in failed.items():
-        found[name].note = reason_of(error, device, name)
+        outcomes[name].note = reason_of(error, device, name)
     for name in case.variants:
-        _add_row(rows, case, tokens, args, name, found[name])
-    return found
+        _add_row(rows, case, tokens, args, name, outcomes[name])
+    return outcomes
 
 
-def _add_row(rows, case, tokens, args, name, outcome):
+def _add_row(
+    rows: Rows, case: Case, tokens: int, args: argparse.Namespace, name: str, outcome: Outcome
+) -> None:
     head, ran = case.op == "head", outcome.milliseconds is not None
     rows.add(
         op=case.op,
@@ -137,16 +145,18 @@ def _add_row(rows, case, tokens, args, name, outcome):
     )
 
 
-def print_tables(results):
+def print_tables(results: list[tuple[Case, int, dict[str, Outcome]]]) -> None:
     """A table for each op: milliseconds of each variant, and what could not run."""
     for op in OPS:
-        found = [r for r in results if r[0].op == op]
-        if not found:
+        measured = [r for r in results if r[0].op == op]
+        if not measured:
             continue
-        ran = {n for _, _, all_of in found for n, o in all_of.items() if o.milliseconds is not None}
-        names = [n for n in found[0][0].variants if n in ran]
+        ran = {
+            n for _, _, all_of in measured for n, o in all_of.items() if o.milliseconds is not None
+        }
+        names = [n for n in measured[0][0].variants if n in ran]
         lines = [[f"{op}, ms", "tokens", *names, "ours best / base"]]
-        for case, tokens, outcomes in found:
+        for case, tokens, outcomes in measured:
             cells = [_cell(outcomes[n], n) for n in names]
             times = {n: o.milliseconds for n, o in outcomes.items() if o.milliseconds is not None}
             best = min(
@@ -164,13 +174,16 @@ def print_tables(results):
             )
         print("\n" + table(lines))
         notes = {
-            n: o.note for _, _, all_of in found for n, o in all_of.items() if o.milliseconds is None
+            n: o.note
+            for _, _, all_of in measured
+            for n, o in all_of.items()
+            if o.milliseconds is None
         }
         for name, why in sorted(notes.items()):
             print(f"not run: {name} ({why})")
 
 
-def _cell(outcome, name):
+def _cell(outcome: Outcome, name: str) -> str:
     if outcome.milliseconds is None:
         return "-"
     word = {True: "", False: " wrong", None: "" if name == "base products" else " no bound"}
@@ -258,8 +271,8 @@ def main(argv: list[str]) -> int:
         print(f"plot: {plot(results, picture, name, args.dtype)}")
     wrong = [
         n
-        for _, _, found in results
-        for n, o in found.items()
+        for _, _, outcomes in results
+        for n, o in outcomes.items()
         if n[:4] == "ours" and o.correct is False
     ]
     if wrong:
@@ -267,7 +280,7 @@ def main(argv: list[str]) -> int:
     return 1 if wrong or dead else 0
 
 
-def changed(args, parser) -> list[str]:
+def changed(args: argparse.Namespace, parser: argparse.ArgumentParser) -> list[str]:
     """The options that are not the defaults, for the name of the results: but where, and when to
     stop."""
     usual, silent = vars(parser.parse_args([])), ("device", "out", "minutes")

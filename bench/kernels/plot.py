@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import matplotlib
+import torch
+
+from bench.kernels.check import Outcome
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -17,20 +23,22 @@ COLOURS = {
 }  # fmt: skip
 
 
-def plot(results, path, device, dtype):
+def plot(
+    results: list[tuple[Any, int, dict[str, Outcome]]], path: Path, device: str, dtype: torch.dtype
+) -> Path:
     """Writes the PNG for the largest T and returns its path.
 
     results: (case, tokens, outcomes); only what ran with right numbers beside a floor is drawn.
     """
     longest = max(tokens for _, tokens, _ in results)
-    found = [(c, _times(outcomes)) for c, tokens, outcomes in results if tokens == longest]
-    ops = list(dict.fromkeys(c.op for c, _ in found))
-    counts = [sum(c.op == op for c, _ in found) for op in ops]
+    measured = [(c, _times(outcomes)) for c, tokens, outcomes in results if tokens == longest]
+    ops = list(dict.fromkeys(c.op for c, _ in measured))
+    counts = [sum(c.op == op for c, _ in measured) for op in ops]
     figure, axes = plt.subplots(
         len(ops), 1, figsize=(2 + 1.6 * max(max(counts), 4), 3.2 * len(ops)), squeeze=False
     )
     for axis, op in zip(axes[:, 0], ops, strict=True):
-        _bars(axis, op, [f for f in found if f[0].op == op])
+        _bars(axis, op, [f for f in measured if f[0].op == op])
     figure.suptitle(
         f"forward + backward, {longest} tokens, {str(dtype).removeprefix('torch.')}, {device}\n"
         "time / time of the frozen base products of the scored rows (lower is better)",
@@ -42,26 +50,26 @@ def plot(results, path, device, dtype):
     return path
 
 
-def _times(outcomes):
+def _times(outcomes: dict[str, Outcome]) -> dict[str, float]:
     """Times over that of the floor, of the variants that may be compared."""
     base = outcomes["base products"].milliseconds
-    right = {n: o for n, o in outcomes.items() if o.correct and o.milliseconds is not None}
-    return {n: o.milliseconds / base for n, o in right.items()} if base else {}
+    right = {n: o.milliseconds for n, o in outcomes.items() if o.correct}
+    return {n: t / base for n, t in right.items() if t is not None} if base else {}
 
 
-def _bars(axis, op, found):
-    names = [n for n in found[0][0].variants if any(n in times for _, times in found)]
+def _bars(axis: Any, op: str, measured: list[tuple[Any, dict[str, float]]]) -> None:
+    names = [n for n in measured[0][0].variants if any(n in times for _, times in measured)]
     width = 0.85 / max(len(names), 1)
     for i, name in enumerate(names):
         at = [
             (x + (i - (len(names) - 1) / 2) * width, times[name])
-            for x, (_, times) in enumerate(found)
+            for x, (_, times) in enumerate(measured)
             if name in times
         ]
         bars = axis.bar(*zip(*at, strict=True), width, label=name, color=COLOURS.get(name))
         axis.bar_label(bars, fmt="%.2f", fontsize=6, padding=1)
     axis.axhline(1.0, color="black", linewidth=0.8, linestyle="--")
-    axis.set_xticks(range(len(found)), [f"{c.model}\n{c.name}" for c, _ in found], fontsize=7)
+    axis.set_xticks(range(len(measured)), [f"{c.model}\n{c.name}" for c, _ in measured], fontsize=7)
     axis.set_title(op, fontsize=9, loc="left")
     axis.margins(y=0.15)
     if names:

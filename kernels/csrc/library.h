@@ -9,8 +9,8 @@
 
 #define LIFTCORE_API extern "C" __attribute__((visibility("default")))
 
-// Raised by one whenever a signature or a table's layout changes; native.py holds the same.
-#define LIFTCORE_INTERFACE 1
+// Raised by one whenever a signature changes; native.py holds the same.
+#define LIFTCORE_INTERFACE 2
 
 enum LiftcoreType { LIFTCORE_FP32 = 0, LIFTCORE_BF16 = 1, LIFTCORE_FP16 = 2 };
 
@@ -26,17 +26,16 @@ LIFTCORE_API int liftcore_segment_batch(
     const int64_t* tokens, int64_t length, const int64_t* prefix, int64_t prefix_length,
     const int32_t* segments, const int32_t* first, int64_t steps, int64_t batch, int64_t size,
     int64_t stride, int loss, int64_t* counter, int64_t* input_ids, int64_t* labels,
-    float* weights, int64_t* position_ids, int64_t* row_index, int64_t max_rows, int64_t* count,
-    cudaStream_t stream);
+    float* weights, int64_t* row_index, int64_t max_rows, int64_t* count, cudaStream_t stream);
 
 LIFTCORE_API int liftcore_lora_norm(
-    const void* entries, const int32_t* chunks, int64_t chunk_count, int grad_type, float* scratch,
-    const float* rates, int64_t rate_count, int64_t* step, float* norm, int32_t* status,
-    double max_norm, double beta1, double beta2, double weight_decay, cudaStream_t stream);
+    const void* grad, int64_t numel, int grad_type, float* scratch, const float* rates,
+    int64_t rate_count, int64_t* step, float* norm, int32_t* status, double max_norm, double beta1,
+    double beta2, double weight_decay, cudaStream_t stream);
 
 LIFTCORE_API int liftcore_lora_update(
-    const void* entries, const int32_t* chunks, int64_t chunk_count, int grad_type,
-    int shadow_type, const float* scratch, double beta1, double beta2, double eps,
+    float* master, float* exp_avg, float* exp_avg_sq, void* grad, void* shadow, int64_t numel,
+    int grad_type, int shadow_type, const float* scratch, double beta1, double beta2, double eps,
     cudaStream_t stream);
 
 namespace liftcore {

@@ -1,4 +1,4 @@
-// What the two passes of lora_adamw share: the table of tensors and 16-byte accesses.
+// What the two passes of lora_adamw share: the scratch buffer and 16-byte accesses.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -10,20 +10,8 @@
 namespace liftcore {
 
 constexpr int THREADS = 256;
-constexpr int CHUNK = 8192;  // elements of one tensor that a block takes at a time
+constexpr int CHUNK = 8192;  // elements that a block takes at a time
 constexpr int VECTOR = 8;    // elements of a thread at a time: 16 bytes in bf16, twice 16 in fp32
-
-// One tensor [rows, cols]; all but the shadow are contiguous. 80 bytes, as adamw.py packs them.
-struct Entry {
-    float *master, *exp_avg, *exp_avg_sq;
-    void* grad;
-    void* shadow;    // what the model reads; a contiguous one is given as a single row
-    int64_t stride;  // elements between the shadow's rows
-    int64_t cols;    // of the shadow
-    int64_t numel;   // below 2³¹
-    double scale;    // shadow = scale · master
-    int64_t first;   // number of its first chunk
-};
 
 // The head of the scratch buffer; a partial sum for each chunk follows.
 struct Scratch {
@@ -35,6 +23,8 @@ struct Scratch {
     unsigned ticket;
     float unused[2];
 };
+
+inline int64_t chunks(int64_t numel) { return (numel + CHUNK - 1) / CHUNK; }
 
 __device__ __forceinline__ bool aligned(const void* p) {
     return reinterpret_cast<uintptr_t>(p) % 16 == 0;
@@ -55,8 +45,7 @@ __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
 template <>
 __device__ __forceinline__ __half from_float<__half>(float x) { return __float2half_rn(x); }
 
-// VECTOR elements as 16-byte words. The pointers come out of a table, so the intrinsics also tell
-// the compiler that the memory is global.
+// VECTOR elements as 16-byte words, past the L1 cache: none of them is read twice.
 template <typename T>
 struct Words {
     static constexpr int COUNT = VECTOR * sizeof(T) / 16;

@@ -1,4 +1,4 @@
-// Pass 1 of lora_adamw: the global norm of all gradients, and what follows from it for the update.
+// Pass 1 of lora_adamw: the norm of the gradient, and what follows from it for the update.
 //
 //   norm = √Σ g²      factor = min(1, max_norm / (norm + 1e-6))
 //
@@ -26,8 +26,7 @@ __device__ T block_sum(T value, T* shared) {
 }
 
 template <typename G>
-__device__ float chunk_sum(const Entry& entry, int64_t begin, int64_t end) {
-    const G* grad = static_cast<const G*>(entry.grad);
+__device__ float chunk_sum(const G* grad, int64_t begin, int64_t end) {
     float sum = 0.0f;
     int64_t scalar = begin;
     if (aligned(grad)) {
@@ -66,17 +65,16 @@ __device__ void conclude(double sum, Scratch* scratch, const float* rates, int64
 
 template <typename G>
 __global__ void __launch_bounds__(THREADS) lora_norm_kernel(
-    const Entry* __restrict__ entries, const int32_t* __restrict__ chunks, int64_t chunk_count,
-    Scratch* scratch, const float* __restrict__ rates, int64_t rate_count, int64_t* step,
-    float* norm, int32_t* status, Settings settings) {
+    const void* __restrict__ grad, int64_t numel, int64_t chunk_count, Scratch* scratch,
+    const float* __restrict__ rates, int64_t rate_count, int64_t* step, float* norm,
+    int32_t* status, Settings settings) {
     __shared__ double shared[THREADS];
     __shared__ bool last;
     float* partial = reinterpret_cast<float*>(scratch + 1);
     for (int64_t c = blockIdx.x; c < chunk_count; c += gridDim.x) {
-        const Entry entry = entries[chunks[c]];
-        const int64_t begin = (c - entry.first) * CHUNK;
-        const int64_t end = min(begin + CHUNK, entry.numel);
-        const float sum = block_sum(chunk_sum<G>(entry, begin, end), reinterpret_cast<float*>(shared));
+        const int64_t begin = c * CHUNK, end = min(begin + CHUNK, numel);
+        const float mine = chunk_sum(static_cast<const G*>(grad), begin, end);
+        const float sum = block_sum(mine, reinterpret_cast<float*>(shared));
         if (threadIdx.x == 0) partial[c] = sum;
         __syncthreads();
     }
@@ -106,18 +104,18 @@ cudaError_t liftcore::load_lora_norm() {
 }
 
 int liftcore_lora_norm(
-    const void* entries, const int32_t* chunks, int64_t chunk_count, int grad_type, float* scratch,
-    const float* rates, int64_t rate_count, int64_t* step, float* norm, int32_t* status,
-    double max_norm, double beta1, double beta2, double weight_decay, cudaStream_t stream) {
+    const void* grad, int64_t numel, int grad_type, float* scratch, const float* rates,
+    int64_t rate_count, int64_t* step, float* norm, int32_t* status, double max_norm, double beta1,
+    double beta2, double weight_decay, cudaStream_t stream) {
     int device, processors;
     cudaError_t error = cudaGetDevice(&device);
     if (error == cudaSuccess)
         error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
     if (error != cudaSuccess) return error;
-    const int64_t most = 8 * static_cast<int64_t>(processors);
+    const int64_t chunk_count = chunks(numel), most = 8 * static_cast<int64_t>(processors);
     const unsigned blocks = static_cast<unsigned>(chunk_count < most ? chunk_count : most);
     KERNELS[grad_type]<<<blocks, THREADS, 0, stream>>>(
-        static_cast<const Entry*>(entries), chunks, chunk_count, reinterpret_cast<Scratch*>(scratch),
-        rates, rate_count, step, norm, status, {max_norm, beta1, beta2, weight_decay});
+        grad, numel, chunk_count, reinterpret_cast<Scratch*>(scratch), rates, rate_count, step,
+        norm, status, {max_norm, beta1, beta2, weight_decay});
     return cudaGetLastError();
 }

@@ -15,8 +15,8 @@ __global__ void __launch_bounds__(THREADS) segment_batch_kernel(
     const int64_t* __restrict__ tokens, const int64_t* __restrict__ prefix, int64_t prefix_length,
     const int32_t* __restrict__ segments, const int32_t* __restrict__ first, int64_t steps, Cut cut,
     int64_t* counter, int64_t* __restrict__ input_ids, int64_t* __restrict__ labels,
-    float* __restrict__ weights, int64_t* __restrict__ position_ids,
-    int64_t* __restrict__ row_index, int64_t max_rows, int64_t* __restrict__ count) {
+    float* __restrict__ weights, int64_t* __restrict__ row_index, int64_t max_rows,
+    int64_t* __restrict__ count) {
     const int64_t step = counter[0], b = blockIdx.y, batch = gridDim.y;
     const bool live = step >= 0 && step < steps;
     const int32_t* numbers = segments + (live ? step * batch : 0);
@@ -44,7 +44,6 @@ __global__ void __launch_bounds__(THREADS) segment_batch_kernel(
         input_ids[at] = c.id;
         labels[at] = c.label;
         weights[at] = c.weight;
-        position_ids[at] = t;
         const int64_t place = before + t - rows.begin;
         if (rows.begin <= t && t < rows.end && place < max_rows) row_index[place] = at;
         // The rest of the list names a row that is never scored.
@@ -71,13 +70,12 @@ int liftcore_segment_batch(
     const int64_t* tokens, int64_t length, const int64_t* prefix, int64_t prefix_length,
     const int32_t* segments, const int32_t* first, int64_t steps, int64_t batch, int64_t size,
     int64_t stride, int loss, int64_t* counter, int64_t* input_ids, int64_t* labels,
-    float* weights, int64_t* position_ids, int64_t* row_index, int64_t max_rows, int64_t* count,
-    cudaStream_t stream) {
+    float* weights, int64_t* row_index, int64_t max_rows, int64_t* count, cudaStream_t stream) {
     const Cut cut = {length, size, stride, size, loss};
     const int64_t width = prefix_length + size;
     const dim3 grid((width + THREADS - 1) / THREADS, batch);
     segment_batch_kernel<<<grid, THREADS, 0, stream>>>(
         tokens, prefix, prefix_length, segments, first, steps, cut, counter, input_ids, labels,
-        weights, position_ids, row_index, max_rows, count);
+        weights, row_index, max_rows, count);
     return cudaGetLastError();
 }

@@ -89,7 +89,7 @@ class DeviceAdamW:
     def __init__(self, adapter: Adapter, config: LiftConfig, rate: Tensor) -> None:
         self.adapter = adapter
         values = adapter.values
-        self.fields = adamw.state([values], [adapter.grads], rate, masters=[values])
+        self.fields = adamw.state(values, adapter.grads, rate)
         self.settings = adamw.Settings(
             config.max_grad_norm, config.beta1, config.beta2, config.eps, config.weight_decay
         )

@@ -165,14 +165,14 @@ def test_ten_steps_follow_the_plain_formula(way, train_head):
     def losses(op, **kwargs):
         h, w = start.clone().requires_grad_(), p.weight.clone().requires_grad_(train_head)
         optimizer = torch.optim.SGD([h, w] if train_head else [h], lr=5.0)
-        found = []
+        history = []
         for _ in range(10):
             loss = op(h, w, p.labels, token_weights=p.token_weights, **kwargs)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            found.append(loss.detach())
-        return torch.stack(found)
+            history.append(loss.detach())
+        return torch.stack(history)
 
     ours = losses(linear_cross_entropy, way=way)
     assert rel(ours, losses(reference.linear_cross_entropy)) < 1e-4

@@ -26,11 +26,11 @@ def full_precision():
 
 def check(p, **kwargs):
     """Loss and gradients of p against fp32 truth, with plain PyTorch of p's dtype as the bound."""
-    got = p.run(**kwargs)
+    results = p.run(**kwargs)
     kwargs = {k: v for k, v in kwargs.items() if k not in ("row_index", "train_head")}
     right = p.truth(dtype=FP32, **kwargs)
     rival = p.truth(dtype=p.hidden.dtype, **kwargs)
-    for ours, wanted, plain in zip(got, right, rival, strict=True):
+    for ours, wanted, plain in zip(results, right, rival, strict=True):
         assert ours is None or rel(ours, wanted) <= 2 * rel(plain, wanted) + 1e-5
 
 

@@ -3,11 +3,13 @@
 import pytest
 import torch
 from native_checks import (
+    OFFSETS,
+    SIZES,
     OnDevice,
     around,
     assert_close,
     assert_is,
-    fill_grads,
+    fill_grad,
     poison,
     random_adapter,
     random_run,
@@ -16,7 +18,6 @@ from native_checks import (
 
 from liftcore.config import LiftConfig
 from liftcore.kernels import adamw, native, reference
-from liftcore.kernels.lora_plain import pack
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -78,34 +79,26 @@ def test_one_graph_replays_a_whole_run(rng, path, schedule):
 
 @pytest.mark.parametrize("grad_dtype", [None, torch.float32], ids=["own grad", "fp32 grad"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_lora_adamw_against_its_twin(rng, path, dtype, grad_dtype):
-    parts = random_adapter(rng, dtype, grad_dtype, device="cuda")
-    shadows, grads, masters, scales = parts
+@pytest.mark.parametrize("case", range(len(SIZES)))
+def test_lora_adamw_against_its_twin(rng, path, dtype, grad_dtype, case):
+    where = dict(size=SIZES[case], offsets=OFFSETS[case])
+    shadow, grad = random_adapter(rng, dtype, grad_dtype, device="cuda", **where)
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-    rates = torch.tensor([1e-2, 3e-3, 1e-3], device="cuda")
-    state = adamw.state(shadows, grads, rates, masters=masters, scales=scales)
+    state = adamw.state(shadow, grad, torch.tensor([1e-2, 3e-3, 1e-3], device="cuda"))
     for size in (1.0, 1e-4, 30.0, 1.0):
-        fill_grads(state.grads, generator, size)
+        fill_grad(state.grad, generator, size)
         right = twin_of(state)
-        reference.lora_adamw(*right[:10], *SETTINGS)
+        reference.lora_adamw(*right[:9], *SETTINGS)
         adamw.lora_adamw(state, SETTINGS)
         assert_close(state, right, SHADOW_TOLERANCE[dtype])
-    assert all(around(s).isnan().all() for s in state.shadows), "it wrote beside a shadow"
+    assert all(around(t).isnan().all() for t in (shadow, grad)), "it wrote beside a tensor"
 
 
-def adapter_in_packed_buffers(generator, device="cuda"):
-    """(Packed, state) of two layers whose shadows are the blocks of concatenated buffers."""
-    packs, shadows, grads, masters, scales = [], [], [], [], []
-    for n, k, r in ((192, 576, 64), (576, 1536, 64)):
-        w, a, b = (torch.randn(s, generator=generator) for s in ((n, k), (r, k), (n, r)))
-        packed = pack(*(t.to(device, torch.bfloat16) for t in (w, a, b)), 2.0)
-        packs.append(packed)
-        shadows += [packed.lora_a, packed.scaled_b]
-        masters += [a, b]
-        scales += [1.0, 2.0]
-        grads += [torch.zeros_like(t, device=device, dtype=torch.bfloat16) for t in (a, b)]
-    rates = torch.linspace(1e-2, 1e-3, 8, device=device)
-    return packs, adamw.state(shadows, grads, rates, masters=masters, scales=scales)
+def bf16_state(generator):
+    """A State of several chunks and a tail."""
+    shadow = torch.randn(1_000_003, generator=generator).to("cuda", torch.bfloat16)
+    rates = torch.linspace(1e-2, 1e-3, 8, device="cuda")
+    return adamw.state(shadow, torch.zeros_like(shadow), rates)
 
 
 def test_a_graph_of_updates_gives_the_same_bits(rng, path):
@@ -114,18 +107,16 @@ def test_a_graph_of_updates_gives_the_same_bits(rng, path):
     results = []
     for in_graph in (False, True, True):
         generator = torch.Generator().manual_seed(seed)
-        packs, state = adapter_in_packed_buffers(generator)
-        weights = [p.weight.clone() for p in packs]
+        state = bf16_state(generator)
         run = captured(lambda s=state: adamw.lora_adamw(s, SETTINGS)).replay if in_graph else None
         for _ in range(6):
-            fill_grads(state.grads, generator, 1.0)
+            fill_grad(state.grad, generator, 1.0)
             if run is None:
                 adamw.lora_adamw(state, SETTINGS)
             else:
                 run()
         assert int(state.step) == 6
-        assert all(torch.equal(p.weight, w) for p, w in zip(packs, weights, strict=True))
-        results.append([state.master, state.norm, *(p.all for p in packs)])
+        results.append([state.master, state.norm, state.shadow])
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
@@ -133,46 +124,39 @@ def test_a_graph_of_updates_gives_the_same_bits(rng, path):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_gradient_that_is_no_number_changes_no_parameter(rng, path, bad):
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-    _, state = adapter_in_packed_buffers(generator)
+    state = bf16_state(generator)
     before = twin_of(state)
-    fill_grads(state.grads, generator, 1.0)
-    state.grads[1].view(-1)[77] = bad
+    fill_grad(state.grad, generator, 1.0)
+    state.grad[77] = bad
     adamw.lora_adamw(state, SETTINGS)
     assert state.status.tolist() == [1, 1] and int(state.step) == 0
     assert torch.equal(state.master.cpu(), before.master)
-    pairs = zip(state.shadows, before.shadows, strict=True)
-    assert all(torch.equal(a.cpu(), b) for a, b in pairs) and not any(g.any() for g in state.grads)
+    assert torch.equal(state.shadow.cpu(), before.shadow) and not state.grad.any()
 
 
-def test_a_large_flat_adapter(rng, path):
-    """Tens of millions of elements in one tensor, as an adapter without packed buffers has."""
+def test_a_large_adapter(rng, path):
+    """Tens of millions of elements."""
     count = 40_000_003
     values = torch.randn(count, device="cuda").bfloat16()
     grads = torch.randn(count, device="cuda").bfloat16()
-    rates = torch.tensor([1e-3], device="cuda")
-    state = adamw.state([values], [grads], rates, masters=[values])
+    state = adamw.state(values, grads, torch.tensor([1e-3], device="cuda"))
     right = twin_of(state)
-    reference.lora_adamw(*right[:10], *SETTINGS)
+    reference.lora_adamw(*right[:9], *SETTINGS)
     adamw.lora_adamw(state, SETTINGS)
     assert_close(state, right, SHADOW_TOLERANCE[torch.bfloat16])
 
 
 def test_on_another_stream_the_ops_wait_for_it(rng, path):
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-    _, state = adapter_in_packed_buffers(generator)
-    fill_grads(state.grads, generator, 1.0)
-    later = [g.clone() for g in state.grads]
-    for g in state.grads:
-        g.zero_()
+    state = bf16_state(generator)
+    later = torch.randn(len(state.grad), generator=generator).to("cuda", torch.bfloat16)
     right = twin_of(state)
-    for g, value in zip(right.grads, later, strict=True):
-        g.copy_(value)
-    reference.lora_adamw(*right[:10], *SETTINGS)
+    right.grad.copy_(later)
+    reference.lora_adamw(*right[:9], *SETTINGS)
     torch.cuda.synchronize()
     with torch.cuda.stream(torch.cuda.Stream()):
         torch.cuda._sleep(100_000_000)
-        for g, value in zip(state.grads, later, strict=True):
-            g.copy_(value)
+        state.grad.copy_(later)
         adamw.lora_adamw(state, SETTINGS)
     torch.cuda.synchronize()
     assert_close(state, right, SHADOW_TOLERANCE[torch.bfloat16])

@@ -55,8 +55,8 @@ def test_trainable_head(reduction, with_rows, monkeypatch):
     p = problem(21, 48, 97, g, softcap=4.0)
     up = torch.randn((21,) if reduction == "none" else (), generator=g)
     rows = p.row_index(21) if with_rows else None
-    got = p.run(up, train_head=True, reduction=reduction, row_index=rows)
-    for ours, right in zip(got, p.truth(up, reduction=reduction), strict=True):
+    results = p.run(up, train_head=True, reduction=reduction, row_index=rows)
+    for ours, right in zip(results, p.truth(up, reduction=reduction), strict=True):
         assert rel(ours, right) < 1e-5
 
 
@@ -67,8 +67,8 @@ def test_row_index_of_a_fixed_length(way, dtype, fill, train_head):
     """−1 is no row, the last one least of all; a row of weight 0 is computed and dropped."""
     p = problem(70, 48, 97, fresh_seed(), masked=0.0 if fill else 0.4)
     rows = p.row_index(75 if fill else 70, dtype, fill)
-    got = p.run(reduction="none", row_index=rows, way=way, train_head=train_head)
-    for ours, right in zip(got, p.truth(reduction="none"), strict=True):
+    results = p.run(reduction="none", row_index=rows, way=way, train_head=train_head)
+    for ours, right in zip(results, p.truth(reduction="none"), strict=True):
         assert ours is None or rel(ours, right) < 1e-5
 
 
@@ -86,7 +86,7 @@ def test_only_the_rows_of_the_index_are_computed(train_head, monkeypatch):
     rows = p.row_index(int(p.scored.sum()) + 2)
     p.run(row_index=rows, train_head=train_head)
     assert len(computed) == 1 + train_head  # the forward, and the backward of a trainable head
-    assert all(torch.equal(found, rows) for found in computed)
+    assert all(torch.equal(listed, rows) for listed in computed)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -57,7 +57,7 @@ def losses(ops, seed):
             [2.0] * len(names),
         )
 
-    found, first = [], None
+    history, first = [], None
     for _ in range(10):
         x = embedding[tokens[:-1]]
         q, k, v = ops.qkv(x, *members("q", "k", "v"))
@@ -71,8 +71,8 @@ def losses(ops, seed):
         loss.backward()
         first = first or [t.grad.clone() for t in trained]
         optimizer.step()
-        found.append(loss.item())
-    return torch.tensor(found), first
+        history.append(loss.item())
+    return torch.tensor(history), first
 
 
 def test_ten_steps():

@@ -1,14 +1,18 @@
 """Every Triton kernel compiled for the GPUs of ARCHITECTURES, on a machine without a GPU."""
 
+import json
 import os
+from dataclasses import asdict
 
 import pytest
+from native_build import once
 
 from bench.kernels.compile_cases import CALLS, cases
 from bench.kernels.compile_check import (
     ARCHITECTURES,
     SHARED_LIMIT,
     STACK_LIMIT,
+    Usage,
     compile_all,
     compile_case,
 )
@@ -24,20 +28,27 @@ PRODUCT = {90: "wgmma.mma_async", 100: "tcgen05.mma"}  # mma.sync on all others
 WITH_PRODUCTS = {"lora_triton", "lora_split_triton", "head_loss_logits"}
 
 
-@pytest.fixture(scope="module")
-def usages():
-    return compile_all(ARCHITECTURES, processes=2)
+@pytest.fixture(scope="session")
+def usages(tmp_path_factory):
+    """What every kernel uses of every GPU, compiled once for all processes of the session."""
+
+    def build(folder):
+        everything = compile_all(ARCHITECTURES, processes=2)
+        (folder / "usages.json").write_text(json.dumps([asdict(u) for u in everything]))
+
+    folder = once(tmp_path_factory, "compiled-kernels", build)
+    return [Usage(**u) for u in json.loads((folder / "usages.json").read_text())]
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_every_kernel_compiles_and_fits(usages, arch):
-    found = [u for u in usages if u.arch == arch]
-    assert {u.module for u in found} == set(CALLS)
-    failed = [u for u in found if u.error]
+    of_arch = [u for u in usages if u.arch == arch]
+    assert {u.module for u in of_arch} == set(CALLS)
+    failed = [u for u in of_arch if u.error]
     assert not failed, "\n".join(f"{u.kernel}: {u.error}" for u in failed)
-    spilled = [u for u in found if u.spilled > STACK_LIMIT[arch]]
+    spilled = [u for u in of_arch if u.spilled > STACK_LIMIT[arch]]
     assert not spilled, spilled
-    too_large = [u for u in found if u.shared > SHARED_LIMIT[arch]]
+    too_large = [u for u in of_arch if u.shared > SHARED_LIMIT[arch]]
     assert not too_large, too_large
 
 

@@ -57,6 +57,6 @@ def test_negative_weights_are_weights(reduction):
     g = fresh_seed()
     p = problem(20, 16, 37, g)
     p.token_weights = p.token_weights * torch.where(torch.arange(20) % 3 == 0, -0.1, 1.0)
-    got = p.run(train_head=True, reduction=reduction)
-    for ours, right in zip(got, p.truth(reduction=reduction), strict=True):
+    results = p.run(train_head=True, reduction=reduction)
+    for ours, right in zip(results, p.truth(reduction=reduction), strict=True):
         assert rel(ours, right) < 1e-5

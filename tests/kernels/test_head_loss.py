@@ -48,8 +48,8 @@ def test_trainable_head(reduction, options):
     g = fresh_seed()
     p = problem(40, 24, 97, g, **options)
     up = torch.randn((40,) if reduction == "none" else (), generator=g)
-    got = p.run(up, train_head=True, reduction=reduction)
-    for ours, right in zip(got, p.truth(up, reduction=reduction), strict=True):
+    results = p.run(up, train_head=True, reduction=reduction)
+    for ours, right in zip(results, p.truth(up, reduction=reduction), strict=True):
         assert rel(ours, right) < 1e-5
 
 

@@ -108,8 +108,8 @@ def test_row_index_of_a_fixed_length(dtype, fill):
     p = soft_problem(40, 24, 97, 5, fresh_seed())
     p.ids, p.probs = p.ids.int(), p.probs.half()
     rows = p.row_index(45, dtype, fill)
-    got = p.run(reduction="none", row_index=rows, train_head=True)
-    for ours, right in zip(got, p.truth(reduction="none"), strict=True):
+    results = p.run(reduction="none", row_index=rows, train_head=True)
+    for ours, right in zip(results, p.truth(reduction="none"), strict=True):
         assert rel(ours, right) < 1e-5
 
 

@@ -15,7 +15,7 @@
 #undef __launch_bounds__
 #undef __forceinline__
 #define __shared__ static
-#define __launch_bounds__(n)
+#define __launch_bounds__(...)
 #define __forceinline__ inline
 
 using std::max;

@@ -98,9 +98,9 @@ def check_token_weights_gradient(p: Problem, up: Tensor | None, **kwargs):
     wanted = torch.autograd.grad(*_loss_of_weights(p, plain, up, {}))[0]
     for train_head in (False, True):
         p.weight.requires_grad_(train_head)
-        got = torch.autograd.grad(*_loss_of_weights(p, ours, up, kwargs))[0]
+        gradient = torch.autograd.grad(*_loss_of_weights(p, ours, up, kwargs))[0]
         p.weight.requires_grad_(False)
-        assert rel(got, wanted) < 1e-5
+        assert rel(gradient, wanted) < 1e-5
 
 
 def _loss_of_weights(p, op, up, kwargs):

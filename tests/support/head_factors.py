@@ -23,8 +23,8 @@ def check_scaled(g, dtype, reduction, **kwargs):
     p = problem(12, 16, 37, g, dtype=dtype)
     up = torch.full((12,) if reduction == "none" else (), SCALER / 64)
     p.weight = p.weight / 16  # so that no gradient itself is too large for fp16
-    got = p.run(up, True, reduction=reduction, **kwargs)
-    for ours, right in zip(got, p.truth(up, reduction=reduction), strict=True):
+    results = p.run(up, True, reduction=reduction, **kwargs)
+    for ours, right in zip(results, p.truth(up, reduction=reduction), strict=True):
         assert rel(ours, right) < (3e-3 if dtype == torch.float16 else 1e-5)
     up = torch.full_like(up, SCALER)
     _, dhidden, _ = p.run(up, reduction=reduction, **kwargs)
@@ -38,9 +38,9 @@ def check_large_weights(g, dtype, train_head, **kwargs):
     p = problem(12, 16, 37, g, dtype=dtype)
     for factor in (3e6, 1e-9):
         p.token_weights = p.token_weights * factor
-        got = p.run(torch.tensor(1 / factor), train_head, reduction="sum", **kwargs)
+        results = p.run(torch.tensor(1 / factor), train_head, reduction="sum", **kwargs)
         right = p.truth(torch.tensor(1 / factor), reduction="sum")
-        for ours, truth in zip(got, right, strict=True):
+        for ours, truth in zip(results, right, strict=True):
             if ours is not None:
                 assert rel(ours, truth) < (3e-3 if dtype == torch.float16 else 1e-5)
         p.token_weights = p.token_weights / factor

@@ -79,77 +79,64 @@ def poison(buffers):
 
 def assert_is(buffers, samples, prefix_and_size):
     """The op's buffers [B, P + S] hold the batch of the samples, padded and nothing else."""
-    ids, labels, weights, positions, rows, count = (t.cpu() for t in buffers)
+    ids, labels, weights, rows, count = (t.cpu() for t in buffers)
     assert ids.shape[1] == prefix_and_size
     shape = dataclasses.replace(shape_of(samples, 0.0), rows=len(ids), length=prefix_and_size)
     right = make(samples, shape)
     assert torch.equal(ids, right.input_ids)
     assert torch.equal(labels.flatten(), right.labels)
     assert torch.equal(weights.flatten(), right.weights)
-    assert torch.equal(positions, torch.arange(prefix_and_size).expand_as(ids))
     n = int(count)
     assert torch.equal(rows[:n], right.hard_rows[: len(rows)]) and n == len(right.hard_rows)
     assert not weights.flatten()[rows[n:]].any(), "the rest names rows of weight 0"
 
 
-# Shapes of an adapter's tensors: several chunks, tails, odd widths, one element. From (5, 7) on the
-# masters lie at odd addresses.
-SHAPES = [
-    *((8, 16), (24, 64), (40, 16), (64, 320)),
-    *((5, 7), (1, 1), (33, 8), (3, 2731), (16, 24), (130, 129)),
-]
+# Elements of an adapter: one chunk or several, with tails; and where gradient and shadow start in
+# their buffers: aligned, aligned behind an offset, at odd addresses, both or one of them.
+SIZES = (1, 35, 8192, 20_480, 24_601)
+OFFSETS = ((0, 0), (16, 8), (3, 1), (0, 1), (1, 0))
 
 
-def random_adapter(rng, dtype, grad_dtype=None, device="cpu", shapes=SHAPES):
-    """(shadows, grads, masters, scales): some shadows inside wider buffers, some in one piece."""
+def random_adapter(rng, dtype, grad_dtype=None, device="cpu", size=24_601, offsets=(0, 0)):
+    """(shadow, grad) [size], each inside a wider buffer; the grad is 0."""
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-    shadows, grads, masters, scales = [], [], [], []
-    for i, (rows, cols) in enumerate(shapes):
-        value = torch.randn(rows, cols, generator=generator)
-        # Rows apart: aligned, aligned behind an offset, and at odd addresses.
-        wide, offset = [(cols, 0), (cols + 8, 0), (cols + 16, 8), (cols + 3, 1)][i % 4]
-        buffer = torch.full((rows, wide), float("nan"), dtype=dtype, device=device)
-        shadows.append(buffer[:, offset : offset + cols])
-        grads.append(torch.zeros(rows, cols, dtype=grad_dtype or dtype, device=device))
-        masters.append(value)
-        scales.append(1.0 if i % 3 else 0.5 + i)
-    return shadows, grads, masters, scales
+    flat = []
+    for offset, kind in zip(offsets, (grad_dtype or dtype, dtype), strict=True):
+        buffer = torch.full((size + offset + 5,), float("nan"), dtype=kind, device=device)
+        flat.append(buffer[offset : offset + size])
+    grad, shadow = flat
+    grad.zero_()
+    shadow.copy_(torch.randn(size, generator=generator))
+    return shadow, grad
 
 
-def fill_grads(grads, generator, size):
-    for grad in grads:
-        grad.copy_(size * torch.randn(grad.shape, generator=generator))
+def fill_grad(grad, generator, size):
+    grad.copy_(size * torch.randn(grad.shape, generator=generator))
 
 
 def twin_of(state):
     """A copy of a State in memory of its own, on the CPU, for the twin."""
-    copy = {k: v.cpu().clone() for k, v in state._asdict().items() if isinstance(v, torch.Tensor)}
-    grads = tuple(g.cpu().clone() for g in state.grads)
-    shadows = tuple(s.cpu().clone() for s in state.shadows)
-    return state._replace(**copy, grads=grads, shadows=shadows, addresses=[])
+    return adamw.State(*(t.cpu().clone() for t in state))
 
 
 def assert_close(ours: adamw.State, right: adamw.State, shadow_tolerance):
-    """Masters and moments within a few roundings; shadows within one of their dtype."""
+    """Masters and moments within a few roundings; the shadow within one of its dtype."""
     assert torch.equal(ours.step.cpu(), right.step) and torch.equal(ours.status.cpu(), right.status)
     torch.testing.assert_close(ours.norm.cpu(), right.norm, rtol=2e-6, atol=0)
     for name in ("master", "exp_avg", "exp_avg_sq"):
         mine, theirs = getattr(ours, name).cpu(), getattr(right, name)
         torch.testing.assert_close(mine, theirs, rtol=4e-6, atol=4e-6 * float(theirs.abs().max()))
-    for mine, theirs in zip(ours.shadows, right.shadows, strict=True):
-        torch.testing.assert_close(mine.cpu(), theirs, rtol=shadow_tolerance, atol=1e-5)
+    shadow = ours.shadow.cpu()
+    torch.testing.assert_close(shadow, right.shadow, rtol=shadow_tolerance, atol=1e-5)
     # The shadow is exactly the rounded master.
-    parts = ours.master.split([s.numel() for s in ours.shadows])
-    for shadow, part, scale in zip(ours.shadows, parts, ours.scales, strict=True):
-        exact = (scale * part.view(shadow.shape)).to(shadow.dtype)
-        assert torch.equal(shadow, exact)
-    assert not any(g.any() for g in ours.grads)
+    assert torch.equal(ours.shadow, ours.master.to(shadow.dtype))
+    assert not ours.grad.any()
 
 
-def around(shadow):
-    """The elements of a shadow's storage that are not the shadow's."""
-    whole = torch.empty(0, dtype=shadow.dtype, device=shadow.device)
-    whole.set_(shadow.untyped_storage())
+def around(flat):
+    """The elements of a tensor's storage that are not the tensor's."""
+    whole = torch.empty(0, dtype=flat.dtype, device=flat.device)
+    whole.set_(flat.untyped_storage())
     mask = torch.ones_like(whole, dtype=torch.bool)
-    mask.as_strided(shadow.shape, shadow.stride(), shadow.storage_offset()).fill_(False)
+    mask.as_strided(flat.shape, flat.stride(), flat.storage_offset()).fill_(False)
     return whole[mask]
