@@ -38,6 +38,7 @@ SIZES = {
     256: "max_position_embeddings n_positions n_ctx max_seq_len model_max_length context_length "
     "original_max_position_embeddings sliding_window",
 }
+LAYERS = ("num_hidden_layers", "num_layers", "depth", "num_blocks", "encoder_layers")
 SMALL = {name: size for size, names in SIZES.items() for name in names.split()}
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 # What a family needs beside: where its sizes hang together in a way of their own.
@@ -116,12 +117,14 @@ def _sizes(kind: type) -> dict[str, Any]:
         sizes |= {"num_key_value_heads": 4} if "num_key_value_heads" in names else {}
     if "moe_layer_end_index" in names:
         sizes |= {"moe_k": 2}
-    for name, part in getattr(kind, "sub_configs", {}).items():
-        if name != "text_config":
+    for name in getattr(kind, "sub_configs", {}):
+        part = getattr(kind(), name, None)
+        if part is None:
             continue
-        part = getattr(part, "model_type", "") if isinstance(part, type) else ""
-        if part:
-            sizes[name] = _sizes_of(part)
+        if name == "text_config":
+            sizes[name] = _sizes(type(part)) | CHANGES.get(part.model_type, {})
+        else:  # images and sounds, which no test here has: small enough to be built
+            sizes[name] = {n: 2 for n in LAYERS if hasattr(part, n)}
     if "is_decoder" in names:
         sizes["is_decoder"] = True
     return sizes

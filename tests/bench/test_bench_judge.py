@@ -35,15 +35,15 @@ def server(monkeypatch):
     monkeypatch.setattr(judge, "PAUSE", 0)
     for name in chat.KEYS:
         monkeypatch.delenv(name, raising=False)
-    found = ThreadingHTTPServer(("127.0.0.1", 0), Stub)
-    found.asked, found.replies = [], []
-    found.url = f"http://127.0.0.1:{found.server_port}/v1"
-    thread = threading.Thread(target=found.serve_forever, args=(0.01,))
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Stub)
+    httpd.asked, httpd.replies = [], []
+    httpd.url = f"http://127.0.0.1:{httpd.server_port}/v1"
+    thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
     thread.start()
-    yield found
-    found.shutdown()
+    yield httpd
+    httpd.shutdown()
     thread.join()
-    found.server_close()
+    httpd.server_close()
 
 
 def test_same_reads_one_word(server):
@@ -68,11 +68,11 @@ def test_grade_reads_a_number(server):
 def test_the_key_is_sent_and_never_shown(server, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     server.replies = ["True", 401]
-    found = Judge(server.url, "m")
-    rows = judge_rows([row("1")], tmp_path / "verdicts.jsonl", found)
+    judge = Judge(server.url, "m")
+    rows = judge_rows([row("1")], tmp_path / "verdicts.jsonl", judge)
     assert server.asked[0][1]["Authorization"] == "Bearer sk-secret"
     with pytest.raises(LiftError, match="HTTP 401") as error:
-        found.same("q", "a", "b")
+        judge.same("q", "a", "b")
     shown = [str(error.value), repr(rows), *capsys.readouterr()]
     assert not any("secret" in s for s in [*shown, (tmp_path / "verdicts.jsonl").read_text()])
 

@@ -175,13 +175,13 @@ def test_groups_and_table():
         row("musique", "full-icl", None),
         row("musique", "full-icl", 1.0, case="1"),
     ]
-    found = groups_of(rows)
-    assert [(g["group"], g["method"]) for g in found] == [
+    groups = groups_of(rows)
+    assert [(g["group"], g["method"]) for g in groups] == [
         ("musique", "rag"),
         ("musique", "full-icl"),
         ("qmsum", "rag"),
     ]
-    lines = [part.split() for part in text_table(found).splitlines()]
+    lines = [part.split() for part in text_table(groups).splitlines()]
     assert lines[1] == ["musique", "2", "30.00", "100.00", "(1", "of", "2)"]
     assert lines[-1] == ["mean", "3", "40.00"]  # full-icl has no score on qmsum, so no mean
     rows.append(row("qmsum", "full-icl", 0.5))

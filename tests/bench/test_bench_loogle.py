@@ -168,8 +168,8 @@ def test_groups_are_tasks_and_kinds_of_long_questions():
         row("longdep_qa", "timeline_reorder", "lift", {"token_f1": 1.0}),
         row("longdep_qa", "timeline_reorder", "rag", None),
     ]
-    found = {(g["group"], g["method"]): g for g in loogle.groups_of(rows)}
-    assert list(found) == [
+    groups = {(g["group"], g["method"]): g for g in loogle.groups_of(rows)}
+    assert list(groups) == [
         ("ShortQA", "lift"),
         ("LongQA", "lift"),
         ("LongQA", "rag"),
@@ -178,9 +178,9 @@ def test_groups_are_tasks_and_kinds_of_long_questions():
         ("LongQA: timeline reorder", "lift"),
         ("LongQA: timeline reorder", "rag"),
     ]
-    assert found["LongQA", "lift"]["scores"]["token_f1"] == pytest.approx(0.6)
-    assert found["LongQA: computation", "rag"]["scores"]["token_f1"] == 0.4
-    assert found["LongQA", "rag"]["cases"] == 2 and found["LongQA", "rag"]["fit"] == 1
+    assert groups["LongQA", "lift"]["scores"]["token_f1"] == pytest.approx(0.6)
+    assert groups["LongQA: computation", "rag"]["scores"]["token_f1"] == 0.4
+    assert groups["LongQA", "rag"]["cases"] == 2 and groups["LongQA", "rag"]["fit"] == 1
     text = loogle.text_table(loogle.groups_of(rows))
     assert "60.0" in text and "1/2" in text and "0/1" in text
 
@@ -200,7 +200,7 @@ def test_bert_score_is_added_to_texts(monkeypatch):
         row("shortdep_cloze", "shortdep_cloze", "lift", {"exact_match": 1.0}, ["{}"]),
         row("longdep_qa", "computation", "lift", None),
     ]
-    monkeypatch.setattr(metrics, "bert_score", lambda found, wanted, model: [0.75] * len(found))
+    monkeypatch.setattr(metrics, "bert_score", lambda said, wanted, model: [0.75] * len(said))
     scores = [r["scores"] for r in loogle.add_bert_score(rows, None)]
     assert scores == [{"token_f1": 0.5, "bert_score": 0.75}, {"exact_match": 1.0}, None]
 

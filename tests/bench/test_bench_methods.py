@@ -160,8 +160,8 @@ def test_a_window_can_only_become_smaller(model):
 
 def test_rag_finds_the_sentence_and_keeps_the_order(bench, log, monkeypatch):
     text = f"{TEXT} The cook baked a plum cake for the harbour master. {TEXT} The end."
-    found = document.from_text(text, bench.tokenizer, "The log")
-    rag = prepared("rag", bench, found)
+    log = document.from_text(text, bench.tokenizer, "The log")
+    rag = prepared("rag", bench, log)
     asked = prompt_of(rag, monkeypatch, "For whom did the cook bake a cake?")
     assert "plum cake for the harbour master" in asked and rag.prompt_tokens + 4 <= 256
     two = SentenceIndex("Bees hum. " + "Rain falls. " * 20 + "Bees hum in Rome. Bees sleep.", 1, 1)

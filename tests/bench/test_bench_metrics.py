@@ -58,16 +58,16 @@ def test_token_f1_by_hand():
 
 
 def test_token_f1_agrees_with_its_definition_word_by_word():
-    for found, wanted in sentences(40, repeats=True):
+    for said, wanted in sentences(40, repeats=True):
         left, same = wanted.split(), 0
-        for word in found.split():
+        for word in said.split():
             if word in left:
                 left.remove(word)
                 same += 1
-        precision, recall = same / len(found.split()), same / len(wanted.split())
+        precision, recall = same / len(said.split()), same / len(wanted.split())
         f1 = 2 * precision * recall / (precision + recall) if same else 0
-        assert token_f1(found, wanted) == pytest.approx(f1)
-        assert token_f1(found, wanted) == token_f1(wanted, found)
+        assert token_f1(said, wanted) == pytest.approx(f1)
+        assert token_f1(said, wanted) == token_f1(wanted, said)
 
 
 def test_contains_looks_for_whole_words():
@@ -81,11 +81,11 @@ def test_contains_looks_for_whole_words():
 def test_rouge_l_by_hand():
     pytest.importorskip("rouge")
     # The longest common subsequence is "police killed gunman"; 3 of 5 words found, 3 of 4 wanted.
-    found, wanted = "police today killed every gunman", "police killed another gunman"
-    assert rouge_l(found, wanted) == pytest.approx(2 * 3 / (5 + 4), abs=1e-6)
-    assert rouge_l(found, wanted, part="r") == pytest.approx(3 / 4)
+    said, wanted = "police today killed every gunman", "police killed another gunman"
+    assert rouge_l(said, wanted) == pytest.approx(2 * 3 / (5 + 4), abs=1e-6)
+    assert rouge_l(said, wanted, part="r") == pytest.approx(3 / 4)
     assert rouge_l("gunman killed police", "police killed gunman") == pytest.approx(1 / 3, abs=1e-6)
-    assert rouge_l(found, ["unrelated", found]) == pytest.approx(1, abs=1e-6)
+    assert rouge_l(said, ["unrelated", said]) == pytest.approx(1, abs=1e-6)
 
 
 def test_rouge_l_of_what_has_no_words_and_of_long_texts():
@@ -102,10 +102,10 @@ def test_rouge_l_agrees_with_rouge_score():
     pytest.importorskip("rouge")
     package = pytest.importorskip("rouge_score.rouge_scorer")
     scorer = package.RougeScorer(["rougeL"])
-    for found, wanted in sentences(20, repeats=False):  # `rouge` counts a repeated word once
-        other = scorer.score(wanted, found)["rougeL"]
-        assert rouge_l(found, wanted) == pytest.approx(other.fmeasure, abs=1e-6)
-        assert rouge_l(found, wanted, part="r") == pytest.approx(other.recall, abs=1e-6)
+    for said, wanted in sentences(20, repeats=False):  # `rouge` counts a repeated word once
+        other = scorer.score(wanted, said)["rougeL"]
+        assert rouge_l(said, wanted) == pytest.approx(other.fmeasure, abs=1e-6)
+        assert rouge_l(said, wanted, part="r") == pytest.approx(other.recall, abs=1e-6)
 
 
 def test_bleu_by_hand():
@@ -123,12 +123,12 @@ def test_bleu_agrees_with_sacrebleu():
     kind = dict(smooth_method="none", tokenize="none", force=True)
     first = sacrebleu.metrics.BLEU(max_ngram_order=1, **kind)
     whole = sacrebleu.metrics.BLEU(effective_order=True, **kind)
-    for found, wanted in [*sentences(20, repeats=True), ("a b c d e f", "a b c d e f g")]:
-        other = whole.sentence_score(found, [wanted])
-        assert bleu(found, wanted) == pytest.approx(
-            first.sentence_score(found, [wanted]).score / 100, abs=1e-6
+    for said, wanted in [*sentences(20, repeats=True), ("a b c d e f", "a b c d e f g")]:
+        other = whole.sentence_score(said, [wanted])
+        assert bleu(said, wanted) == pytest.approx(
+            first.sentence_score(said, [wanted]).score / 100, abs=1e-6
         )
-        assert bleu(found, wanted, order=4) == pytest.approx(
+        assert bleu(said, wanted, order=4) == pytest.approx(
             other.precisions[3] / 100 * other.bp, abs=1e-6
         )
 

@@ -255,8 +255,8 @@ def test_heat_maps_show_scores_and_the_window(tmp_path):
 
     cells = [cell("full-icl", 1024, 0.0, 1.0), cell("full-icl", 4096, 0.0, None)]
     cells += [cell("lift", 1024, 1.0, 0.5), cell("lift", 4096, 0.0, 0.25)]
-    found = {tuple(c["key"][1:]): c for c in cells if c["key"][0] == "lift"}
-    values = niah_plot.grid(found, [1024, 4096], [0.0, 1.0])
+    cells_of_lift = {tuple(c["key"][1:]): c for c in cells if c["key"][0] == "lift"}
+    values = niah_plot.grid(cells_of_lift, [1024, 4096], [0.0, 1.0])
     np.testing.assert_array_equal(values, [[np.nan, 0.25], [0.5, np.nan]])
     assert niah_plot.plot(cells, 2048, "tiny", tmp_path / "x.png").stat().st_size > 5_000
     figure, axis = niah_plot.plt.subplots()

@@ -56,9 +56,9 @@ def test_a_band_holds_the_spread_of_documents_not_only_of_seeds(rng):
 def test_settings_are_compared_on_the_same_documents_and_seeds():
     ours = [row([0.2 * s, 0.9], document=d, seed=s) for d in "ab" for s in range(3)]
     theirs = [row([0.2 * s - 0.1, 0.9], "overlap/all", d, s) for d in "ab" for s in range(2)]
-    found = recall_compare.compare(ours, theirs, 2)
-    assert (found["pairs"], found["documents"], found["better"]) == (4, 2, 4)
-    assert found["difference"] == pytest.approx(0.1)
+    comparison = recall_compare.compare(ours, theirs, 2)
+    assert (comparison["pairs"], comparison["documents"], comparison["better"]) == (4, 2, 4)
+    assert comparison["difference"] == pytest.approx(0.1)
     assert recall_compare.compare(ours, [], 2) is None
 
 
@@ -80,11 +80,13 @@ def test_the_verdict_follows_the_band(gap, expected, rng):
 
 def test_seconds_use_the_rate_that_was_measured_alone():
     rows = [row([0.9], rate=50.0), row([0.9], "overlap/all", rate=50.0)]
-    found = {s["setting"]: s for s in recall_analysis.summary(rows, {"jitter/all": 400.0})}
-    assert found["jitter/all"]["seconds_to_90"] == pytest.approx(2 * 100 / 400)
-    assert found["overlap/all"]["seconds_to_90"] == pytest.approx(2 * 100 / 50)
-    assert found["overlap/all"]["timed"] != found["jitter/all"]["timed"] == "alone"
-    assert found["jitter/all"]["facts"] == 0.75 and found["jitter/all"]["text_loss"] == 0.5
+    by_setting = {s["setting"]: s for s in recall_analysis.summary(rows, {"jitter/all": 400.0})}
+    assert by_setting["jitter/all"]["seconds_to_90"] == pytest.approx(2 * 100 / 400)
+    assert by_setting["overlap/all"]["seconds_to_90"] == pytest.approx(2 * 100 / 50)
+    assert by_setting["overlap/all"]["timed"] != by_setting["jitter/all"]["timed"] == "alone"
+    assert (
+        by_setting["jitter/all"]["facts"] == 0.75 and by_setting["jitter/all"]["text_loss"] == 0.5
+    )
 
 
 def test_the_pareto_front_has_what_nothing_beats():
@@ -112,11 +114,11 @@ def test_settings_are_compared_after_the_same_number_of_scored_tokens():
     slow = [0.1 * i for i in range(8)]
     rows += [{**row(slow, "overlap/new", d), "config": new} for d in "ab"]
     rows += [{**row(slow[:3], "overlap/new", "c"), "config": new}]
-    (found,) = recall_compare.findings(rows)["all tokens beat new ones, per scored token"]
+    (finding,) = recall_compare.findings(rows)["all tokens beat new ones, per scored token"]
     then = 0.1 * (4 / share / 2 - 1)
-    assert (found["passes"], found["scored"], found["pairs"]) == (4, True, 2)
-    assert found["difference"] == pytest.approx(0.6 - then, abs=1e-4)
-    assert found["verdict"] == "open"
+    assert (finding["passes"], finding["scored"], finding["pairs"]) == (4, True, 2)
+    assert finding["difference"] == pytest.approx(0.6 - then, abs=1e-4)
+    assert finding["verdict"] == "open"
 
 
 def official(*args, **about):
@@ -129,22 +131,22 @@ def test_the_official_recipe_is_compared_on_the_same_documents_and_seeds():
     rows += [official([0.5, 0.9], "official", "a", rate=50.0)]
     rows += [official([0.1] * 9 + [0.9], "official", "b", rate=50.0)]
     settings = recall_analysis.summary(rows, {})
-    (found,) = recall_compare.against(rows, settings, "official")
-    assert (found["base"], found["pairs"], found["reached"]) == ("jitter/all", 2, True)
-    assert found["ratio"] == pytest.approx(2 * np.median([4 / 2, 20 / 4]))
-    assert "7.0 times the seconds of jitter/all" in found["text"] and "2 pairs" in found["text"]
+    (ratio,) = recall_compare.against(rows, settings, "official")
+    assert (ratio["base"], ratio["pairs"], ratio["reached"]) == ("jitter/all", 2, True)
+    assert ratio["ratio"] == pytest.approx(2 * np.median([4 / 2, 20 / 4]))
+    assert "7.0 times the seconds of jitter/all" in ratio["text"] and "2 pairs" in ratio["text"]
     # A base that fails on b cannot look better for it.
     rows[1] = row([0.5, 0.6], document="b")
     settings = recall_analysis.summary(rows, {})
-    (found,) = recall_compare.against(rows, settings, "official")
-    assert found["ratio"] == pytest.approx(2 * np.median([4 / 2, 0]))
+    (ratio,) = recall_compare.against(rows, settings, "official")
+    assert ratio["ratio"] == pytest.approx(2 * np.median([4 / 2, 0]))
 
 
 def test_a_peer_that_never_arrives_gets_a_lower_bound():
     rows = [row([0.9]), official([0.1, 0.2], "official 5e-5", rate=50.0)]
-    (found,) = recall_compare.against(rows, recall_analysis.summary(rows, {}), "official")
-    assert not found["reached"] and "more than" in found["text"] and "1 pair " in found["text"]
-    assert found["ratio"] == pytest.approx((4 / 2) * (100 / 50))
+    (ratio,) = recall_compare.against(rows, recall_analysis.summary(rows, {}), "official")
+    assert not ratio["reached"] and "more than" in ratio["text"] and "1 pair " in ratio["text"]
+    assert ratio["ratio"] == pytest.approx((4 / 2) * (100 / 50))
     # The soonest setting is a base only when it has enough runs.
     for count, bases in ((3, {"jitter/all": 4}), (4, {"jitter/all": 4, "rate 2e-3": 8})):
         sooner = [{**row([0.9], "rate 2e-3", seed=s, rate=200.0), "line": "rate"}
@@ -193,8 +195,8 @@ def test_the_picture_names_what_is_few_and_what_never_arrived(rng):
 def test_the_committed_summary_is_of_all_rows(name):
     """A summary that is older than its rows is to be made anew with --plot-only."""
     for file in common.RESULTS.glob(f"*/{name}.jsonl"):
-        found = json.loads(file.with_suffix(".json").read_text())
-        assert found["rows"] == len(file.read_text().splitlines()), file.parent.name
+        result = json.loads(file.with_suffix(".json").read_text())
+        assert result["rows"] == len(file.read_text().splitlines()), file.parent.name
 
 
 def test_plot_only_draws_from_the_file(tmp_path, capsys, rng):
@@ -203,8 +205,8 @@ def test_plot_only_draws_from_the_file(tmp_path, capsys, rng):
     (tmp_path / "recall.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     assert recall.main(["--plot-only", "--device", "cpu", "--out", str(tmp_path)]) == 0
     assert (tmp_path / "recall.png").stat().st_size > 10_000
-    found = json.loads((tmp_path / "recall.json").read_text())
-    assert found["rows"] == len(rows) and "rate 2e-3" in found["pareto"]
+    result = json.loads((tmp_path / "recall.json").read_text())
+    assert result["rows"] == len(rows) and "rate 2e-3" in result["pareto"]
     assert "all tokens beat new ones" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="no rows"):
         recall.main(["--plot-only", "--device", "cpu", "--out", str(tmp_path / "empty")])

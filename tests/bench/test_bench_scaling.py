@@ -23,9 +23,9 @@ LENGTHS = [1024, 2048, 4096, 8192, 16384]
 def test_a_fit_finds_the_coefficients(degree, rng):
     known = rng.uniform(0.5, 2, size=degree + 1) * np.array([1.0, 1e-3, 1e-7])[: degree + 1]
     values = sum(c * np.array(LENGTHS, dtype=float) ** i for i, c in enumerate(known))
-    found = scaling_fit.fit(LENGTHS, values, degree)
-    assert np.allclose(found.coefficients, known, rtol=1e-6) and found.r2 > 1 - 1e-9
-    assert found(3000) == pytest.approx(sum(c * 3000.0**i for i, c in enumerate(known)))
+    fitted = scaling_fit.fit(LENGTHS, values, degree)
+    assert np.allclose(fitted.coefficients, known, rtol=1e-6) and fitted.r2 > 1 - 1e-9
+    assert fitted(3000) == pytest.approx(sum(c * 3000.0**i for i, c in enumerate(known)))
 
 
 def test_a_line_does_not_pass_for_a_parabola(rng):
@@ -51,8 +51,8 @@ def test_the_cost_of_questions():
     answer = scaling_fit.ANSWER - 1
     for q, epochs in ((0, 1), (1, 1), (10, 12)):
         asked = max(q, 1) * (0.5 + 0.1 * 7) + q * answer * (0.01 + 0.001 * 7)
-        found = scaling_fit.cost(first, question, token, q, epochs)(7)
-        assert found == pytest.approx(epochs * (1 + 2 * 7) + asked)
+        seconds = scaling_fit.cost(first, question, token, q, epochs)(7)
+        assert seconds == pytest.approx(epochs * (1 + 2 * 7) + asked)
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +87,8 @@ def _listening(logits, said):
 
 def test_a_point_of_lift_trains_one_epoch_and_leaves_the_model(tiny):
     config = LiftConfig(segment_length=32, rank=2)
-    found = scaling_run.measure("overlap", tiny, 100, config)
-    assert found["passes"] > 200 and found["first_seconds"] > 0 and not found["oom"]
+    point = scaling_run.measure("overlap", tiny, 100, config)
+    assert point["passes"] > 200 and point["first_seconds"] > 0 and not point["oom"]
     assert scaling_run.measure("jitter", tiny, 100, config)["passes"] <= 100
     assert getattr(tiny, "_liftcore_adapter", None) is None
 
@@ -184,16 +184,16 @@ def made_rows():
 def test_crossings_of_a_whole_table():
     lines = scaling_report.lines_of(made_rows())
     assert lines["naive"].oom == 16384 and lines["icl"].oom is None
-    found = {
+    crossed = {
         (c["schedule"], c["epochs"], c["questions"]): c for c in scaling_report.crossings(lines)
     }
     # 1 + 2e-3 n + 0.2 = 1 + 1e-3 n + 1e-7 n² + 0.1 + 1e-5 n
     expected = max(np.roots([1e-7, 1e-5 - 1e-3, -0.1]))
-    assert found["jitter", 1, 0]["tokens"] == pytest.approx(expected, abs=2)
-    assert found["jitter", 1, 0]["within_measured_lengths"]
-    assert found["overlap", 1, 0]["tokens"] > found["jitter", 1, 0]["tokens"]
-    assert not found["jitter", 12, 0]["within_measured_lengths"]
-    assert found["jitter", 1, 100]["tokens"] < found["jitter", 1, 1]["tokens"]
+    assert crossed["jitter", 1, 0]["tokens"] == pytest.approx(expected, abs=2)
+    assert crossed["jitter", 1, 0]["within_measured_lengths"]
+    assert crossed["overlap", 1, 0]["tokens"] > crossed["jitter", 1, 0]["tokens"]
+    assert not crossed["jitter", 12, 0]["within_measured_lengths"]
+    assert crossed["jitter", 1, 100]["tokens"] < crossed["jitter", 1, 1]["tokens"]
 
 
 def test_plot_only_redraws_from_the_csv(tmp_path, capsys, monkeypatch):
@@ -205,11 +205,11 @@ def test_plot_only_redraws_from_the_csv(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(scaling, "point", None)
     assert scaling.main(["--plot-only", "--device", "cpu", "--out", str(tmp_path)]) == 0
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
-    found = json.loads((tmp_path / "scaling.json").read_text())
-    assert found["lines"]["naive"]["out_of_memory_at"] == 16384
+    result = json.loads((tmp_path / "scaling.json").read_text())
+    assert result["lines"]["naive"]["out_of_memory_at"] == 16384
     out = capsys.readouterr().out
     assert "no memory at 16,384" in out and len(out.split("right:")[0].strip().splitlines()) == 5
-    crossings = [c["tokens"] for c in found["crossings"]
+    crossings = [c["tokens"] for c in result["crossings"]
                  if c["schedule"] == "jitter" and c["questions"] == 1]  # fmt: skip
     assert len(crossings) == 2 and " / ".join(f"{n:,}" for n in crossings) in out
 
@@ -263,11 +263,11 @@ def test_memory_of_training_is_a_constant_and_that_of_a_prompt_a_line(rng):
 
 def test_rows_of_another_model_stay_out(tmp_path):
     other = [{**r, "model": "other", "first_seconds": 9.0} for r in made_rows() if not r["oom"]]
-    found = scaling_report.report([*other, *made_rows()], tmp_path)
-    assert found["model"] == "test"
-    assert found["lines"]["jitter"]["first"]["coefficients"] == pytest.approx((1, 2e-3))
-    found = scaling_report.report([*other, *made_rows()], tmp_path, "other")
-    assert found["lines"]["jitter"]["first"]["coefficients"] == pytest.approx((9, 0), abs=1e-6)
+    result = scaling_report.report([*other, *made_rows()], tmp_path)
+    assert result["model"] == "test"
+    assert result["lines"]["jitter"]["first"]["coefficients"] == pytest.approx((1, 2e-3))
+    result = scaling_report.report([*other, *made_rows()], tmp_path, "other")
+    assert result["lines"]["jitter"]["first"]["coefficients"] == pytest.approx((9, 0), abs=1e-6)
     with pytest.raises(SystemExit, match="no rows of third"):
         scaling_report.report(other, tmp_path, "third")
 

@@ -44,9 +44,9 @@ def test_the_floor_counts_what_a_step_needs():
     lora = 2 * 4 * ((48 + 48) * 2 + (24 + 48) * 2 + 3 * (48 + 80))
     # A layer's four heads: two products of 2·S·D forward, five backward, half of it causal.
     attention = 2 * 4 * (2 + 5) * 2 * 16 * 12 / 2
-    found = step_case.step_flops(tiny_model(), 16, 4, tokens=32, scored=20)
+    flops = step_case.step_flops(tiny_model(), 16, 4, tokens=32, scored=20)
     by_hand = 32 * (4 * linear + 6 * lora + attention) + 20 * 4 * 211 * 48
-    assert found == pytest.approx(by_hand, rel=1e-12)
+    assert flops == pytest.approx(by_hand, rel=1e-12)
 
 
 def test_the_peak_is_the_rate_of_a_product(monkeypatch):
@@ -190,9 +190,9 @@ def test_when_the_time_is_up_the_rest_is_named(toy):
 def test_a_round_is_enough_when_the_deadline_has_passed():
     args, _ = step.options(["--device", "cpu", "--steps", "1", *SMALL])
     case = step_case.Case(tiny_model(), None, 16, args)
-    found = step_measure.measure(case, ["plain", "liftcore"], 5, deadline=0.0)
-    assert [len(o.seconds) for o in found.values()] == [1, 1]
-    assert not step_measure.disagreement(found)
+    outcomes = step_measure.measure(case, ["plain", "liftcore"], 5, deadline=0.0)
+    assert [len(o.seconds) for o in outcomes.values()] == [1, 1]
+    assert not step_measure.disagreement(outcomes)
 
 
 @pytest.mark.parametrize("on_device", [False, True])
@@ -208,8 +208,8 @@ def test_all_variants_take_the_same_steps(monkeypatch, on_device):
     built = {name: step_variants.build(name, case) for name in {*names, "plain", "liftcore"}}
     built["liftcore"].stages.on = True
     losses = {name: [v.epoch(0), v.epoch(1)] for name, v in built.items()}
-    for name, found in losses.items():
-        for ours, theirs in zip(losses["liftcore"], found, strict=True):
+    for name, others in losses.items():
+        for ours, theirs in zip(losses["liftcore"], others, strict=True):
             assert ours == pytest.approx(theirs, rel=2e-5), name
     assert all(seconds > 0 for seconds in built["liftcore"].stages.take().values())
 

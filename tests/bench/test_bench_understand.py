@@ -39,9 +39,11 @@ def words(text):
 
 
 def test_six_documents_with_four_kinds_of_questions(tokenizer):
-    found = [told(name, tokenizer) for name in documents.NAMES]
-    assert len(found) >= 6 and len({t.document.sha256 for t in found}) == len(found)
-    for one in found:
+    documents_told = [told(name, tokenizer) for name in documents.NAMES]
+    assert len(documents_told) >= 6 and len({t.document.sha256 for t in documents_told}) == len(
+        documents_told
+    )
+    for one in documents_told:
         assert {q.kind for q in one.questions} == {"single", "two", "timeline", "unanswerable"}
         assert 400 <= len(one.document.text.split()) <= 550
 
@@ -209,9 +211,9 @@ def test_a_killed_sweep_goes_on(model, tokenizer, tmp_path, monkeypatch):
     assert ran == ["+ quiz"] and file.read_text().splitlines(keepends=True)[:2] == lines[:2]
     with pytest.raises(SystemExit, match="runs of"):
         understand.sweep(file, short(), model, tokenizer, seconds=0.2)
-    found = understand.report(tmp_path)
-    assert json.loads((tmp_path / "understand.json").read_text()) == found
-    assert found["questions"]["single"] == 11 and "+ quiz" in understand.text(found)
+    result = understand.report(tmp_path)
+    assert json.loads((tmp_path / "understand.json").read_text()) == result
+    assert result["questions"]["single"] == 11 and "+ quiz" in understand.text(result)
     pytest.importorskip("matplotlib")
     assert (tmp_path / "understand.png").stat().st_size > 10_000
 
@@ -219,10 +221,10 @@ def test_a_killed_sweep_goes_on(model, tokenizer, tmp_path, monkeypatch):
 def row(document, seed, line, right, replies=("", "", "")):
     """A row with two single questions and one that the text leaves open."""
     kinds = ["single", "single", "unanswerable"]
-    found = {"right": [*right, 1.0], "f1": [*right, 1.0], "replies": list(replies)}
+    replied = {"right": [*right, 1.0], "f1": [*right, 1.0], "replies": list(replies)}
     return {
         "document": document, "seed": seed, "line": line, "kinds": kinds,
-        "answers": {"none": found, "half": found},
+        "answers": {"none": replied, "half": replied},
         "recall": 0.5, "general": 10, "text": 3.0, "chat": 2.0,
     }  # fmt: skip
 
@@ -230,12 +232,12 @@ def row(document, seed, line, right, replies=("", "", "")):
 @pytest.fixture
 def asked(monkeypatch):
     """The questions on the documents of row()."""
-    found = (
+    questions = (
         Question("Who?", "Paul Teller", "single"),
         Question("When?", "1822", "single"),
         Question("How deep?", "not stated", "unanswerable"),
     )
-    monkeypatch.setattr(documents, "asked", lambda name: found)
+    monkeypatch.setattr(documents, "asked", lambda name: questions)
 
 
 def test_exchanged_replies_are_right_where_everything_is_said_at_once(asked):
