@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -22,6 +23,24 @@ from liftcore.pretrained import from_pretrained, lfs_pointer
 
 # What a head's bias adds to the columns of its weight: rows of 16-bit numbers stay aligned.
 COLUMNS = 8
+
+
+class CausalLM(Protocol):
+    """What is asked of a causal LM of transformers, and nn.Module does not type."""
+
+    config: Any
+    generation_config: Any
+
+    def get_decoder(self) -> nn.Module: ...
+    def get_input_embeddings(self) -> Any: ...
+    def get_output_embeddings(self) -> Any: ...
+    def generate(self, **options: Any) -> Tensor: ...
+    def save_pretrained(self, folder: Path) -> None: ...
+
+
+def causal_lm(model: nn.Module) -> CausalLM:
+    """The model itself, by its other type."""
+    return cast(CausalLM, model)
 
 
 def load(

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from liftcore.errors import LiftError
 
+# A tokenizer of transformers, whose classes share no base that types what is called here.
+Tokenizer = Any
 PIECES = list[tuple[str, bool]]  # (text, whether it is somebody's words)
 
 
