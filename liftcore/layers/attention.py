@@ -37,7 +37,9 @@ class _MaskedAttention(torch.autograd.Function):
     """P = softmax(scale · Q Kᵀ + mask), O = P V, with H query heads over G key heads."""
 
     @staticmethod
-    def forward(ctx, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float):
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float
+    ) -> Tensor:
         b, h, q, d = query.shape
         g, s = key.shape[1:3]
         query_ = (query * scale).reshape(b * g, -1, d)  # [B·G, H/G·Q, D]
@@ -50,7 +52,7 @@ class _MaskedAttention(torch.autograd.Function):
         return torch.bmm(p, v).view(b, h, q, d)
 
     @staticmethod
-    def backward(ctx, dout: Tensor):  # ty: ignore[incompatible-method-override]  # one output
+    def backward(ctx: Any, dout: Tensor) -> tuple:  # ty: ignore[incompatible-method-override]  # one output
         q, k, v, p = ctx.saved_tensors
         query_shape, key_shape = ctx.sizes
         dout = dout.reshape(q.shape)
@@ -115,7 +117,7 @@ def causal_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """The attention function that transformers calls: query [B, H, S, D] -> [B, S, H, D].
 
@@ -195,12 +197,12 @@ def _differs(model: nn.Module, config: Any, length: int) -> str:
     ids = torch.randint(weight.shape[0], (1, length), generator=random).to(weight.device)
     sdpa = AttentionInterface()["sdpa"]
 
-    def both(module, query, key, value, attention_mask, **kwargs):  # one call in both ways
-        right = sdpa(module, query, key, value, attention_mask, **kwargs)
-        own.append((causal_attention(module, query, key, value, None, **kwargs)[0], right[0]))
+    def both(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Any, **kwargs: Any) -> tuple:
+        right = sdpa(module, q, k, v, mask, **kwargs)
+        own.append((causal_attention(module, q, k, v, None, **kwargs)[0], right[0]))
         return right
 
-    def counted(*args, **kwargs):
+    def counted(*args: Any, **kwargs: Any) -> tuple[Tensor, None]:
         ours.append(1)
         return causal_attention(*args, **kwargs)
 

@@ -64,7 +64,7 @@ class LastLayer:
         if self.why:
             raise ValueError(f"the last layer cannot be computed for some rows: {self.why}")
 
-        def forward(hidden_states: Tensor, **kwargs) -> Tensor:
+        def forward(hidden_states: Tensor, **kwargs: Any) -> Tensor:
             try:
                 return self._chosen(hidden_states, index, kwargs)
             except _Unfit:
@@ -84,7 +84,7 @@ class LastLayer:
         attention = self.layer.self_attn
         key, value = self._keys(attention, hidden, kwargs)
 
-        def attend(query, _key, _value, scaling):
+        def attend(query: Tensor, _key: Tensor, _value: Tensor, scaling: float) -> Tensor:
             return attend_rows(query, key, value, index, scaling)
 
         size = hidden.shape[1]
@@ -95,7 +95,7 @@ class LastLayer:
     def _keys(self, attention: Any, hidden: Tensor, kwargs: dict) -> tuple[Tensor, Tensor]:
         """Keys and values [B, G, S, D] of all rows."""
 
-        def stop(query, key, value, scaling):
+        def stop(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
             raise _Reached(key, value)
 
         try:
@@ -159,7 +159,13 @@ class _Reached(Exception):
 
 
 def _attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask, scaling=None, **kwargs
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """The attention function that transformers calls: query [B, H, Q, D] -> [B, Q, H, D]."""
     if name := unknown(module, kwargs):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ class _RmsNorm(torch.autograd.Function):
     """r = rsqrt(mean(x²) + eps), x̂ = x r, y = x̂ w;  dx = r (g − x̂ mean(g x̂)) with g = dy w."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, eps: float, offset: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, offset: float) -> Tensor:
         wide = x.to(torch.float32, copy=True)
         r = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
         r.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
@@ -38,7 +39,7 @@ class _RmsNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy: Tensor):
+    def backward(ctx: Any, dy: Tensor) -> tuple:
         normed, r, weight = ctx.saved_tensors
         g = dy.float().mul_(weight.float() + ctx.offset) if ctx.offset else (dy * weight).float()
         normed = normed.float()
@@ -89,7 +90,7 @@ def _weight(module: nn.Module) -> Tensor | None:
 
 
 def _forward(module: nn.Module, weight: Tensor, eps: float, function: RmsNorm) -> Callable:
-    def forward(*args, **kwargs):
+    def forward(*args: Any, **kwargs: Any) -> Any:
         x = args[0] if len(args) == 1 and not kwargs else None
         if not isinstance(x, Tensor) or x.dtype != weight.dtype or weight.requires_grad:
             return type(module).forward(module, *args, **kwargs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -34,7 +35,7 @@ class Bound:
     def __init__(self, function: Callable, module: nn.Module):
         self.__func__, self.__self__ = function, module
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.__func__(self.__self__, *args, **kwargs)
 
 

@@ -276,9 +276,14 @@ class StudiedPairs(GivenPairs):
             with suppress(OSError, ValueError):
                 kept = json.loads(file.read_text())
         if not isinstance(kept, dict) or kept.get("key") != key:
-            made = study.generate_all(partial(count, "making questions"))
-            kept = {"key": key, "pairs": list(map(asdict, made)), "seconds": study.seconds}
-            kept["rejected"] = dict(+study.rejected)
+            pairs = study.generate_all(partial(count, "making questions"))
+            made: dict[str, Any] = {
+                "key": key,
+                "pairs": [asdict(pair) for pair in pairs],
+                "seconds": study.seconds,
+                "rejected": dict(+study.rejected),
+            }
+            kept = made
             if file is not None:
                 try:
                     write_atomically(file, lambda to: to.write_text(json.dumps(kept)))
