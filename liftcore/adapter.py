@@ -20,8 +20,7 @@ from liftcore import files
 from liftcore.errors import LiftError
 from liftcore.layers.linear import features
 from liftcore.layers.lora import Adapter
-from liftcore.layers.peft_names import hits
-from liftcore.layers.targets import Targets, targets
+from liftcore.layers.targets import Targets, hits, targets
 from liftcore.model import causal_lm
 from liftcore.output import ADAPTER
 

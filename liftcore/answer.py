@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,31 +13,25 @@ from liftcore.errors import UsageError
 from liftcore.tokens import Tokenizer, chat_ids, chat_pieces, text_ids
 
 CONTEXTS = ("none", "truncated")
+SHARED = 512  # tokens at the beginning of all prompts of a batch that are worth reading apart
 SPLIT = 4  # tokens that one character may be split into, at most: the bytes of UTF-8
 
 
 @torch.no_grad()
-def greedy(
-    model: nn.Module, prompts: Tensor, new_tokens: int, mask: Tensor | None = None
-) -> Tensor:
+def greedy(model: nn.Module, prompts: Tensor, new_tokens: int) -> Tensor:
     """Greedy continuation of prompts int64 [B, P] -> int64 [B, new_tokens].
 
-    Shorter prompts are padded on the left, where mask int64 [B, P] is 0. No end-of-text stops it:
-    recall compares a fixed number of tokens. A model that gives no
+    No end-of-text stops it: recall compares a fixed number of tokens. A model that gives no
     past_key_values reads all again for each token. It runs in evaluation mode.
     """
     lm_head = models.head(model)
     body = models.body(model)
     caches = keeps_a_cache(model)
-    cache, padded, step, out = None, {}, prompts, []
+    cache, step, out = None, prompts, []
     with models.evaluating(model):
         for _ in range(new_tokens):
-            if mask is not None:
-                places = (mask.cumsum(1) - 1).clamp(min=0)[:, -step.shape[1] :]
-                padded = {"attention_mask": mask, "position_ids": places}
-                mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
             how = {"past_key_values": cache, "use_cache": True} if caches else {"use_cache": False}
-            result = body(input_ids=step, **how, **padded)
+            result = body(input_ids=step, **how)
             token = lm_head.logits(result.last_hidden_state[:, -1]).argmax(-1, keepdim=True)
             out.append(token)  # [B, 1]
             if caches:
@@ -85,19 +78,12 @@ def complete_all(
 ) -> list[str]:
     """What complete() gives for each text, of at most so many tokens each, in one batch."""
     prefix = models.prefix_ids(tokenizer)
-    rows = [prefix + text_ids(tokenizer, text) for text in texts]
-    width = max(map(len, rows))
-    device = next(model.parameters()).device
-    ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=device)
-    mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows], device=device)
-    out = greedy(model, ids, max(new_tokens), mask).tolist()
-    ends = models.causal_lm(model).generation_config.eos_token_id
-    stops = set(ends) if isinstance(ends, (list, tuple)) else {ends}
-    completions = []
-    for row, most in zip(out, new_tokens, strict=True):
-        length = next((n for n, token in enumerate(row[:most], 1) if token in stops), most)
-        completions.append(tokenizer.decode(row[:length], skip_special_tokens=True))
-    return completions
+    prompts = [prefix + text_ids(tokenizer, text) for text in texts]
+    rows = replies(model, tokenizer, prompts, max(new_tokens))
+    return [
+        tokenizer.decode(row[:most], skip_special_tokens=True)
+        for row, most in zip(rows, new_tokens, strict=True)
+    ]
 
 
 def complete(model: nn.Module, tokenizer: Tokenizer, text: str, max_new_tokens: int) -> str:
@@ -208,34 +194,55 @@ def end_of_turn(tokenizer: Tokenizer) -> list[int]:
     return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
 
-@torch.no_grad()
 def generate(model: nn.Module, tokenizer: Tokenizer, ids: list[int], max_new_tokens: int) -> str:
     """The text that follows the prompt `ids`, greedily, up to the end of the model's turn."""
     models.check_tokens(model, ids)
-    prompt = torch.tensor([ids], device=next(model.parameters()).device)
-    with models.evaluating(model), plain_generation(model, tokenizer):
-        out = models.causal_lm(model).generate(
-            input_ids=prompt,
-            attention_mask=torch.ones_like(prompt),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            use_cache=True,
-        )
-    return tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True)
+    (reply,) = replies(model, tokenizer, [ids], max_new_tokens)
+    return tokenizer.decode(reply, skip_special_tokens=True)
 
 
-@contextmanager
-def plain_generation(model: nn.Module, tokenizer: Tokenizer) -> Generator[None]:
-    """Within it model.generate() takes nothing from the model's generation_config but the tokens
-    that end a turn: no penalty, no forced or forbidden token, no length, no beams."""
+@torch.no_grad()
+def replies(
+    model: nn.Module, tokenizer: Tokenizer, prompts: Sequence[list[int]], new_tokens: int
+) -> list[list[int]]:
+    """The tokens that follow each prompt, greedily and in one batch: at most `new_tokens`, up to
+    the one that ends the model's turn.
+
+    Nothing of the model's generation_config counts but the tokens that end a turn: no penalty,
+    no forced or forbidden token, no length, no beams. Of prompts that begin alike with a long
+    text, such as a document, that text is read once.
+    """
     from transformers import GenerationConfig
 
-    lm = models.causal_lm(model)
-    own = lm.generation_config
-    ends = tokenizer.eos_token_id if own.eos_token_id is None else own.eos_token_id
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    lm.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=pad)
+    causal = models.causal_lm(model)
+    own, end, pad = causal.generation_config, tokenizer.eos_token_id, tokenizer.pad_token_id
+    ends = end if own.eos_token_id is None else own.eos_token_id
+    pad = (0 if end is None else end) if pad is None else pad
+    width, shared = max(map(len, prompts)), _alike(prompts)
+    shared = shared if shared >= SHARED and len(prompts) > 1 else 0
+    gaps = [width - len(prompt) for prompt in prompts]
+    # Padded before what is not shared.
+    rows = [p[:shared] + [pad] * gap + p[shared:] for p, gap in zip(prompts, gaps, strict=True)]
+    seen = [[1] * shared + [0] * gap + [1] * (width - shared - gap) for gap in gaps]
+    device = next(model.parameters()).device
+    ids, mask = (torch.tensor(x, device=device) for x in (rows, seen))
+    options: dict = dict(max_new_tokens=new_tokens, do_sample=False, use_cache=True)
+    causal.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=pad)
     try:
-        yield
+        with models.evaluating(model):
+            if shared:
+                begun = models.body(model)(input_ids=ids[:1, :shared], use_cache=True)
+                options["past_key_values"] = cache = begun.past_key_values
+                cache.batch_repeat_interleave(len(prompts))
+            out = causal.generate(input_ids=ids, attention_mask=mask, **options)
     finally:
-        lm.generation_config = own
+        causal.generation_config = own
+    stops = set(ends) if isinstance(ends, (list, tuple)) else {ends}
+    new = out[:, width:].tolist()
+    return [row[: next((n for n, t in enumerate(row) if t in stops), None)] for row in new]
+
+
+def _alike(prompts: Sequence[list[int]]) -> int:
+    """Tokens that all prompts begin with; at least one is left of each."""
+    columns = enumerate(zip(*(p[:-1] for p in prompts), strict=False))
+    return next((n for n, c in columns if len(set(c)) > 1), min(map(len, prompts)) - 1)

@@ -19,13 +19,11 @@ from liftcore.adapter import alone_with
 from liftcore.config import LiftConfig, preset_for
 from liftcore.document import Document
 from liftcore.errors import LiftError, NothingToLearnError, UsageError
-from liftcore.layers.lora import Adapter, own_adapter_after
+from liftcore.layers.lora import Adapter, own_adapter_after, without_adapter
 from liftcore.memory import Memory
 from liftcore.objectives.build import SELF, digest_of, objectives_of, pair_sources, summary
-from liftcore.objectives.teacher import without_adapter
-from liftcore.questions.kept import StudiedPairs
 from liftcore.questions.pairs import PairSource
-from liftcore.questions.self_study import SelfStudy
+from liftcore.questions.self_study import SelfStudy, StudiedPairs
 from liftcore.tokens import Tokenizer
 from liftcore.training import checkpoint
 from liftcore.training.loop import train
@@ -166,7 +164,6 @@ def _studied(
         document.text,
         without_adapter=partial(without_adapter, model),
         kinds=config.qa_kinds,
-        seed=config.seed,
     )
     key = f"{adapters.base_name(model)} {config.seed} {config.qa_kinds} {document.sha256}"
     return StudiedPairs(study, key, cache, count, needed="segments" not in config.objectives)

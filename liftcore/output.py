@@ -30,7 +30,7 @@ ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 STATE = "training_state.safetensors"
 HALVES = f".{STATE}.*"  # that a kill left behind
 # Beside it, for the run to go on: a folder with the questions that the model made itself, and a
-# teacher's targets (questions/kept.py, objectives/teacher_cache.py).
+# teacher's targets (questions/self_study.py, objectives/teacher.py).
 SAMPLES = "samples"
 # Stands in it, so that nobody else's folder of that name is taken for it.
 MARK = ".liftcore"

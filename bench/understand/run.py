@@ -77,7 +77,6 @@ def sources(
             tokenizer,
             told.document.text,
             kinds=tuple(kind.removeprefix("self:").split(",")),
-            seed=case.seed,
         )
 
     return [made(kind) for kind in case.line.pairs]

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from liftcore.drop_in import causal_loss as patch_loss
 from liftcore.drop_in import peft_lora as patch_lora
-from liftcore.layers import groups
+from liftcore.drop_in.peft_lora import base_kind, peft
+from liftcore.layers.groups import find
 from liftcore.layers.lora import LoraLinear
-from liftcore.model import evaluating
+from liftcore.layers.replaced import off_by
+from liftcore.model import causal_lm, evaluating
 
 LOSS = "loss"
 
@@ -72,8 +74,10 @@ def accelerate(model: nn.Module, *, eval_logits: bool = True) -> PatchReport:
     causal = patch_loss.find(model)
     if report.replaced:
         _group(model, causal or model, report)
-    why = "no causal LM of transformers" if causal is None else None
-    why = why or patch_loss.install(causal, eval_logits)
+    if causal is None:
+        why = "no causal LM of transformers"
+    else:
+        why = patch_loss.install(causal, eval_logits)
     report.loss = why is None
     if why is not None:
         report.left[LOSS] = why
@@ -94,21 +98,19 @@ def _group(model: nn.Module, causal: nn.Module, report: PatchReport) -> None:
     paths = [
         path
         for path in report.replaced
-        if patch_lora.base_kind(model.get_submodule(path).base_layer) == "plain"
+        if base_kind(peft(model.get_submodule(path)).base_layer) == "plain"
     ]
     try:
-        found = groups.find(model, causal.get_decoder(), paths)
+        groups = find(model, causal_lm(causal).get_decoder(), paths)
     except Exception as error:
         report.left["groups"] = f"the model does not run on token ids alone: {error}"
         return
     right = _logits(causal)
-    for siblings in found:
+    for siblings in groups:
         patch_lora.install_group(model, siblings)
         report.groups.append(siblings.members)
-    got = _logits(causal)
     bound = 0.1 if right.dtype in (torch.bfloat16, torch.float16) else 1e-3
-    error = (got.float() - right.float()).norm() / right.float().norm().clamp_min(1e-30)
-    if not error <= bound:
+    if not (error := off_by(_logits(causal), right)) <= bound:
         for module in model.modules():
             patch_lora.remove_group(module)
         report.groups.clear()
@@ -118,7 +120,7 @@ def _group(model: nn.Module, causal: nn.Module, report: PatchReport) -> None:
 @torch.no_grad()
 def _logits(causal: nn.Module) -> Tensor:
     """The model's logits [1, 12, V] for a few tokens."""
-    weight = causal.get_input_embeddings().weight
+    weight = causal_lm(causal).get_input_embeddings().weight
     ids = torch.arange(12, device=weight.device)[None] * max(1, weight.shape[0] // 13)
     with evaluating(causal):
         return causal(input_ids=ids, use_cache=False).logits

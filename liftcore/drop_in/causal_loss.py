@@ -4,24 +4,118 @@ from __future__ import annotations
 
 import functools
 import inspect
-from types import FunctionType
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import ModelOutput
 
 from liftcore import model as models
-from liftcore.drop_in.loss_output import Logits, LossOutput, form
 from liftcore.errors import LiftError
 from liftcore.kernels.autocast import autocasting
 from liftcore.kernels.head_loss import linear_cross_entropy
+from liftcore.kernels.reference import soft_cap
 from liftcore.layers.linear import observed
 from liftcore.layers.replaced import Bound, check_device, held, innermost
-from liftcore.model import Head, evaluating
+from liftcore.model import Head, causal_lm, evaluating
 
 STATE, MARK = "_liftcore_loss", "_liftcore_forward"
+
+
+class Logits(Tensor):
+    """Logits [..., V] without a gradient that take no memory until an op uses them.
+
+    Trainer reads all values of an output before it knows whether it wants more than the loss.
+    """
+
+    @staticmethod
+    def __new__(cls, x: Tensor, head: Head):
+        shape = (*x.shape[:-1], head.weight.shape[0])
+        return Tensor._make_wrapper_subclass(cls, shape, dtype=x.dtype, device=x.device)
+
+    def __init__(self, x: Tensor, head: Head):
+        self.x, self.head = x, head
+        self.formed: Tensor | None = None
+
+    def form(self) -> Tensor:
+        if self.formed is None:
+            self.formed = form(self.x, self.head)
+        return self.formed
+
+    @classmethod
+    def __torch_dispatch__(  # ty: ignore[incompatible-method-override]  # torch calls it so
+        cls, function: Callable, types: object, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function is torch.ops.aten._to_copy.default and set(kwargs) == {"dtype"}:
+            # Accelerate casts all outputs.
+            return cls(args[0].x.to(kwargs["dtype"]), args[0].head)
+        args, kwargs = tree_map_only(cls, cls.form, (args, kwargs))
+        return function(*args, **kwargs)
+
+
+def form(x: Tensor, head: Head) -> Tensor:
+    """The logits [..., V] of x [..., K], in the dtype of x."""
+    z = head.product(x) * head.logit_scale
+    return soft_cap(z, head.softcap).to(x.dtype)
+
+
+@dataclass
+class LossOutput(ModelOutput):
+    """The loss, and `logits` [..., V] in the dtype that the model gives them.
+
+    In training they are computed when they are first read, by name, with their gradient, and
+    the values hold what they are computed from: others copy an output by its values. In
+    evaluation without gradients the values hold Logits instead.
+    """
+
+    loss: Tensor | None = None
+    past_key_values: object | None = None
+    hidden_states: tuple | None = None
+    attentions: tuple | None = None
+    head_input: Tensor | None = None  # [..., K]
+    head: Head | None = None
+
+    def __getattr__(self, name: str) -> Tensor:
+        if name != "logits":
+            raise AttributeError(f"{type(self).__name__} has no {name!r}")
+        lazy = super().get("logits")
+        if lazy is None:
+            assert self.head_input is not None and self.head is not None
+            logits = form(self.head_input, self.head)
+        else:
+            logits = lazy.form()
+        self.__dict__["logits"] = logits
+        return logits
+
+    def __setitem__(self, key: str, value: object) -> None:
+        super().__setitem__(key, value)
+        if isinstance(value, Logits):
+            del self.__dict__[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key == "logits" or super().__contains__(key)
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return self.logits if key == "logits" else super().get(key, default)
+
+    def __getitem__(self, key: Any) -> Any:  # ty: ignore[lost-keyword-for-regular-parameter]
+        if key == "logits":
+            return self.logits
+        if key == "loss" or key == 0:
+            return self.loss
+        return super().__getitem__(key) if isinstance(key, str) else self.to_tuple()[key]
+
+    def to_tuple(self) -> tuple:
+        ours = ("loss", "logits", "head_input", "head")
+        rest = (value for key, value in self.items() if key not in ours)
+        return (self.loss, self.logits, *rest)
 
 
 class State:
@@ -30,12 +124,13 @@ class State:
     def __init__(self, model: nn.Module, head: Head, eval_logits: bool):
         self.head = head
         self.eval_logits = eval_logits
-        self.waiting, self.hidden = False, None
+        self.waiting = False
+        self.hidden: Tensor | None = None
         body = models.body(model)
         self.handle = body.register_forward_hook(self._catch)
         self.known = set(body._forward_hooks)  # those that ran before ours, and ours
 
-    def _catch(self, body, args, output) -> None:
+    def _catch(self, body: nn.Module, args: tuple, output: Any) -> None:
         if self.waiting:
             self.waiting, self.hidden = False, output[0]
 
@@ -44,17 +139,18 @@ class State:
         later = not self.known.issuperset(body._forward_hooks)
         return not (later or body._backward_hooks or body._backward_pre_hooks)
 
-    def run(self, forward, *args, **kwargs):
+    def run(self, forward: Callable, *args: Any, **kwargs: Any) -> tuple[Any, Tensor]:
         """(the forward's output, what its body gave)."""
         self.waiting = True
         try:
             out = forward(*args, **kwargs)
+            assert self.hidden is not None
             return out, self.hidden
         finally:
             self.waiting, self.hidden = False, None
 
 
-def find(model: nn.Module) -> nn.Module | None:
+def find(model: nn.Module) -> PreTrainedModel | None:
     """The causal LM inside of a model and its wrappers."""
     for module in model.modules():
         if isinstance(module, PreTrainedModel) and module.get_output_embeddings() is not None:
@@ -62,7 +158,7 @@ def find(model: nn.Module) -> nn.Module | None:
     return None
 
 
-def install(model: nn.Module, eval_logits: bool) -> str | None:
+def install(model: PreTrainedModel, eval_logits: bool) -> str | None:
     """Puts the loss into a causal LM; why not, where it must be left alone."""
     wrapped = vars(model).get("forward")
     if wrapped is not None and not _is_ours(innermost(held(model))):
@@ -107,7 +203,7 @@ def remove(model: nn.Module) -> None:
         del model.forward
 
 
-def _unfit_head(head: nn.Module) -> str | None:
+def _unfit_head(head: nn.Module | None) -> str | None:
     if type(head) is not nn.Linear or type(head.weight.data) is not Tensor:
         return f"the LM head is {type(head).__name__}"
     if not head.weight.is_floating_point():
@@ -117,23 +213,24 @@ def _unfit_head(head: nn.Module) -> str | None:
 
 class Forward(Bound):
     def __init__(self, model: nn.Module):
-        super().__init__(_patched(type(model)), model)
-        self.__signature__ = inspect.signature(type(model).forward.__get__(model))
+        kind: Any = type(model)
+        super().__init__(_patched(kind), model)
+        self.__signature__ = inspect.signature(kind.forward.__get__(model))
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple:
         return Forward, (self.__self__,)
 
 
-def _is_ours(function) -> bool:
+def _is_ours(function: Callable | None) -> bool:
     # Whatever class the model had then: FSDP2 gives it another.
     return getattr(function, MARK, False)
 
 
 @functools.cache
-def _patched(kind: type) -> FunctionType:
+def _patched(kind: Any) -> Callable:
     """The forward for models of this class, with the signature that Trainer and others read."""
 
-    def forward(self, *args, **kwargs):
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         state, embedding = vars(self).get(STATE), self.get_input_embeddings()
         # Where the embedding is patched, its device is somebody else's business.
         if state is not None and "forward" not in vars(embedding):
@@ -144,11 +241,11 @@ def _patched(kind: type) -> FunctionType:
 
     setattr(forward, MARK, True)
     # Not __wrapped__: Accelerate would unwrap it, and take the loss off again.
-    forward.__signature__ = inspect.signature(kind.forward)
+    vars(forward)["__signature__"] = inspect.signature(kind.forward)
     return forward
 
 
-def _takes(model: nn.Module, state: State, kwargs: dict) -> bool:
+def _takes(model: PreTrainedModel, state: State, kwargs: dict) -> bool:
     """Whether a call asks for the loss alone, in the way that the op computes it."""
     config, keep = model.config, kwargs.get("logits_to_keep", 0)
     return (
@@ -164,8 +261,10 @@ def _takes(model: nn.Module, state: State, kwargs: dict) -> bool:
     )
 
 
-def _forward(model: nn.Module, state: State, *args, labels: Tensor, **kwargs) -> LossOutput:
-    output = model.get_output_embeddings()
+def _forward(
+    model: PreTrainedModel, state: State, *args: Any, labels: Tensor, **kwargs: Any
+) -> LossOutput:
+    output: Any = model.get_output_embeddings()
     weight, bias = output.weight, output.bias
     head = Head(weight, state.head.softcap, state.head.logit_scale, bias)
     # No row for the model's own head: its logits are then empty.
@@ -190,34 +289,34 @@ def _forward(model: nn.Module, state: State, *args, labels: Tensor, **kwargs) ->
         # Nothing scored: 0 / 0 is a loss of 0.
         count = torch.as_tensor(count, device=loss.device)
         loss = loss / torch.where(count == 0, 1, count)
-    found = LossOutput(loss=loss)
+    result = LossOutput(loss=loss)
     x = hidden.to(dtype)
     if model.training:
-        found["head_input"], found["head"] = x, head
+        result["head_input"], result["head"] = x, head
     elif torch.is_grad_enabled() or torch.compiler.is_compiling():
-        found["logits"] = form(x, head)
+        result["logits"] = form(x, head)
     else:
-        found["logits"] = Logits(x, head)
+        result["logits"] = Logits(x, head)
     for key, value in out.items():
         if key != "logits":
-            found[key] = value
-    return found
+            result[key] = value
+    return result
 
 
 @torch.no_grad()
-def _check(model: nn.Module) -> str | None:
+def _check(model: PreTrainedModel) -> str | None:
     """Why the patched loss must not be used: it differs from the model's own.
 
     In fp32, on the model's own logits and targets for which the likely candidates, a loss that
     shifts the labels and one that does not, are far apart; then the patched loss itself, whose
     logits 16 bits round.
     """
-    weight = model.get_output_embeddings().weight
+    weight = causal_lm(model).get_output_embeddings().weight
     ids = torch.arange(2, 18, device=weight.device).view(2, 8) % weight.shape[0]
     mask = torch.ones_like(ids)
     mask[:, 0] = 0
     call = dict(input_ids=ids, attention_mask=mask, use_cache=False)
-    own = functools.partial(type(model).forward, model)
+    own: Any = functools.partial(type(model).forward, model)
     logits = own(**call).logits.float()  # [2, 8, V]
     labels = ids.clone()
     # Likely behind row t − 1, and not in row t.
@@ -232,7 +331,7 @@ def _check(model: nn.Module) -> str | None:
     near = min(1e-3 * shifted.abs(), 0.05 * (shifted - aligned).abs())
     if not (right - shifted).abs() <= near + 1e-6 * shifted.abs():
         return f"{kind} computes its loss in another way ({right:.4g}, not {shifted:.4g})"
-    ours = _forward(model, getattr(model, STATE), labels=labels, **call).loss.float()
+    ours = _forward(model, getattr(model, STATE), labels=labels, **call)["loss"].float()
     bound = 1e-4 if weight.dtype in (torch.float32, torch.float64) else 0.02
     if not (ours - right).abs() <= bound * right.abs().clamp_min(bound):
         return f"{kind} computes its loss in another way ({right:.4g}, not {ours:.4g})"

@@ -10,15 +10,18 @@ three products and a softmax take about half its time, forward and backward. Els
 
 from __future__ import annotations
 
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from liftcore.model import body
+from liftcore.layers.replaced import first_line, off_by
+from liftcore.model import body, causal_lm
 
 NAME = "liftcore_causal"
 LONGEST = 512
@@ -34,7 +37,9 @@ class _MaskedAttention(torch.autograd.Function):
     """P = softmax(scale · Q Kᵀ + mask), O = P V, with H query heads over G key heads."""
 
     @staticmethod
-    def forward(ctx, query, key, value, mask, scale):
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float
+    ) -> Tensor:
         b, h, q, d = query.shape
         g, s = key.shape[1:3]
         query_ = (query * scale).reshape(b * g, -1, d)  # [B·G, H/G·Q, D]
@@ -47,7 +52,7 @@ class _MaskedAttention(torch.autograd.Function):
         return torch.bmm(p, v).view(b, h, q, d)
 
     @staticmethod
-    def backward(ctx, dout):
+    def backward(ctx: Any, dout: Tensor) -> tuple:  # ty: ignore[incompatible-method-override]  # one output
         q, k, v, p = ctx.saved_tensors
         query_shape, key_shape = ctx.sizes
         dout = dout.reshape(q.shape)
@@ -91,7 +96,9 @@ def attend_rows(query: Tensor, key: Tensor, value: Tensor, index: Tensor, scale:
     return _sdpa(query, key, value, scale, seen)
 
 
-def _sdpa(query, key, value, scale, mask=None):
+def _sdpa(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None = None
+) -> Tensor:
     """torch's attention, causal without a mask."""
     copies = query.shape[1] // key.shape[1]
     # The kernels that take fewer key heads take neither a mask nor fp32.
@@ -103,7 +110,15 @@ def _sdpa(query, key, value, scale, mask=None):
     )
 
 
-def causal_attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
+def causal_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
     """The attention function that transformers calls: query [B, H, S, D] -> [B, S, H, D].
 
     Raises ValueError for what it would compute wrongly: a mask, a cache, a sliding window shorter
@@ -135,7 +150,7 @@ def unknown(module: nn.Module, kwargs: dict) -> str | None:
 
 
 @contextmanager
-def fast_attention(model: nn.Module, length: int | None = None):
+def fast_attention(model: nn.Module, length: int | None = None) -> Generator[str]:
     """Within it training segments of at most `length` tokens attend through causal_attention.
 
     Left as they are: models that do not use SDPA, whose sliding window is shorter than `length`
@@ -147,11 +162,10 @@ def fast_attention(model: nn.Module, length: int | None = None):
     from transformers import AttentionInterface
 
     parameter = next(model.parameters())
-    config = model.config.get_text_config()
-    before = config._attn_implementation
+    config = causal_lm(model).config.get_text_config()
     on_gpu = parameter.device.type == "cuda"
     if (
-        before != "sdpa"
+        config._attn_implementation != "sdpa"
         or not (on_gpu or (parameter.device.type == "cpu" and parameter.dtype == torch.bfloat16))
         or not _plainly_causal(config, length, model.training)
     ):
@@ -161,16 +175,12 @@ def fast_attention(model: nn.Module, length: int | None = None):
     if why := _differs(model, config, length or LONGEST // 8):
         yield why
         return
-    config._attn_implementation = NAME
-    try:
-        with _kernels(parameter.device) if on_gpu else nullcontext():
-            yield ""
-    finally:
-        config._attn_implementation = before
+    with attending(config, NAME), _kernels(parameter.device) if on_gpu else nullcontext():
+        yield ""
 
 
 @torch.no_grad()
-def _differs(model: nn.Module, config, length: int) -> str:
+def _differs(model: nn.Module, config: Any, length: int) -> str:
     """Why causal_attention is not what this model's attention computes; "" when it is.
 
     One forward of `length` tokens by the model itself, in which every call of its attention is
@@ -179,47 +189,48 @@ def _differs(model: nn.Module, config, length: int) -> str:
     from transformers import AttentionInterface
 
     decoder, own, ours = body(model), [], []
-    tried = (length, model.training, model.dtype)
+    weight = causal_lm(model).get_input_embeddings().weight
+    tried = (length, model.training, weight.dtype)
     if vars(model).get("_liftcore_attention") == tried:
         return ""
-    weight = model.get_input_embeddings().weight
     random = torch.Generator().manual_seed(0)
     ids = torch.randint(weight.shape[0], (1, length), generator=random).to(weight.device)
     sdpa = AttentionInterface()["sdpa"]
 
-    def both(module, query, key, value, attention_mask, **kwargs):
-        right = sdpa(module, query, key, value, attention_mask, **kwargs)
-        own.append((causal_attention(module, query, key, value, None, **kwargs)[0], right[0]))
+    def both(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Any, **kwargs: Any) -> tuple:
+        right = sdpa(module, q, k, v, mask, **kwargs)
+        own.append((causal_attention(module, q, k, v, None, **kwargs)[0], right[0]))
         return right
 
-    def counted(*args, **kwargs):
+    def counted(*args: Any, **kwargs: Any) -> tuple[Tensor, None]:
         ours.append(1)
         return causal_attention(*args, **kwargs)
 
     try:
         with _table("sdpa", both), torch.random.fork_rng(enabled=model.training):
             right = decoder(input_ids=ids, use_cache=False).last_hidden_state
-        with _table(NAME, counted), torch.random.fork_rng(enabled=model.training):
-            config._attn_implementation = NAME
-            got = decoder(input_ids=ids, use_cache=False).last_hidden_state
+        with (
+            _table(NAME, counted),
+            attending(config, NAME),
+            torch.random.fork_rng(enabled=model.training),
+        ):
+            hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state
     except Exception as error:
-        return f"its own attention stays ({_line(error)})"
-    finally:
-        config._attn_implementation = "sdpa"
+        return f"its own attention stays ({first_line(error)})"
     if not own:
         return "nothing of it attends through transformers' interface"
     if len(own) != len(ours):
         return "its own attention stays (not every layer attends through transformers' interface)"
     # 16-bit numbers: a call alone is near, the whole model is as far off as its roundings add up.
-    worst = max(_error(a, b) for a, b in own)
-    if not (worst < (0.02 if right.element_size() == 2 else 1e-3) and _error(got, right) < 0.1):
+    worst = max(off_by(a, b) for a, b in own)
+    if not (worst < (0.02 if right.element_size() == 2 else 1e-3) and off_by(hidden, right) < 0.1):
         return f"its own attention stays (another result, off by {worst:.2g})"
-    model._liftcore_attention = tried
+    vars(model)["_liftcore_attention"] = tried
     return ""
 
 
 @contextmanager
-def _table(name: str, function):
+def _table(name: str, function: Callable) -> Generator[None]:
     """Within it transformers' attention of this name is another function."""
     from transformers import AttentionInterface
 
@@ -232,30 +243,25 @@ def _table(name: str, function):
         table[name] = before
 
 
-def _error(got: Tensor, right: Tensor) -> float:
-    if got.shape != right.shape:
-        return float("inf")
-    return float((got.float() - right.float()).norm() / right.float().norm().clamp_min(1e-30))
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
-
-
 @contextmanager
-def own_attention(model: nn.Module):
-    """Within it a model in fast_attention attends as it does by itself: with masks and a cache."""
-    config = model.config.get_text_config()
-    name = config._attn_implementation
-    if name == NAME:
-        config._attn_implementation = "sdpa"
+def attending(config: Any, name: str) -> Generator[None]:
+    """Within it a model of this configuration attends through the function of this name."""
+    before = config._attn_implementation
+    config._attn_implementation = name
     try:
         yield
     finally:
-        config._attn_implementation = name
+        config._attn_implementation = before
 
 
-def _plainly_causal(config, length: int | None, training: bool) -> bool:
+def own_attention(model: nn.Module) -> AbstractContextManager[None]:
+    """Within it a model in fast_attention attends as it does by itself: with masks and a cache."""
+    config = causal_lm(model).config.get_text_config()
+    name = config._attn_implementation
+    return attending(config, "sdpa" if name == NAME else name)
+
+
+def _plainly_causal(config: Any, length: int | None, training: bool) -> bool:
     windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
     long_enough = all(w is None or (length is not None and length <= w) for w in windows)
     dropout = training and getattr(config, "attention_dropout", 0)
@@ -264,11 +270,11 @@ def _plainly_causal(config, length: int | None, training: bool) -> bool:
         and not dropout
         and not getattr(config, "attn_logit_softcapping", None)
         and not getattr(config, "use_bidirectional_attention", False)
-        and getattr(config, "is_causal", True)
+        and bool(getattr(config, "is_causal", True))
     )
 
 
-def _kernels(device: torch.device):
+def _kernels(device: torch.device) -> AbstractContextManager:
     """cuDNN's attention, then flash, on Hopper and newer; torch's own order elsewhere."""
     if torch.cuda.get_device_capability(device) < (9, 0):
         return nullcontext()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 
 
 @contextmanager
-def deterministic(device: torch.device | str):
+def deterministic(device: torch.device | str) -> Generator[None]:
     """Within it torch picks deterministic algorithms on a CUDA device, and puts all back after.
 
     An op that has none raises RuntimeError: with a mere warning, torch's flash attention would
@@ -20,24 +22,26 @@ def deterministic(device: torch.device | str):
     if torch.device(device).type != "cuda":
         yield
         return
-    fill = torch.utils.deterministic.fill_uninitialized_memory
-    enabled = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    settings: Any = torch.utils.deterministic
+    fill = settings.fill_uninitialized_memory
+    settings.fill_uninitialized_memory = False
     try:
-        yield
+        with _algorithms(True):
+            yield
     finally:
-        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        settings.fill_uninitialized_memory = fill
+
+
+def any_algorithm() -> AbstractContextManager[None]:
+    """Within it torch takes any algorithm, for what has no deterministic one: generating, say."""
+    return _algorithms(False)
 
 
 @contextmanager
-def any_algorithm():
-    """Within it torch takes any algorithm, for what has no deterministic one: generating, say."""
+def _algorithms(only_deterministic: bool) -> Generator[None]:
     enabled = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(False)
+    torch.use_deterministic_algorithms(only_deterministic)
     try:
         yield
     finally:

@@ -8,9 +8,10 @@ down(act(gate(x)) · up(x)), which is checked by numbers, also fuses the product
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +19,23 @@ from torch import Tensor, nn
 from liftcore.kernels.lora import ACTIVATIONS, lora_gate_up, lora_qkv
 from liftcore.kernels.lora_plain import activated
 from liftcore.layers.linear import features, observed
-from liftcore.model import evaluating
+from liftcore.layers.replaced import put_back
+from liftcore.model import causal_lm, evaluating
 
 LARGEST = 3  # members of lora_qkv
 # Sizes of a gate's argument in a trial. The activations differ most, and are least like a line,
 # at order 3; what cuts large values off, or small ones, shows far out.
 PROBES = (0.01, 3.0, 30.0, 1000.0)
-# (weight, lora_a, lora_b, scaling, bias) of a layer as it is now; None: it must run by itself.
-Parts = Callable[[nn.Module, Tensor], tuple | None]
+
+
+class Parts(NamedTuple):
+    """What the ops need of a LoRA linear, in the order of their arguments."""
+
+    weight: Tensor  # [N, K]
+    lora_a: Tensor  # [R, K]
+    lora_b: Tensor  # [N, R]
+    scaling: float
+    bias: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -51,8 +61,8 @@ def find(model: nn.Module, body: nn.Module, paths: list[str]) -> list[Siblings]:
     """
     seen: dict[str, list[tuple[str, Tensor | None]]] = {}  # parent -> its layers' inputs
 
-    def watch(path: str):
-        def note(module, args, kwargs):
+    def watch(path: str) -> Callable:
+        def note(module: nn.Module, args: tuple, kwargs: dict) -> None:
             alone = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
             seen.setdefault(path.rpartition(".")[0], []).append((path, args[0] if alone else None))
 
@@ -65,19 +75,19 @@ def find(model: nn.Module, body: nn.Module, paths: list[str]) -> list[Siblings]:
     ]
     try:
         with evaluating(body):
-            device = body.get_input_embeddings().weight.device
-            body(input_ids=torch.arange(1, 5, device=device)[None], use_cache=False)
+            device = causal_lm(body).get_input_embeddings().weight.device
+            ids = torch.arange(1, 5, device=device)[None]
+            body(input_ids=ids, use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
-    found = []
     with evaluating(body):
-        for parent, calls in seen.items():
-            found += _groups(model, parent, calls)
-    return found
+        return [group for parent, calls in seen.items() for group in _groups(model, parent, calls)]
 
 
-def _groups(model: nn.Module, parent: str, calls: list[tuple[str, Tensor | None]]):
+def _groups(
+    model: nn.Module, parent: str, calls: list[tuple[str, Tensor | None]]
+) -> list[Siblings]:
     names = [path for path, _ in calls]
     inputs: dict[int, list[str]] = {}
     for path, x in calls:
@@ -87,15 +97,17 @@ def _groups(model: nn.Module, parent: str, calls: list[tuple[str, Tensor | None]
     for paths in inputs.values():
         # A last one alone is no group.
         for i in range(0, len(paths) - 1, LARGEST):
-            found = Siblings(parent, tuple(paths[i : i + LARGEST]))
+            group = Siblings(parent, tuple(paths[i : i + LARGEST]))
             others = [call for call in calls if call[0] not in paths]
             if len(paths) == 2 and len(others) == 1:
-                found = _gated(model, parent, found.members, *others[0])
-            groups.append(found)
+                group = _gated(model, parent, group.members, *others[0])
+            groups.append(group)
     return groups
 
 
-def _gated(model: nn.Module, parent: str, members, down: str, inner: Tensor | None) -> Siblings:
+def _gated(
+    model: nn.Module, parent: str, members: tuple[str, ...], down: str, inner: Tensor | None
+) -> Siblings:
     """The group with its activation, when the parent is down(act(gate(x)) · up(x))."""
     owner = model.get_submodule(parent)
     one, two, last = (model.get_submodule(path) for path in (*members, down))
@@ -146,7 +158,7 @@ def _same_rows(ours: Tensor, right: Tensor) -> bool:
 
 
 @contextmanager
-def _training(module: nn.Module):
+def _training(module: nn.Module) -> Generator[None]:
     """Within it all of a module trains, whatever its parts did before."""
     before = [m for m in module.modules() if not m.training]
     for m in before:
@@ -163,34 +175,41 @@ class Group:
 
     Nothing is kept once the parent's forward has ended, and outside of it no call is answered.
     Its members are the children of these names whose attribute `mark` it is: a layer that
-    somebody takes out of the model is not kept alive.
+    somebody takes out of the model is not kept alive. `parts` gives those of a member for an x,
+    or None where it must run by itself.
     """
 
-    def __init__(self, model: nn.Module, siblings: Siblings, parts: Parts, mark: str):
+    def __init__(
+        self,
+        model: nn.Module,
+        siblings: Siblings,
+        parts: Callable[[nn.Module, Tensor], Parts | None],
+        mark: str,
+    ):
         self.parent = model.get_submodule(siblings.parent)
         self.names = [path.rpartition(".")[2] for path in siblings.members]
         self.mark = mark
         for name in self.names:
             setattr(getattr(self.parent, name), mark, self)
-        self.down = siblings.down.rpartition(".")[2] if siblings.down else None
-        self.activation, self.parts = siblings.activation, parts
+        self.down = (siblings.down or "").rpartition(".")[2]  # "": nothing is fused
+        self.activation, self.parts = siblings.activation or "", parts
         # What the fused op leaves out, such as the activation's module.
-        self.others = {}
-        self.open, self.x, self.ready = False, None, []
+        self.others: dict[str, nn.Module] = {}
+        self.open, self.x = False, None
+        self.ready: list[Tensor | None] = []
         self.enabled = True  # without, every member runs by itself
         self.handles = [
             self.parent.register_forward_pre_hook(self._enter),
             self.parent.register_forward_hook(self._leave, always_call=True),
         ]
-        if self.down is not None:
+        if siblings.down:
             self.others = _others(self.parent, (*siblings.members, siblings.down))
             self.parent.forward = self._gated
 
     def remove(self) -> None:
         for handle in self.handles:
             handle.remove()
-        if self.down is not None:
-            vars(self.parent).pop("forward", None)
+        put_back(self.parent, Group._gated)
 
     def output(self, member: nn.Module, x: Tensor) -> Tensor | None:
         """The member's output for x; None when the member must compute it by itself."""
@@ -204,7 +223,8 @@ class Group:
                 return None
             ys = lora_qkv(x, *inputs)
             # A list by name: torch.compile of torch 2.11 makes a tuple of `y, *ready = ys`.
-            self.x, self.ready = x, list(ys[1:])
+            ready: list[Tensor | None] = list(ys[1:])
+            self.x, self.ready = x, ready
             return ys[0]
         if x is not self.x or name is None:
             return None
@@ -217,15 +237,16 @@ class Group:
 
     def _inputs(self, x: Tensor) -> list | None:
         # Others may have put another layer in a member's place since.
-        members = [self._child(name) for name in self.names]
-        if any(getattr(member, self.mark, None) is not self for member in members):
-            return None
-        parts = [self.parts(member, x) for member in members]
-        if any(p is None for p in parts):
-            return None
+        parts = []
+        for member in map(self._child, self.names):
+            ours = member is not None and getattr(member, self.mark, None) is self
+            part = self.parts(member, x) if ours else None
+            if part is None:
+                return None
+            parts.append(part)
         return [list(part) for part in zip(*parts, strict=True)]
 
-    def _gated(self, x: Tensor, *args, **kwargs) -> Tensor:
+    def _gated(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
         alone = args or kwargs or not self.enabled or not self._same_others()
         inputs = None if alone else self._inputs(x)
         if inputs is None:
@@ -237,10 +258,10 @@ class Group:
         there = self.others.items()
         return all(self._child(name) is other and _untouched(other) for name, other in there)
 
-    def _enter(self, *call) -> None:
+    def _enter(self, *call: object) -> None:
         self.open = True
 
-    def _leave(self, *call) -> None:
+    def _leave(self, *call: object) -> None:
         self.open, self.x, self.ready = False, None, []
 
 

@@ -11,13 +11,16 @@ to them. A projection whose result is not needed in a pass is left out of it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from liftcore.layers.attention import attend_rows, unknown
-from liftcore.model import body
+from liftcore.layers.attention import attend_rows, attending, unknown
+from liftcore.layers.replaced import replaced
+from liftcore.model import body, causal_lm
 
 NAME = "liftcore_last_layer"
 # Above this share of scored rows nothing is saved. SmolLM2-135M on a CPU, 2 segments of 256: the
@@ -37,7 +40,9 @@ class LastLayer:
     def __init__(self, model: nn.Module, length: int = 128):
         self.model, self.why = model, ""
         try:
-            self.layer = body(model).layers[-1]
+            # Its attention, projections and forward are called by the names that Llama has.
+            layers: Any = body(model).get_submodule("layers")
+            self.layer: Any = layers[-1]
             self._try(length)
         except _Unfit as unfit:
             self.why = str(unfit)
@@ -49,7 +54,7 @@ class LastLayer:
         return not self.why
 
     @contextmanager
-    def rows(self, index: Tensor):
+    def rows(self, index: Tensor) -> Generator[None]:
         """Within it body(model)(input_ids=[B, S], use_cache=False).last_hidden_state is
         [B, Q, K]: the positions `index`, int64 [B, Q], each at most once a row.
 
@@ -59,7 +64,7 @@ class LastLayer:
         if self.why:
             raise ValueError(f"the last layer cannot be computed for some rows: {self.why}")
 
-        def forward(hidden_states, **kwargs):
+        def forward(hidden_states: Tensor, **kwargs: Any) -> Tensor:
             try:
                 return self._chosen(hidden_states, index, kwargs)
             except _Unfit:
@@ -67,7 +72,7 @@ class LastLayer:
                 return _take(full, index, hidden_states.shape[1])
 
         # Also where transformers checkpoints the call and not the forward.
-        with _replaced(self.layer, forward=forward, gradient_checkpointing=False):
+        with replaced(self.layer, forward=forward, gradient_checkpointing=False):
             yield
 
     def _chosen(self, hidden: Tensor, index: Tensor, kwargs: dict) -> Tensor:
@@ -79,7 +84,7 @@ class LastLayer:
         attention = self.layer.self_attn
         key, value = self._keys(attention, hidden, kwargs)
 
-        def attend(query, _key, _value, scaling):
+        def attend(query: Tensor, _key: Tensor, _value: Tensor, scaling: float) -> Tensor:
             return attend_rows(query, key, value, index, scaling)
 
         size = hidden.shape[1]
@@ -87,10 +92,10 @@ class LastLayer:
         with self._running(attention, attend, attention.k_proj, attention.v_proj):
             return type(self.layer).forward(self.layer, _take(hidden, index, size), **some)
 
-    def _keys(self, attention: nn.Module, hidden: Tensor, kwargs: dict) -> tuple[Tensor, Tensor]:
+    def _keys(self, attention: Any, hidden: Tensor, kwargs: dict) -> tuple[Tensor, Tensor]:
         """Keys and values [B, G, S, D] of all rows."""
 
-        def stop(query, key, value, scaling):
+        def stop(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
             raise _Reached(key, value)
 
         try:
@@ -101,28 +106,28 @@ class LastLayer:
         raise _Unfit("its attention is not called through transformers' interface")
 
     @contextmanager
-    def _running(self, attention: nn.Module, attend, *left_out: nn.Module):
+    def _running(self, attention: Any, attend: Callable, *left_out: Any) -> Generator[None]:
         """The layer attends through `attend`; the projections left out give zeros at no cost."""
         from transformers import AttentionInterface
 
         AttentionInterface.register(NAME, _attention)
         with ExitStack() as stack:
             enter = stack.enter_context
-            enter(_replaced(self.layer, gradient_checkpointing=False))
-            enter(_replaced(attention, _liftcore_attend=attend))
+            enter(replaced(self.layer, gradient_checkpointing=False))
+            enter(replaced(attention, _liftcore_attend=attend))
             for projection in left_out:
-                enter(_replaced(projection, forward=_zeros(projection.out_features)))
-            enter(_implementation(attention.config, NAME))
+                enter(replaced(projection, forward=_zeros(projection.out_features)))
+            enter(attending(attention.config, NAME))
             yield
 
     @torch.no_grad()
     def _try(self, length: int) -> None:
         """Compares both the layer and the body with their own forward; raises _Unfit."""
         decoder, seen = body(self.model), {}
-        parameter = next(self.layer.parameters())
         random = torch.Generator().manual_seed(0)
-        vocabulary = self.model.get_input_embeddings().weight.shape[0]
-        ids = torch.randint(vocabulary, (2, length), generator=random).to(parameter.device)
+        vocabulary = len(causal_lm(self.model).get_input_embeddings().weight)
+        ids = torch.randint(vocabulary, (2, length), generator=random)
+        ids = ids.to(next(self.layer.parameters()).device)
         # Every second row, first rows included: there a key too many or too few shows most.
         index = torch.arange(length // 2, device=ids.device) * 2
         index = torch.stack([index, index + 1])
@@ -134,12 +139,12 @@ class LastLayer:
         # Small, so that the layer's own part is not lost in the rounding of the residual.
         hidden = torch.randn(2, length, right.shape[-1], generator=random) * 0.1
         hidden = hidden.to(right.device, right.dtype)
-        got = self._chosen(hidden, index, seen)
+        ours = self._chosen(hidden, index, seen)
         own = self.layer(hidden, **seen)
         if not isinstance(own, Tensor):
             raise _Unfit("its last layer returns more than the hidden states")
         hidden, own = _take(hidden, index, length), _take(own, index, length)
-        _equal(got, own, own - hidden)
+        _equal(ours, own, own - hidden)
         right = _take(right, index, length)
         with self.rows(index):
             _equal(decoder(input_ids=ids, use_cache=False).last_hidden_state, right, right)
@@ -153,7 +158,15 @@ class _Reached(Exception):
     """The attention was reached; the arguments are its keys and values."""
 
 
-def _attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
+def _attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
     """The attention function that transformers calls: query [B, H, Q, D] -> [B, Q, H, D]."""
     if name := unknown(module, kwargs):
         raise _Unfit(f"its attention gets {name}")
@@ -161,22 +174,22 @@ def _attention(module, query, key, value, attention_mask, scaling=None, **kwargs
     return module._liftcore_attend(query, key, value, scaling).transpose(1, 2), None
 
 
-def _equal(got: Tensor, right: Tensor, scale: Tensor) -> None:
-    """Raises _Unfit unless got agrees with right, measured by the norm of scale.
+def _equal(ours: Tensor, right: Tensor, scale: Tensor) -> None:
+    """Raises _Unfit unless ours agrees with right, measured by the norm of scale.
 
     All rows together closely; a single row of 16-bit numbers may be off by more, but a wrong key
     or rotation moves the first rows by a good part of themselves.
     """
     eps = torch.finfo(right.dtype).eps
-    got, right, scale = got.float(), right.float(), scale.float()
-    rows = (got - right).norm(dim=-1) - eps * right.norm(dim=-1)  # residuals are rounded too
+    ours, right, scale = ours.float(), right.float(), scale.float()
+    rows = (ours - right).norm(dim=-1) - eps * right.norm(dim=-1)  # residuals are rounded too
     together = rows.clamp_min(0).norm() / scale.norm()
     worst = (rows / scale.norm(dim=-1)).max()
     if not (together <= max(8 * eps, 5e-3) and worst <= max(32 * eps, 5e-3)):
         raise _Unfit(f"its last layer computes something else (a row is off by {worst:.2g})")
 
 
-def _take(x, index: Tensor, size: int):
+def _take(x: Any, index: Tensor, size: int) -> Any:
     """The rows index [B, Q] of every tensor [B or 1, S, ...] in x; anything else as it is."""
     if isinstance(x, tuple):
         return tuple(_take(part, index, size) for part in x)
@@ -187,31 +200,8 @@ def _take(x, index: Tensor, size: int):
     return x.flatten(0, 1).index_select(0, flat.flatten()).unflatten(0, index.shape)
 
 
-def _zeros(width: int):
+def _zeros(width: int) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
         return x.new_zeros(()).expand(*x.shape[:-1], width)
 
     return forward
-
-
-@contextmanager
-def _replaced(target: nn.Module, **values):
-    """Attributes of one module, replaced within."""
-    before = {name: vars(target)[name] for name in values if name in vars(target)}
-    vars(target).update(values)
-    try:
-        yield
-    finally:
-        for name in values:
-            del vars(target)[name]
-        vars(target).update(before)
-
-
-@contextmanager
-def _implementation(config, name: str):
-    before = config._attn_implementation
-    config._attn_implementation = name
-    try:
-        yield
-    finally:
-        config._attn_implementation = before

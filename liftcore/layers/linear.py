@@ -7,11 +7,14 @@ nn.Linear with a forward of its own is one when a trial says so.
 from __future__ import annotations
 
 from inspect import signature
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from liftcore.layers.replaced import off_by
 
 # Layers with a forward of their own -> what their trial said.
 _tried: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
@@ -29,13 +32,24 @@ def is_linear(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear) or is_transposed(layer)
 
 
+def weight_of(layer: nn.Module) -> Tensor:
+    """The weight as the layer keeps it: [N, K], or [K, N]."""
+    assert isinstance(layer.weight, Tensor)
+    return layer.weight
+
+
+def bias_of(layer: nn.Module) -> Tensor | None:
+    assert layer.bias is None or isinstance(layer.bias, Tensor)
+    return layer.bias
+
+
 def matrix(layer: nn.Module) -> Tensor:
     """The weight as [N, K]; a view where the layer keeps it transposed."""
-    return layer.weight if isinstance(layer, nn.Linear) else layer.weight.T
+    return weight_of(layer) if isinstance(layer, nn.Linear) else weight_of(layer).T
 
 
-def features(layer: nn.Module) -> tuple[int, int]:
-    """(K, N): the width of the layer's input and of its output."""
+def features(layer: Any) -> tuple[int, int]:
+    """(K, N): the width of a linear layer's input and of its output."""
     if isinstance(layer, nn.Linear) or not hasattr(layer, "nf"):
         return layer.in_features, layer.out_features
     return layer.nx, layer.nf
@@ -44,7 +58,7 @@ def features(layer: nn.Module) -> tuple[int, int]:
 def unlike(layer: nn.Module) -> str | None:
     """What a layer of is_linear() is, if it cannot be computed as x Wᵀ (+ bias): "hooked",
     "parametrized" or the name of its class; None when it can."""
-    kind = type(layer)
+    kind: Any = type(layer)
     # A weight that is computed at each call is none that a product may keep.
     if "weight" not in layer._parameters:
         return "parametrized"
@@ -68,7 +82,7 @@ def observed(module: nn.Module) -> bool:
     )
 
 
-def _is_conv1d(kind: type) -> bool:
+def _is_conv1d(kind: Any) -> bool:
     from transformers.pytorch_utils import Conv1D
 
     return kind.forward is Conv1D.forward
@@ -77,7 +91,7 @@ def _is_conv1d(kind: type) -> bool:
 @torch.no_grad()
 def _is_product(layer: nn.Module) -> bool:
     """Whether the layer gives x Wᵀ (+ bias) for small, usual and large x, in either mode."""
-    weight, bias = matrix(layer), layer.bias
+    weight, bias = matrix(layer), bias_of(layer)
     if weight.is_meta:
         return True  # there is nothing to compute with; sizes are all that is asked for
     eps = torch.finfo(weight.dtype).eps
@@ -93,12 +107,11 @@ def _is_product(layer: nn.Module) -> bool:
                 right = F.linear(given, weight, bias).float()
                 for training in (False, True):
                     layer.train(training)
-                    got = layer(given.clone())
-                    if not isinstance(got, Tensor) or got.dtype != given.dtype:
+                    own = layer(given.clone())
+                    if not isinstance(own, Tensor) or own.dtype != given.dtype:
                         return False
-                    error = (got.float() - right).norm()
                     # 16-bit sums may be rounded once more; fp32 ones in another order.
-                    if got.shape != right.shape or not error <= max(eps, 1e-5) * right.norm():
+                    if not off_by(own, right) <= max(eps, 1e-5):
                         return False
         return True
     except Exception:  # a forward of unknown form may fail in any way

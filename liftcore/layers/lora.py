@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections import Counter
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -16,10 +16,20 @@ from torch import Tensor, nn
 
 from liftcore.device_memory import free_bytes
 from liftcore.kernels.lora import lora_linear
-from liftcore.layers.groups import Group, Siblings, find
-from liftcore.layers.linear import features, is_transposed, matrix, observed
-from liftcore.layers.targets import targets
+from liftcore.layers.groups import Group, Parts, Siblings, find
+from liftcore.layers.linear import (
+    bias_of,
+    features,
+    is_transposed,
+    matrix,
+    observed,
+    weight_of,
+)
+from liftcore.layers.targets import shared_weights, targets
 from liftcore.model import body
+
+# The attribute of a model that holds its adapter.
+INSTALLED = "_liftcore_adapter"
 
 
 class LoraLinear(nn.Module):
@@ -31,17 +41,16 @@ class LoraLinear(nn.Module):
         self.lora_a = nn.Parameter(lora_a)  # [R, K]
         self.lora_b = nn.Parameter(lora_b)  # [N, R]
         self.scaling = scaling
-        self.enabled = True
         self.group: Group | None = None  # of the layers that share x, while installed
 
     # Code that asks a linear layer for its weight (attention variants do) must still work.
     @property
     def weight(self) -> Tensor:
-        return self.base.weight
+        return weight_of(self.base)
 
     @property
     def bias(self) -> Tensor | None:
-        return self.base.bias
+        return bias_of(self.base)
 
     @property
     def in_features(self) -> int:
@@ -52,20 +61,19 @@ class LoraLinear(nn.Module):
         return features(self.base)[1]
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.enabled:
-            return self.base(x)
         if self.group is not None and (y := self.group.output(self, x)) is not None:
             return y
-        return lora_linear(
-            x, matrix(self.base), self.lora_a, self.lora_b, self.scaling, self.base.bias
-        )
+        return lora_linear(x, *self.parts())
+
+    def parts(self) -> Parts:
+        return Parts(matrix(self.base), self.lora_a, self.lora_b, self.scaling, self.bias)
 
 
-def _parts(layer: nn.Module, x: Tensor) -> tuple | None:
+def _parts(layer: nn.Module, x: Tensor) -> Parts | None:
     """What the ops need of a LoraLinear; None when it must run by itself."""
-    if not layer.enabled or "forward" in vars(layer) or observed(layer):
+    if not isinstance(layer, LoraLinear) or "forward" in vars(layer) or observed(layer):
         return None
-    return matrix(layer.base), layer.lora_a, layer.lora_b, layer.scaling, layer.base.bias
+    return layer.parts()
 
 
 class Adapter:
@@ -82,7 +90,7 @@ class Adapter:
         self.targets = targets(model)
         bases = self.targets.layers
         self.model, self.rank, self.alpha = model, rank, float(alpha)
-        first = next(iter(bases.values())).weight
+        first = weight_of(next(iter(bases.values())))
         sizes = [rank * sum(features(m)) for m in bases.values()]
         self.values = torch.zeros(sum(sizes), dtype=first.dtype, device=first.device)
         self.grads = torch.zeros_like(self.values)
@@ -117,7 +125,7 @@ class Adapter:
                 for member in members:
                     starts[member].append(offset)
                     offset += self.rank * features(bases[member])[side]
-        return {path: tuple(at) for path, at in starts.items()}
+        return {path: (a, b) for path, (a, b) in starts.items()}
 
     @property
     def scaling(self) -> float:
@@ -125,14 +133,14 @@ class Adapter:
 
     def install(self) -> None:
         """Puts this adapter's layers into the model, in place of another adapter's."""
-        current = getattr(self.model, "_liftcore_adapter", None)
+        current = installed(self.model)
         if current is self:
             return
         if current is not None:
             current.remove()
         # First, so that remove() undoes what an interrupt leaves of this.
-        self._working = []
-        self.model._liftcore_adapter = self
+        self._working: list[Group] = []
+        vars(self.model)[INSTALLED] = self
         for path, layer in self.layers.items():
             _set(self.model, path, layer)
         for siblings in self.groups:
@@ -140,17 +148,17 @@ class Adapter:
 
     def remove(self) -> None:
         """Puts the model's own layers back."""
-        if getattr(self.model, "_liftcore_adapter", None) is not self:
+        if installed(self.model) is not self:
             return
         for group in self._working:
             group.remove()
         for path, layer in self.layers.items():
             layer.group = None
             _set(self.model, path, layer.base)
-        self.model._liftcore_adapter = None
+        vars(self.model)[INSTALLED] = None
 
     @contextmanager
-    def ungrouped(self):
+    def ungrouped(self) -> Generator[None]:
         """Within it the layers that share an input run one by one."""
         working = list(self._working)
         for group in working:
@@ -162,18 +170,7 @@ class Adapter:
                 group.enabled = True
 
     @contextmanager
-    def disabled(self):
-        """Within it the model answers as if it had no adapter."""
-        for layer in self.layers.values():
-            layer.enabled = False
-        try:
-            yield
-        finally:
-            for layer in self.layers.values():
-                layer.enabled = True
-
-    @contextmanager
-    def folded(self):
+    def folded(self) -> Generator[None]:
         """Within it W + scaling · B A stands in the place of W: the same answers, sooner.
 
         In fp32 only, since 16 bit would round a small B A away; where memory has room for the sums,
@@ -182,53 +179,60 @@ class Adapter:
         if self.values.dtype != torch.float32 or self._share_weights() or not self._sums_fit():
             yield
             return
-        own = {path: layer.base.weight.data for path, layer in self.layers.items()}
+        own = {path: layer.weight.data for path, layer in self.layers.items()}
         try:
             for layer in self.layers.values():
                 a, b = layer.lora_a.data, layer.lora_b.data
                 total = torch.addmm(matrix(layer.base).data, b, a, alpha=self.scaling)  # [N, K]
-                layer.base.weight.data = total.T if is_transposed(layer.base) else total
-            with self.disabled():
+                layer.weight.data = total.T if is_transposed(layer.base) else total
+            with without_adapter(self.model):
                 yield
         finally:
             for path, layer in self.layers.items():
-                layer.base.weight.data = own[path]
+                layer.weight.data = own[path]
 
     def _share_weights(self) -> bool:
-        held = Counter(id(p) for _, p in self.model.named_parameters(remove_duplicate=False))
-        return any(held[id(layer.base.weight)] > 1 for layer in self.layers.values())
+        return bool(shared_weights(self.model, self.targets.layers))
 
     def _sums_fit(self) -> bool:
-        need = sum(layer.base.weight.nbytes for layer in self.layers.values())
+        need = sum(layer.weight.nbytes for layer in self.layers.values())
         free = free_bytes(self.values.device)
         return free is not None and free > 2 * need
 
 
 def installed(model: nn.Module) -> Adapter | None:
-    """The adapter that is in the model now, if any."""
-    return getattr(model, "_liftcore_adapter", None)
+    """The adapter whose layers are in the model."""
+    return getattr(model, INSTALLED, None)
 
 
 @contextmanager
-def own_adapter_after(model: nn.Module, *, on_failure: bool = False):
+def own_adapter_after(model: nn.Module, *, on_failure: bool = False) -> Generator[None]:
     """Behind it the model has the adapter again that it had before, or none; with on_failure only
     when something is raised."""
-    before, failed = getattr(model, "_liftcore_adapter", None), True
+    before, failed = installed(model), True
     try:
         yield
         failed = False
     finally:
         if failed or not on_failure:
             # An interrupt may have left either of them half installed.
-            current = getattr(model, "_liftcore_adapter", None)
-            if current is not None:
+            if (current := installed(model)) is not None:
                 current.remove()
             if before is not None:
                 before.install()
 
 
 @contextmanager
-def only_adapter_trains(adapter: Adapter):
+def without_adapter(model: nn.Module) -> Generator[None]:
+    """Within it the model has its own layers."""
+    with own_adapter_after(model):
+        if (current := installed(model)) is not None:
+            current.remove()
+        yield
+
+
+@contextmanager
+def only_adapter_trains(adapter: Adapter) -> Generator[None]:
     """Within it no other parameter of the model gets a gradient."""
     own = {id(p) for m in adapter.layers.values() for p in (m.lora_a, m.lora_b)}
     others = [p for p in adapter.model.parameters() if id(p) not in own and p.requires_grad]

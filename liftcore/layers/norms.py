@@ -9,18 +9,25 @@ function belongs to the model's module, so one instance alone cannot get another
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from liftcore.layers.replaced import off_by, replaced
+
+# y of (x [..., K], weight [K], eps)
+RmsNorm = Callable[[Tensor, Tensor, float], Tensor]
 
 
 class _RmsNorm(torch.autograd.Function):
     """r = rsqrt(mean(x²) + eps), x̂ = x r, y = x̂ w;  dx = r (g − x̂ mean(g x̂)) with g = dy w."""
 
     @staticmethod
-    def forward(ctx, x, weight, eps, offset):
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, offset: float) -> Tensor:
         wide = x.to(torch.float32, copy=True)
         r = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
         r.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
@@ -32,7 +39,7 @@ class _RmsNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy):
+    def backward(ctx: Any, dy: Tensor) -> tuple:
         normed, r, weight = ctx.saved_tensors
         g = dy.float().mul_(weight.float() + ctx.offset) if ctx.offset else (dy * weight).float()
         normed = normed.float()
@@ -41,46 +48,49 @@ class _RmsNorm(torch.autograd.Function):
 
 
 @contextmanager
-def fast_norms(model: nn.Module, tokens: int = 512):
+def fast_norms(model: nn.Module) -> Generator[list[str]]:
     """Within it the RMSNorms of this model instance run a faster function; yields their paths.
 
-    `tokens` a step is the size of the trial on CUDA. A norm whose weight is trained, or whose
+    A norm whose weight is trained, or whose
     input has another dtype than its weight, or that is called with more than its input (a gate),
     runs its own code. All forwards come back.
     """
-    replaced, chosen = [], {}
-    for path, module in model.named_modules():
-        weight, eps = _weight_and_eps(module)
-        if weight is None or "forward" in vars(module):
-            continue
-        x = _probe(weight, tokens)
-        offset = _offset(module, weight, eps, x)
-        # Two norms of one class may compute different things; the trial of speed is theirs alike.
-        key = (type(module), weight.shape, weight.dtype, weight.device, offset)
-        if offset is not None and key not in chosen:
-            chosen[key] = _function(module, weight, eps, offset, x)
-        if chosen.get(key) is not None:
-            replaced.append((path, module))
-            module.forward = _forward(module, weight, eps, chosen[key])
-    try:
-        yield [path for path, _ in replaced]
-    finally:
-        for _, module in replaced:
-            del module.forward
+    paths: list[str] = []
+    chosen: dict[tuple, RmsNorm | None] = {}
+    with ExitStack() as stack:
+        for path, module in model.named_modules():
+            weight, eps = _weight(module), _eps(module)
+            if weight is None or eps is None or "forward" in vars(module):
+                continue
+            x = _probe(weight)
+            offset = _offset(module, weight, eps, x)
+            if offset is None:
+                continue
+            # Two norms of a class may compute different things; the trial of speed is theirs alike.
+            key = (type(module), weight.shape, weight.dtype, weight.device, offset)
+            if key not in chosen:
+                chosen[key] = _function(module, weight, eps, offset, x)
+            if function := chosen[key]:
+                paths.append(path)
+                forward = _forward(module, weight, eps, function)
+                stack.enter_context(replaced(module, forward=forward))
+        yield paths
 
 
-def _weight_and_eps(module: nn.Module):
-    """(weight [K], eps) of a module that looks like an RMSNorm; (None, None) for another."""
+def _eps(module: nn.Module) -> float | None:
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+    return eps if isinstance(eps, float) else None
+
+
+def _weight(module: nn.Module) -> Tensor | None:
+    """The weight [K] of a module that has no other parameter."""
     parameters = dict(module.named_parameters())
-    if not isinstance(eps, float) or list(parameters) != ["weight"]:
-        return None, None
-    weight = parameters["weight"]
-    return (weight, eps) if weight.ndim == 1 else (None, None)
+    weight = parameters.get("weight")
+    return weight if len(parameters) == 1 and weight is not None and weight.ndim == 1 else None
 
 
-def _forward(module: nn.Module, weight: Tensor, eps: float, function):
-    def forward(*args, **kwargs):
+def _forward(module: nn.Module, weight: Tensor, eps: float, function: RmsNorm) -> Callable:
+    def forward(*args: Any, **kwargs: Any) -> Any:
         x = args[0] if len(args) == 1 and not kwargs else None
         if not isinstance(x, Tensor) or x.dtype != weight.dtype or weight.requires_grad:
             return type(module).forward(module, *args, **kwargs)
@@ -89,14 +99,16 @@ def _forward(module: nn.Module, weight: Tensor, eps: float, function):
     return forward
 
 
-def _probe(weight: Tensor, tokens: int) -> Tensor:
-    """Rows [tokens, K] for a trial, from so small that eps counts to large ones."""
+def _probe(weight: Tensor) -> Tensor:
+    """Rows [T, K] for a trial, from so small that eps counts to large ones."""
     random = torch.Generator().manual_seed(0)
-    x = torch.randn(tokens if weight.is_cuda else 16, len(weight), generator=random) + 0.5
+    x = torch.randn(512 if weight.is_cuda else 16, len(weight), generator=random) + 0.5
     return (x * torch.logspace(-4, 2, len(x))[:, None]).to(weight.device, weight.dtype)
 
 
-def _function(module: nn.Module, weight: Tensor, eps: float, offset: float, x: Tensor):
+def _function(
+    module: nn.Module, weight: Tensor, eps: float, offset: float, x: Tensor
+) -> RmsNorm | None:
     """function(x, weight, eps) that computes what the module does, faster; None for none."""
     if weight.device.type == "cpu":
         return lambda x, weight, eps: _RmsNorm.apply(x, weight, eps, offset)
@@ -127,27 +139,29 @@ def _offset(module: nn.Module, weight: Tensor, eps: float, x: Tensor) -> float |
     return None
 
 
-def _liger(module: nn.Module, weight: Tensor, eps: float, offset: float, x: Tensor):
+def _liger(
+    module: nn.Module, weight: Tensor, eps: float, offset: float, x: Tensor
+) -> RmsNorm | None:
     """Liger's RMSNorm where it is installed, right and faster than the module; else None."""
     try:
-        from liger_kernel.transformers.functional import liger_rms_norm
+        from liger_kernel.transformers import functional  # ty: ignore[import-not-found]  # optional
     except ImportError:
         return None
 
     def function(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         mode = "gemma" if offset else "llama"
-        return liger_rms_norm(x, weight, eps, offset=offset, casting_mode=mode, in_place=False)
+        how = dict(offset=offset, casting_mode=mode, in_place=False)
+        return functional.liger_rms_norm(x, weight, eps, **how)
 
     with torch.no_grad():
-        error = (function(x, weight, eps) - module(x)).float().norm()
-        if not error <= 2 * torch.finfo(x.dtype).eps * module(x).float().norm():
+        if not off_by(function(x, weight, eps), module(x)) <= 2 * torch.finfo(x.dtype).eps:
             return None
     ours = _milliseconds(lambda x: function(x, weight, eps), x)
     # A wide margin, so that the choice is the same in every run.
     return function if 1.5 * ours < _milliseconds(module, x) else None
 
 
-def _milliseconds(run, x: Tensor) -> float:
+def _milliseconds(run: Callable[[Tensor], Tensor], x: Tensor) -> float:
     """Time of a forward and backward on CUDA, the best of ten."""
     best = float("inf")
     for _ in range(12):  # the first ones compile

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-from contextlib import contextmanager
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from liftcore.layers.replaced import replaced
 from liftcore.model import body
 
 
@@ -18,21 +20,13 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def recomputed(model: nn.Module, every: int):
+def recomputed(model: nn.Module, every: int) -> Generator[None]:
     """Within it the backward computes every `every`-th layer a second time instead of keeping
     its activations; 0: none. Only this model's layers are touched, and put back."""
-    layers = decoder_layers(model)[::every] if every else []
-    before = [vars(layer).get("forward") for layer in layers]
-    for layer in layers:
-        # A model without dropout draws nothing: there is no random state to keep.
-        layer.forward = functools.partial(
-            checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False
-        )
-    try:
+    # A model without dropout draws nothing: there is no random state to keep.
+    how = dict(use_reentrant=False, preserve_rng_state=False)
+    with ExitStack() as stack:
+        for layer in decoder_layers(model)[::every] if every else []:
+            again = partial(checkpoint, layer.forward, **how)
+            stack.enter_context(replaced(layer, forward=again))
         yield
-    finally:
-        for layer, forward in zip(layers, before, strict=True):
-            if forward is None:
-                del layer.forward
-            else:
-                layer.forward = forward

@@ -1,12 +1,28 @@
-"""A function bound to a module in place of its forward, and how to know it again."""
+"""What stands in the place of a module's own: put there, compared, known again, undone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 
 from liftcore.errors import LiftError
+
+
+@contextmanager
+def replaced(module: nn.Module, **attributes: object) -> Generator[None]:
+    """Within it this one module has other attributes, such as `forward`; its own come back."""
+    own = vars(module)
+    before = {name: own[name] for name in attributes if name in own}
+    own.update(attributes)
+    try:
+        yield
+    finally:
+        for name in attributes:
+            own.pop(name, None)
+        own.update(before)
 
 
 class Bound:
@@ -19,7 +35,7 @@ class Bound:
     def __init__(self, function: Callable, module: nn.Module):
         self.__func__, self.__self__ = function, module
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.__func__(self.__self__, *args, **kwargs)
 
 
@@ -29,11 +45,29 @@ def held(module: nn.Module) -> Callable | None:
     return getattr(forward, "__func__", forward)
 
 
+def put_back(module: nn.Module, function: Callable) -> None:
+    """Gives a module the forward of its class again, if `function` stands in for it."""
+    if held(module) is function:
+        del module.forward
+
+
 def innermost(function: Callable | None) -> Callable | None:
     """The function under wrappers that name it, as those of Accelerate do."""
-    while hasattr(function, "__wrapped__"):
-        function = function.__wrapped__
+    while inner := getattr(function, "__wrapped__", None):
+        function = inner
     return function
+
+
+def off_by(ours: Tensor, own: Tensor) -> float:
+    """The relative difference of two results; inf for other shapes."""
+    if ours.shape != own.shape:
+        return float("inf")
+    return float((ours.float() - own.float()).norm() / own.float().norm().clamp_min(1e-30))
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of somebody else's code says, in short."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
 def check_device(x: Tensor | None, weight: Tensor) -> None:

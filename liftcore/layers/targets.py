@@ -1,17 +1,35 @@
-"""Which layers of a model get LoRA: the plain linear ones of its decoder that PEFT can find."""
+"""Which layers of a model get LoRA: the plain linear ones of its decoder that PEFT can find.
+
+An adapter is only worth what PEFT makes of its adapter_config.json. So the layers are chosen,
+and named, such that PEFT puts LoRA on exactly them: source, PEFT 0.21 (tuners/tuners_utils.py,
+utils/transformers_weight_conversion.py).
+"""
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from liftcore.errors import LiftError, UsageError
-from liftcore.layers.linear import is_linear, is_transposed, unlike
-from liftcore.layers.peft_names import target_modules, unreachable
-from liftcore.model import body
+from liftcore.layers.linear import is_linear, is_transposed, unlike, weight_of
+from liftcore.model import body, causal_lm
+
+# With transformers 5 PEFT takes these names for the routed experts of an older layout, wherever
+# they stand, and puts no LoRA on a linear layer of such a name.
+EXPERTS = {
+    "mixtral": ("gate", "w1", "w2", "w3"),
+    "qwen2_moe": ("gate", "gate_proj", "up_proj", "down_proj"),
+}
+# PEFT refuses these names in these models.
+MAMBA = ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h")
+MAMBA_REFUSED = ("out_proj", "conv1d")
 
 
 @dataclass(frozen=True)
@@ -61,7 +79,7 @@ def targets(model: nn.Module) -> Targets:
     }
     # A model that also sees or hears has other towers; only the decoder reads the document.
     decoder = {id(m) for m in body(model).modules()}
-    head = model.get_output_embeddings()
+    head = causal_lm(model).get_output_embeddings()
     inside = {p: m for p, m in modules.items() if id(m) in decoder and m is not head}
     linear = {path: module for path, module in inside.items() if is_linear(module)}
     left = {path: why for path, module in linear.items() if (why := _unfit(module))}
@@ -70,7 +88,7 @@ def targets(model: nn.Module) -> Targets:
     if not layers:
         why = f": {next(iter(left.values()))}" if left else ""
         raise LiftError(f"{type(model).__name__} has no nn.Linear layers to put LoRA on{why}")
-    if len({(m.weight.device, m.weight.dtype) for m in layers.values()}) > 1:
+    if len({(w.device, w.dtype) for w in map(weight_of, layers.values())}) > 1:
         raise LiftError(
             "the model's linear layers differ in device or dtype; load it on one device"
         )
@@ -78,7 +96,7 @@ def targets(model: nn.Module) -> Targets:
 
 
 def _unfit(module: nn.Module) -> str | None:
-    weight = module.weight
+    weight = weight_of(module)
     if not weight.is_floating_point() or type(weight.data) is not Tensor:
         raise UsageError("the model's linear layers are quantised; load it in bf16 or fp32")
     why = unlike(module)
@@ -99,10 +117,106 @@ def _experts(modules: dict[str, nn.Module]) -> dict[str, str]:
 
 def check_mergeable(model: nn.Module, layers: dict[str, nn.Module]) -> None:
     """Raises LiftError when a layer shares its weight, so that it cannot take a sum of its own."""
-    uses = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
-    shared = [path for path, layer in layers.items() if uses[id(layer.weight)] > 1]
-    if shared:
+    if shared := shared_weights(model, layers):
         raise LiftError(
             f"{type(model).__name__} cannot be merged with an adapter: {shared[0]} shares its "
             "weight with another layer; use the adapter itself"
         )
+
+
+def shared_weights(model: nn.Module, layers: dict[str, nn.Module]) -> list[str]:
+    """The paths of those of the layers whose weight stands elsewhere in the model too."""
+    uses = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    return [path for path, layer in layers.items() if uses[id(layer.weight)] > 1]
+
+
+def unreachable(model: nn.Module, paths: Sequence[str]) -> dict[str, str]:
+    """Module path -> why PEFT would not put an adapter's weights there, of those of `paths`."""
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    experts, mamba = _expert_names(kind), MAMBA_REFUSED if kind in MAMBA else ()
+    why = dict.fromkeys(_renamed(model, kind, paths), "PEFT renames them when it loads an adapter")
+    for path in paths:
+        if _last(path) in experts:
+            why[path] = "PEFT takes these names for routed experts"
+        elif _last(path) in mamba:
+            why[path] = "PEFT refuses these names in Mamba models"
+    return why
+
+
+def target_modules(paths: Collection[str], names: Iterable[str]) -> list[str] | str:
+    """The target_modules by which PEFT puts LoRA on the modules at `paths` and on no other.
+
+    `names` are the paths of all of the model's modules. Each layer goes by the end of its path
+    that no other module shares, mostly its last name; a regular expression serves where even a
+    whole path is the end of another. Raises LiftError when neither names them.
+    """
+    names, chosen = list(names), set(paths)
+    others = {end for name in names if name not in chosen for end in _ends(name)}
+    ends = {path: next((e for e in _ends(path) if e not in others), None) for path in paths}
+    patterns: list[str] | str = sorted({end for end in ends.values() if end})
+    if not all(ends.values()):
+        patterns = "|".join(re.escape(path) for path in sorted(paths))
+    if hits(patterns, names) != chosen:
+        raise LiftError("the model's linear layers cannot be named so that PEFT finds them")
+    return patterns
+
+
+def hits(patterns: Iterable[str] | str, names: Iterable[str]) -> set[str]:
+    """The modules among `names` that PEFT adapts by these target_modules."""
+    if isinstance(patterns, str):
+        return {name for name in names if re.fullmatch(patterns, name)}
+    wanted = set(patterns)
+    return {name for name in names if not wanted.isdisjoint(_ends(name))}
+
+
+def _ends(path: str) -> list[str]:
+    """ "a.b.c" -> ["c", "b.c", "a.b.c"]."""
+    parts = path.split(".")
+    return [".".join(parts[i:]) for i in range(len(parts) - 1, -1, -1)]
+
+
+def _last(path: str) -> str:
+    return path.rpartition(".")[2]
+
+
+def _expert_names(kind: str | None) -> tuple[str, ...]:
+    try:
+        from transformers.conversion_mapping import _MODEL_TO_CONVERSION_PATTERN as patterns
+    except ImportError:  # transformers 4 has no such table, and PEFT then converts nothing
+        return ()
+    layout = "mixtral" if kind == "mixtral" else patterns.get(kind)
+    return EXPERTS.get(layout or "", ())
+
+
+def _renamed(model: nn.Module, kind: str | None, paths: Sequence[str]) -> list[str]:
+    """The paths that PEFT changes in the names of weights, as transformers does when it reads a
+    checkpoint of an older layout."""
+    try:
+        from transformers import conversion_mapping
+        from transformers.core_model_loading import WeightRenaming, rename_source_key
+    except ImportError:
+        return []
+    if kind is None or conversion_mapping.get_checkpoint_conversion_mapping(kind) is None:
+        return []
+    try:
+        rules = conversion_mapping.get_model_conversion_mapping(cast(Any, model))
+        renamings = [
+            WeightRenaming("base_model.model.model.", "model."),
+            WeightRenaming("base_model.model.", ""),
+            WeightRenaming(r"(lora_[^\.]*)", r"\1.default"),
+            *(rule for rule in rules if isinstance(rule, WeightRenaming)),
+        ]
+        changed = []
+        for path in sorted(paths):
+            key = f"base_model.model.{path}.lora_A.weight"
+            new, _ = rename_source_key(key, renamings, [])
+            # PEFT takes a name back that has only lost its beginning.
+            if not key.endswith("".join(new.rsplit(".default", 1))):
+                changed.append(path)
+        return changed
+    except Exception as error:  # these functions are transformers' own, and may change
+        warnings.warn(
+            f"whether PEFT renames the layers of {type(model).__name__} is not known: {error}",
+            stacklevel=2,
+        )
+        return []

@@ -3,7 +3,8 @@ is compared with the model itself, in the dtype and mode that will run."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +14,17 @@ from liftcore.errors import LiftError
 from liftcore.layers.attention import fast_attention
 from liftcore.layers.lora import Adapter
 from liftcore.layers.norms import fast_norms
-from liftcore.model import body, evaluating, head
+from liftcore.layers.replaced import first_line, off_by
+from liftcore.model import body, causal_lm, evaluating, head
 
 TOKENS = 24
 # What two orders of the same roundings may differ by: of the hidden states, of the gradient.
 NEAR = {2: (0.1, 0.3), 4: (1e-3, 1e-2), 8: (1e-6, 1e-4)}
+Aid = tuple[str, Callable[[], AbstractContextManager]]
 
 
 @contextmanager
-def fastest(model: nn.Module, adapter: Adapter, length: int):
+def fastest(model: nn.Module, adapter: Adapter, length: int) -> Generator[list[str]]:
     """Within it the model runs the groups, norms and attention that agree with its own.
 
     The adapter is installed, and nothing else trains. Yields a list of lines that say what was
@@ -40,27 +43,34 @@ def fastest(model: nn.Module, adapter: Adapter, length: int):
         raise LiftError(f"{type(model).__name__} cannot be trained: its gradient is no number")
     if not right[1].any():
         raise LiftError(f"{type(model).__name__} cannot be trained: no gradient reaches LoRA")
-    aids = [
+    aids: list[Aid] = [
         ("norms", lambda: fast_norms(model)),
         ("attention", lambda: fast_attention(model, length)),
     ]
     with ExitStack() as stack:
         # All at once, as a rule; one after the other only to find the one that differs.
-        if why := _entered(stack, aids, model, adapter, size, right, left):
-            if _differs(model, adapter, size, right):
+        if why := _entered(stack, aids, model, adapter, right, left):
+            if _differs(model, adapter, right):
                 stack.enter_context(adapter.ungrouped())
                 left.append(f"linear layers run one by one: {why}")
             for aid in aids:
-                if why := _entered(stack, [aid], model, adapter, size, right, left):
+                if why := _entered(stack, [aid], model, adapter, right, left):
                     left.append(f"its own {aid[0]} stayed: {why}")
         yield left
 
 
-def _entered(stack, aids, model, adapter, size, right, left: list[str]) -> str:
+def _entered(
+    stack: ExitStack,
+    aids: list[Aid],
+    model: nn.Module,
+    adapter: Adapter,
+    right: tuple[Tensor, Tensor],
+    left: list[str],
+) -> str:
     """Enters the aids for the rest of `stack`; unless the model then differs: "", or how."""
     with ExitStack() as trial:
         said = [trial.enter_context(enter()) for _, enter in aids]
-        why = _differs(model, adapter, size, right)
+        why = _differs(model, adapter, right)
         if not why:
             stack.push(trial.pop_all())
             # fast_attention says why it did not take a model.
@@ -68,17 +78,16 @@ def _entered(stack, aids, model, adapter, size, right, left: list[str]) -> str:
         return why
 
 
-def _differs(model: nn.Module, adapter: Adapter, size: int, right: tuple[Tensor, Tensor]) -> str:
+def _differs(model: nn.Module, adapter: Adapter, right: tuple[Tensor, Tensor]) -> str:
     """Why the model as it stands does not give what it gave by itself; "" when it does."""
     try:
-        got = _outcome(model, adapter, size)
+        ours = _outcome(model, adapter, right[0].shape[1])
     except LiftError as error:
         return str(error)
     for name, a, b, bound in zip(
-        ("result", "gradient"), got, right, NEAR[right[0].element_size()], strict=True
+        ("result", "gradient"), ours, right, NEAR[right[0].element_size()], strict=True
     ):
-        error = float((a.float() - b.float()).norm() / b.float().norm().clamp_min(1e-30))
-        if not error <= bound:
+        if not (error := off_by(a, b)) <= bound:
             return f"another {name} (off by {error:.2g})"
     return ""
 
@@ -88,6 +97,10 @@ def _outcome(model: nn.Module, adapter: Adapter, size: int) -> tuple[Tensor, Ten
 
     Raises LiftError when the model cannot be run forward and backward.
     """
+
+    def untrainable(error: Exception) -> LiftError:
+        return LiftError(f"{type(model).__name__} cannot be trained: {first_line(error)}")
+
     lm_head = head(model)
     random = torch.Generator().manual_seed(0)
     ids = torch.randint(lm_head.weight.shape[0], (1, size), generator=random)
@@ -105,9 +118,9 @@ def _outcome(model: nn.Module, adapter: Adapter, size: int) -> tuple[Tensor, Ten
     except RuntimeError as error:
         if out_of_memory(error):
             raise
-        raise LiftError(_why(model, error)) from error
+        raise untrainable(error) from error
     except Exception as error:
-        raise LiftError(_why(model, error)) from error
+        raise untrainable(error) from error
     finally:
         adapter.grads.copy_(state)
 
@@ -115,7 +128,7 @@ def _outcome(model: nn.Module, adapter: Adapter, size: int) -> tuple[Tensor, Ten
 @torch.no_grad()
 def _looks_ahead(model: nn.Module, size: int) -> bool:
     """Whether the last token of `size` changes what the decoder says before it."""
-    weight = model.get_input_embeddings().weight
+    weight = causal_lm(model).get_input_embeddings().weight
     ids = torch.arange(size, device=weight.device)[None] % weight.shape[0]
     other = ids.clone()
     other[:, -1] = weight.shape[0] // 2
@@ -127,8 +140,3 @@ def _looks_ahead(model: nn.Module, size: int) -> bool:
     # Sums of other sizes may round in another way; nothing else may differ.
     bound = 0.02 if weight.element_size() == 2 else 1e-3
     return not (one - two).norm() <= bound * one.norm()
-
-
-def _why(model: nn.Module, error: Exception) -> str:
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return f"{type(model).__name__} cannot be trained: {line[:160]}"

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 from liftcore import model as models
 from liftcore.config import LiftConfig
@@ -15,16 +18,16 @@ from liftcore.objectives.distill import DistilledPairs, DistilledSegments
 from liftcore.objectives.qa import QuestionAnswering
 from liftcore.objectives.recitation import Recitation
 from liftcore.objectives.segments import Segments
-from liftcore.questions.pairs import GivenPairs, PairSource, as_pair, read_pairs
-from liftcore.questions.shared import SharedPairs
+from liftcore.questions.pairs import GivenPairs, PairSource, SharedPairs, as_pair, read_pairs
+from liftcore.tokens import Tokenizer
 
 # Stands for the questions that the model makes itself.
 SELF = "self"
 
 
 def objectives_of(
-    model,
-    tokenizer,
+    model: nn.Module,
+    tokenizer: Tokenizer,
     document: Document,
     config: LiftConfig,
     sources: Sequence[PairSource] = (),
@@ -58,7 +61,7 @@ def objectives_of(
     return [made(name) for name in config.objectives]
 
 
-def pair_sources(qa) -> list[PairSource | str]:
+def pair_sources(qa: Any) -> list[PairSource | str]:
     """The sources of what a caller gives as `qa`: a JSONL file, pairs (Pair, (question, answer) or
     a dict of these), a source, "self", or a list of sources and "self", which stays as it is.
 
@@ -69,10 +72,10 @@ def pair_sources(qa) -> list[PairSource | str]:
         return [GivenPairs(read_pairs(qa))]
     if hasattr(qa, "poll"):
         return [qa]
-    found = list(qa)
-    if any(each == SELF or hasattr(each, "poll") for each in found):
-        return found
-    return [GivenPairs(as_pair(each, f"pair {n}") for n, each in enumerate(found, 1))]
+    entries = list(qa)
+    if any(each == SELF or hasattr(each, "poll") for each in entries):
+        return entries
+    return [GivenPairs(as_pair(each, f"pair {n}") for n, each in enumerate(entries, 1))]
 
 
 def digest_of(sources: Sequence[PairSource | str]) -> str:
@@ -83,8 +86,8 @@ def digest_of(sources: Sequence[PairSource | str]) -> str:
 
 def summary(source: PairSource) -> dict:
     """What a source of pairs gave and lost, as numbers for a report."""
-    if hasattr(source, "summary"):
-        return source.summary()
+    if (own := getattr(source, "summary", None)) is not None:
+        return own()
     return {
         "pairs": source.expected,
         "failures": dict(source.failures),

@@ -13,19 +13,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from liftcore import answer
 from liftcore import model as models
 from liftcore.config import LiftConfig
 from liftcore.document import Document
 from liftcore.objectives import Objective
-from liftcore.objectives.paired import Paired
+from liftcore.objectives.qa import Paired
 from liftcore.objectives.sample import Sample, SoftTargets, prompted
 from liftcore.objectives.teacher import K, Reading, Teacher
 from liftcore.questions.pairs import Pair, PairSource
-from liftcore.questions.passages import Passages
+from liftcore.questions.windows import Passages
 from liftcore.segments import cut
-from liftcore.tokens import text_ids
+from liftcore.tokens import Tokenizer, text_ids
 
 # Tokens that the teacher reads at once, and the longest piece that the student does.
 WINDOW = 1024
@@ -47,8 +48,8 @@ class DistilledSegments(Objective):
 
     def __init__(
         self,
-        model,
-        tokenizer,
+        model: nn.Module,
+        tokenizer: Tokenizer,
         document: Document,
         config: LiftConfig,
         *,
@@ -74,23 +75,23 @@ class DistilledSegments(Objective):
         p, length = len(self.prefix), len(self.tokens)
         size = self.window - p
         step = max(1, size // 2)
-        begin, found = (0 if p else 1), []
+        begin, readings = (0 if p else 1), []
         while begin < length:
-            stop = min(length, size if not found else begin + step)
+            stop = min(length, size if not readings else begin + step)
             start = max(0, stop - size)
             ids = np.concatenate([self.prefix, self.tokens[start:stop]])
-            found.append((Reading(ids, p + begin - start), begin))
+            readings.append((Reading(ids, p + begin - start), begin))
             begin = stop
-        return found
+        return readings
 
     def samples(self, epoch: int) -> list[Sample]:
         if self.soft is None:
             self.soft = self._taught()
-        segments, found = cut(len(self.tokens), self.cutting, epoch), []
+        segments, samples = cut(len(self.tokens), self.cutting, epoch), []
         for start, stop, own in zip(segments.start, segments.stop, segments.weights, strict=True):
             soft = SoftTargets(self.soft.ids[start:stop], self.soft.probs[start:stop])
-            found.append(prompted(self.prefix, self.tokens[start:stop], self.name, own, soft))
-        return found
+            samples.append(prompted(self.prefix, self.tokens[start:stop], self.name, own, soft))
+        return samples
 
     def _taught(self) -> SoftTargets:
         """The teacher's targets for each token of the document, [L, k]."""
@@ -108,10 +109,9 @@ class DistilledPairs(Paired):
     """The answers of pairs as they arrive: the teacher reads the prompt of a question with the text
     that it is about, the student the same prompt without a text.
 
-    That text is source.window_text(pair.window), where the source has such a method, else the
-    passage of the document that shares most words with question, answer and evidence. Answer and
-    end of turn are scored, with the teacher's targets; where the text does not fit beside the
-    question, with the answer itself.
+    That text is the passage of the document that shares most words with question, answer and
+    evidence. Answer and end of turn are scored, with the teacher's targets; where the text does
+    not fit beside the question, with the answer itself.
 
     window   tokens that the teacher reads at most, at most the model's
     k, cache   of liftcore.objectives.teacher
@@ -121,8 +121,8 @@ class DistilledPairs(Paired):
 
     def __init__(
         self,
-        model,
-        tokenizer,
+        model: nn.Module,
+        tokenizer: Tokenizer,
         document: Document,
         sources: Sequence[PairSource],
         *,
@@ -136,12 +136,12 @@ class DistilledPairs(Paired):
         self.passages = Passages(document.text)
         self.teacher = Teacher(model, k, cache)
 
-    def made_of(self, pairs: Sequence[tuple[PairSource, Pair]]) -> list[Sample]:
-        readings = [self.reading(pair, self._text(source, pair)) for source, pair in pairs]
+    def made_of(self, pairs: Sequence[Pair]) -> list[Sample]:
+        readings = [self.reading(pair, self._text(pair)) for pair in pairs]
         taught = iter(self.teacher.targets([r for r in readings if r is not None]))
         return [
             self._student(pair, next(taught) if reading is not None else None)
-            for (_, pair), reading in zip(pairs, readings, strict=True)
+            for pair, reading in zip(pairs, readings, strict=True)
         ]
 
     def _student(self, pair: Pair, soft: SoftTargets | None) -> Sample:
@@ -164,11 +164,7 @@ class DistilledPairs(Paired):
             return None
         return Reading(np.array([*prompt, *reply], dtype=np.int32), len(prompt))
 
-    def _text(self, source, pair: Pair) -> str:
+    def _text(self, pair: Pair) -> str:
         """The text that the pair is about."""
-        text = ""
-        if pair.window >= 0 and hasattr(source, "window_text"):
-            text = source.window_text(pair.window)
-        return text or self.passages.about(
-            f"{pair.question} {pair.answer} {pair.evidence}", pair.evidence
-        )
+        about = f"{pair.question} {pair.answer} {pair.evidence}"
+        return self.passages.about(about, pair.evidence)

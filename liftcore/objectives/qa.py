@@ -1,4 +1,4 @@
-"""Questions and answers about the document as samples (LIFT, equation 4)."""
+"""Questions and answers about the document as samples, as they arrive (LIFT, equation 4)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,47 @@ import numpy as np
 
 from liftcore import answer
 from liftcore.config import LiftConfig
-from liftcore.objectives.paired import Paired
+from liftcore.objectives import Objective
 from liftcore.objectives.sample import Sample, prompted
 from liftcore.questions.pairs import Pair, PairSource
+from liftcore.tokens import Tokenizer
+
+
+class Paired(Objective):
+    """The samples of the pairs of one or more sources, as the pairs arrive."""
+
+    def __init__(self, sources: Sequence[PairSource]):
+        self.sources = list(sources)
+        self.known: list[Sample] = []
+
+    def made_of(self, pairs: Sequence[Pair]) -> list[Sample]:
+        """One sample of each pair."""
+        raise NotImplementedError
+
+    def samples(self, epoch: int) -> list[Sample]:
+        self.poll()
+        return list(self.known)
+
+    def poll(self) -> list[Sample]:
+        new = self.made_of([pair for source in self.sources for pair in source.poll()])
+        self.known += new
+        return new
+
+    @property
+    def done(self) -> bool:
+        return all(source.done for source in self.sources)
+
+    @property
+    def expected(self) -> int:
+        return sum(source.expected for source in self.sources)
+
+    @property
+    def seconds(self) -> float:
+        return max((source.seconds for source in self.sources), default=0.0)
+
+    def close(self) -> None:
+        for source in self.sources:
+            source.close()
 
 
 class QuestionAnswering(Paired):
@@ -25,7 +63,7 @@ class QuestionAnswering(Paired):
 
     def __init__(
         self,
-        tokenizer,
+        tokenizer: Tokenizer,
         title: str,
         tokens: np.ndarray,
         sources: Sequence[PairSource],
@@ -36,8 +74,8 @@ class QuestionAnswering(Paired):
         self.tokenizer, self.title, self.window = tokenizer, title, window
         self.document = tokens.tolist() if config.qa_context == "truncated" else None
 
-    def made_of(self, pairs: Sequence[tuple[PairSource, Pair]]) -> list[Sample]:
-        return [self._sample(pair) for _, pair in pairs]
+    def made_of(self, pairs: Sequence[Pair]) -> list[Sample]:
+        return [self._sample(pair) for pair in pairs]
 
     def _sample(self, pair: Pair) -> Sample:
         reply = answer.reply_ids(self.tokenizer, pair.answer)

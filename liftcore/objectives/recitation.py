@@ -11,6 +11,7 @@ from liftcore.errors import UsageError
 from liftcore.objectives import Objective
 from liftcore.objectives.sample import Sample, prompted
 from liftcore.segments import cut
+from liftcore.tokens import Tokenizer
 
 CUE = "\nPassage:"
 
@@ -25,7 +26,9 @@ class Recitation(Objective):
 
     name = "recitation"
 
-    def __init__(self, tokenizer, title: str, tokens: np.ndarray, config: LiftConfig, window: int):
+    def __init__(
+        self, tokenizer: Tokenizer, title: str, tokens: np.ndarray, config: LiftConfig, window: int
+    ):
         self.tokenizer, self.title, self.tokens, self.config = tokenizer, title, tokens, config
         self.text = self._shown(window - min(config.segment_length, len(tokens)))
 
@@ -61,9 +64,9 @@ class Recitation(Objective):
 
     def samples(self, epoch: int) -> list[Sample]:
         segments = cut(len(self.tokens), self.config, epoch)
-        found = []
+        samples = []
         for i, weights in enumerate(segments.weights):
             prompt = self._prompt(self.text, i + 1, len(segments))
             passage = self.tokens[segments.start[i] : segments.stop[i]]
-            found.append(prompted(prompt, passage, self.name, weights))
-        return found
+            samples.append(prompted(prompt, passage, self.name, weights))
+        return samples

@@ -38,8 +38,8 @@ class Sample:
 
 
 def prompted(
-    prompt: Sequence[int],
-    target: Sequence[int],
+    prompt: Sequence[int] | np.ndarray,
+    target: Sequence[int] | np.ndarray,
     source: str,
     weights: np.ndarray | None = None,
     soft: SoftTargets | None = None,

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import contextmanager
+import contextlib
+import hashlib
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from liftcore import model as models
+from liftcore.layers.lora import without_adapter
 from liftcore.model import evaluating
 from liftcore.objectives.sample import SoftTargets
-from liftcore.objectives.teacher_cache import TeacherCache, fingerprint
+from liftcore.questions.cache import Cache
 
 K = 20
 # Tokens that go through the model at once, padding included.
@@ -48,27 +52,28 @@ class Teacher:
         self.k = min(k, self.head.weight.shape[0])
         self.cache = None
         if cache is not None:
-            with without_adapter(model):
+            with as_teacher(model):
                 self.cache = TeacherCache(cache, f"{fingerprint(model)} {self.k}")
 
     def targets(self, readings: Sequence[Reading]) -> list[SoftTargets]:
         """For each reading int32 and float16 [n − first, k], the likeliest first."""
-        found: list[SoftTargets | None] = [None] * len(readings)
-        if self.cache is not None:
-            found = [self.cache.get(r.ids, r.first) for r in readings]
-        missing = [i for i, targets in enumerate(found) if targets is None]
+        known: dict[int, SoftTargets] = {}
+        for i, r in enumerate(readings):
+            targets = None if self.cache is None else self.cache.get(r.ids, r.first)
+            if targets is not None:
+                known[i] = targets
         # Readings of like length share a pass.
-        missing.sort(key=lambda i: -len(readings[i].ids))
-        with without_adapter(self.model), torch.no_grad():
+        missing = sorted(
+            set(range(len(readings))) - known.keys(), key=lambda i: -len(readings[i].ids)
+        )
+        with as_teacher(self.model), torch.no_grad():
             while missing:
                 count = max(1, BATCH_TOKENS // len(readings[missing[0]].ids))
                 batch, missing = missing[:count], missing[count:]
-                fresh = self._read([readings[i] for i in batch])
-                for i, targets in zip(batch, fresh, strict=True):
-                    found[i] = targets
+                known |= zip(batch, self._read([readings[i] for i in batch]), strict=True)
                 if self.cache is not None:
-                    self.cache.put([(readings[i].ids, readings[i].first, found[i]) for i in batch])
-        return found
+                    self.cache.put([(readings[i].ids, readings[i].first, known[i]) for i in batch])
+        return [known[i] for i in range(len(readings))]
 
     def _read(self, readings: list[Reading]) -> list[SoftTargets]:
         size = max(len(r.ids) for r in readings)
@@ -99,15 +104,64 @@ class Teacher:
         return torch.cat(ids).cpu().numpy(), torch.cat(probs).cpu().numpy()
 
 
-@contextmanager
-def without_adapter(model: nn.Module):
+@contextlib.contextmanager
+def as_teacher(model: nn.Module) -> Generator[None]:
     """Within it the model has its own layers, in evaluation mode."""
-    adapter = getattr(model, "_liftcore_adapter", None)
-    if adapter is not None:
-        adapter.remove()
-    try:
-        with evaluating(model):
-            yield
-    finally:
-        if adapter is not None:
-            adapter.install()
+    with without_adapter(model), evaluating(model):
+        yield
+
+
+class TeacherCache(Cache):
+    """Targets in safetensors files of a batch each, so that a resumed run has them: <key>.ids
+    int32 [m, k] and <key>.probs float16 [m, k].
+
+    `teacher` says whose they are and how many a token has: another's count as missing.
+    """
+
+    def __init__(self, folder: str | Path, teacher: str):
+        super().__init__(folder)
+        self.teacher = teacher
+        self.files: dict[str, Path] = {}
+        for file in sorted(self.folder.glob("*.safetensors")):
+            with contextlib.suppress(SafetensorError, OSError), safe_open(file, "pt") as kept:
+                names = [n.removesuffix(".ids") for n in kept.keys() if n.endswith(".ids")]  # noqa: SIM118
+                self.files |= dict.fromkeys(names, file)
+
+    def get(self, ids: np.ndarray, first: int) -> SoftTargets | None:
+        """The targets of the tokens ids[first:], or None."""
+        key = self._key(ids, first)
+        if key not in self.files:
+            return None
+        try:
+            with safe_open(self.files[key], "pt") as kept:
+                likeliest, probs = (kept.get_tensor(f"{key}.{n}").numpy() for n in ("ids", "probs"))
+        except (SafetensorError, OSError):
+            return None
+        fits = likeliest.shape == probs.shape and len(likeliest) == len(ids) - first
+        return SoftTargets(likeliest, probs) if fits else None
+
+    def put(self, entries: Iterable[tuple[np.ndarray, int, SoftTargets]]) -> None:
+        """Keeps targets, each with the tokens that the teacher read and the first it speaks of."""
+        tensors, keys = {}, []
+        for ids, first, targets in entries:
+            keys.append(self._key(ids, first))
+            tensors[f"{keys[-1]}.ids"] = torch.from_numpy(targets.ids)
+            tensors[f"{keys[-1]}.probs"] = torch.from_numpy(targets.probs)
+        name = hashlib.sha256("".join(keys).encode()).hexdigest()[:32]
+        file = self.folder / f"{name}.safetensors"
+        if self._write(file, lambda temporary: save_file(tensors, temporary)):
+            self.files |= dict.fromkeys(keys, file)
+
+    def _key(self, ids: np.ndarray, first: int) -> str:
+        digest = hashlib.sha256(f"{self.teacher} {first} ".encode())
+        digest.update(np.ascontiguousarray(ids, dtype=np.int32).tobytes())
+        return digest.hexdigest()
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A hash that tells one model from another: its kind, dtype and a sample of every weight."""
+    digest = hashlib.sha256(f"{type(model).__name__} {next(model.parameters()).dtype}".encode())
+    for name, p in model.named_parameters():
+        sample = p.detach().flatten()[:64].float().cpu().numpy().tobytes()
+        digest.update(f"{name} {tuple(p.shape)}".encode() + sample)
+    return digest.hexdigest()

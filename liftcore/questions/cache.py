@@ -1,11 +1,12 @@
-"""Answers of a server on disk, by the hash of what was asked, so that nothing is asked twice."""
+"""What was asked or computed once, on disk by the hash of what it depends on."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from liftcore.errors import LiftError
 from liftcore.files import write_atomically
@@ -13,22 +14,33 @@ from liftcore.files import write_atomically
 VERSION = 1
 
 
-class QaCache:
-    """Answers in one folder, one file each; may be used by threads and processes at once.
+class Cache:
+    """Files in one folder; may be used by threads and processes at once.
 
-    A file that is damaged, or of another question, counts as missing. What cannot be written is
+    A file that is damaged, or of something else, counts as missing. What cannot be written is
     not kept, and `problem` says why: a full disk must not cost the answer. Raises LiftError when
     the folder cannot be made.
     """
 
     def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
-        self.problem = ""
-        self._lock = threading.Lock()
+        self.folder, self.problem = Path(folder), ""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise LiftError(f"cannot make the folder {folder}: {error.strerror}") from error
+
+    def _write(self, file: Path, write: Callable[[Path], object]) -> bool:
+        """Whether the file could be written."""
+        try:
+            write_atomically(file, write)
+        except LiftError as error:
+            self.problem = str(error)
+            return False
+        return True
+
+
+class QaCache(Cache):
+    """Answers of a server, one file each, so that nothing is asked twice."""
 
     def get(self, request: dict) -> list | None:
         """The answer kept for this request, or None."""
@@ -45,13 +57,8 @@ class QaCache:
     def put(self, request: dict, answer: list) -> None:
         """Keeps the answer, a list of what JSON can hold."""
         key = key_of(request)
-        file = self._file(key)
         content = json.dumps({"key": key, "sum": _sum(answer), "answer": answer}).encode()
-        try:
-            write_atomically(file, lambda to: to.write_bytes(content))
-        except LiftError as error:
-            with self._lock:
-                self.problem = f"cannot write to {self.folder}: {error.__cause__.strerror}"
+        self._write(self._file(key), lambda to: to.write_bytes(content))
 
     def _file(self, key: str) -> Path:
         # Thousands of files in one folder make some file systems slow.
@@ -67,5 +74,5 @@ def _sum(answer: list) -> str:
     return hashlib.sha256(_canonical(answer)).hexdigest()[:16]
 
 
-def _canonical(value) -> bytes:
+def _canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

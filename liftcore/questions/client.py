@@ -17,6 +17,7 @@ import socket
 import ssl
 import threading
 import time
+from email.message import Message
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -35,8 +36,16 @@ class ServerError(LiftError):
     silent   no answer came, not even a refusal; denied: the server wants no such request from us
     """
 
-    def __init__(self, reason: str, detail: str = "", *, retry=True, after=None, silent=False,
-                 denied=False):  # fmt: skip
+    def __init__(
+        self,
+        reason: str,
+        detail: str = "",
+        *,
+        retry: bool = True,
+        after: float | None = None,
+        silent: bool = False,
+        denied: bool = False,
+    ):
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason, self.retry, self.after = reason, retry, after
         self.silent, self.denied = silent, denied
@@ -47,8 +56,7 @@ class _Key:
 
     def __init__(self):
         # An empty first one says that there is none, whatever the other holds for other servers.
-        found = next((os.environ[name] for name in KEYS if name in os.environ), "")
-        self.value = found.strip()
+        self.value = next((os.environ[name] for name in KEYS if name in os.environ), "").strip()
         if any(not "!" <= c <= "~" for c in self.value):
             raise UsageError("the server's key in the environment holds spaces or odd characters")
 
@@ -128,7 +136,7 @@ class ChatServer:
                 self._optional["max_completion_tokens"] = value
         return True
 
-    def _post(self, content: dict, timeout: float) -> tuple[int, object, bytes]:
+    def _post(self, content: dict, timeout: float) -> tuple[int, Message, bytes]:
         """(status, headers, body) of one POST, all within `timeout` seconds."""
         connection, path, headers = self._connection(timeout)
         headers |= {
@@ -139,7 +147,7 @@ class ChatServer:
         expired = threading.Event()
         own = None
 
-        def expire():
+        def expire() -> None:
             expired.set()
             if own is not None:
                 _cut(own)
@@ -180,7 +188,7 @@ class ChatServer:
             with self._lock:
                 self._sockets.discard(own)
 
-    def _connection(self, timeout: float):
+    def _connection(self, timeout: float) -> tuple[http.client.HTTPConnection, str, dict[str, str]]:
         """(connection, path, headers) of a request, through the environment's proxy if any."""
         host, port = self._proxy[:2] if self._proxy else (self.host, self.port)
         if not self.secure:
@@ -222,10 +230,10 @@ def _proxy(scheme: str, host: str) -> tuple[str, int, dict[str, str]] | None:
     with contextlib.suppress(ValueError):
         if ipaddress.ip_address(host).is_loopback:
             return None
-    found = getproxies().get(scheme)
-    if not found or host == "localhost" or proxy_bypass(host):
+    proxy = getproxies().get(scheme)
+    if not proxy or host == "localhost" or proxy_bypass(host):
         return None
-    parts = urlsplit(found if "://" in found else f"http://{found}")
+    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     if parts.scheme != "http" or not parts.hostname:
         raise UsageError(f"the {scheme} proxy of the environment is not an http:// address")
     headers = {}
@@ -252,16 +260,16 @@ def _message(body: bytes) -> str:
     """What a server says about an error: OpenAI's form, FastAPI's, or the text itself."""
     text = body.decode(errors="replace")
     with contextlib.suppress(ValueError, RecursionError):
-        found = json.loads(text)
-        if isinstance(found, dict):
-            found = found.get("error") or found.get("detail") or found.get("message") or text
-        if isinstance(found, dict):
-            found = found.get("message") or text
-        text = found if isinstance(found, str) else json.dumps(found)
+        said = json.loads(text)
+        if isinstance(said, dict):
+            said = said.get("error") or said.get("detail") or said.get("message") or text
+        if isinstance(said, dict):
+            said = said.get("message") or text
+        text = said if isinstance(said, str) else json.dumps(said)
     return " ".join(text.split())
 
 
-def _refusal(status: int, headers, said: str) -> ServerError:
+def _refusal(status: int, headers: Message, said: str) -> ServerError:
     retry = status in (408, 409, 425, 429) or status >= 500
     after = _seconds(headers.get("Retry-After")) if status in (429, 503) else None
     denied = status in (401, 403, 404, 405) or 300 <= status < 400

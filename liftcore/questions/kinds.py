@@ -128,8 +128,8 @@ def answer_turns(passage: str, question: str) -> Turns:
 
 def first_question(text: str) -> str:
     """The question that a text begins with, or ""."""
-    found = re.match(r"[^?\n]{8,}\?", text.strip())
-    return found[0] if found else ""
+    match = re.match(r"[^?\n]{8,}\?", text.strip())
+    return match[0] if match else ""
 
 
 def question_problem(question: str, target: str, passage: str) -> str:
@@ -153,8 +153,8 @@ def answers(answer: str, target: str, question: str, sentence: str) -> bool:
     the question has not named. Names may be spelt a little differently."""
     asked = [term for term in terms(sentence) if normalised(term) not in normalised(question)]
     places = {term: _place(term, answer) for term in {*asked, target}}
-    found = {term: place for term, place in places.items() if place >= 0}
-    return target in found and found[target] == min(found.values())
+    said = {term: place for term, place in places.items() if place >= 0}
+    return target in said and said[target] == min(said.values())
 
 
 def answer_problem(answer: str, question: str, sentence: str) -> str:
@@ -204,10 +204,10 @@ def good_part(text: str, passage: str) -> tuple[str, str]:
             good += [] if problem else [sentence]
             problems += [problem] if problem else []
         kept += [" ".join(good)] if good else []
-    found = "\n".join(kept)
-    if found and normalised(found) in normalised(passage):
+    good_text = "\n".join(kept)
+    if good_text and normalised(good_text) in normalised(passage):
         return "", "a copy of the passage"
-    return found, (problems or ["empty"])[0]
+    return good_text, (problems or ["empty"])[0]
 
 
 def _problem(sentence: str, passage: str) -> str:

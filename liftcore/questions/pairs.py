@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from liftcore.document import read_text
 from liftcore.errors import LiftError, UsageError
@@ -83,6 +83,37 @@ class GivenPairs:
         self._pairs, self.done = [], True
 
 
+class SharedPairs:
+    """Readers of one source, each of which is a source itself and gets every pair."""
+
+    def __init__(self, source: PairSource):
+        self.source = source
+        self.pairs: list[Pair] = []
+
+    def reader(self) -> PairSource:
+        reader: Any = _Reader(self)
+        return reader
+
+
+class _Reader:
+    def __init__(self, shared: SharedPairs):
+        self._shared, self._at = shared, 0
+
+    def poll(self) -> list[Pair]:
+        pairs = self._shared.pairs
+        pairs += self._shared.source.poll()
+        new, self._at = pairs[self._at :], len(pairs)
+        return new
+
+    @property
+    def done(self) -> bool:
+        return self._shared.source.done and self._at == len(self._shared.pairs)
+
+    def __getattr__(self, name: str) -> Any:
+        # expected, seconds, failures, close() ... are the source's own.
+        return getattr(self._shared.source, name)
+
+
 class Deduplicator:
     """Knows the questions seen so far; the same ones are those of equal question_key()."""
 
@@ -91,13 +122,13 @@ class Deduplicator:
 
     def fresh(self, pairs: Iterable[Pair]) -> list[Pair]:
         """Those of the pairs that ask something new."""
-        found = []
+        new = []
         for pair in pairs:
             key = question_key(pair.question)
             if key not in self._seen:
                 self._seen.add(key)
-                found.append(pair)
-        return found
+                new.append(pair)
+        return new
 
 
 def stands_in(evidence: str, text: str) -> bool:
@@ -139,39 +170,39 @@ def _whole(text: str) -> list | None:
     if not text.lstrip(BLANK).startswith("["):
         return None
     with contextlib.suppress(ValueError, RecursionError):
-        found = json.loads(text.strip(BLANK))
+        entries = json.loads(text.strip(BLANK))
         # An array of words is none of pairs: as a line it gets the error of one.
-        return found if any(isinstance(each, (dict, list)) for each in found) else None
+        return entries if any(isinstance(each, (dict, list)) for each in entries) else None
     return None
 
 
 def _pair(line: str, where: str) -> Pair:
     try:
-        found = json.loads(line)
+        entry = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{where}: not JSON ({error})") from error
-    if not isinstance(found, dict):
+    if not isinstance(entry, dict):
         raise UsageError(f"{where}: not a JSON object with question and answer")
-    return as_pair(found, where)
+    return as_pair(entry, where)
 
 
-def as_pair(found, where: str) -> Pair:
+def as_pair(entry: Any, where: str) -> Pair:
     """A Pair of a Pair, a dict or (question, answer). Raises UsageError that begins with `where`
     for anything else, and for a pair without words."""
-    if isinstance(found, Pair):
-        return found
-    if isinstance(found, (tuple, list)) and len(found) == 2:
-        found = {"question": found[0], "answer": found[1]}
-    if not isinstance(found, dict):
-        raise UsageError(f"{where}: not a question and an answer: {found!r}")
+    if isinstance(entry, Pair):
+        return entry
+    if isinstance(entry, (tuple, list)) and len(entry) == 2:
+        entry = {"question": entry[0], "answer": entry[1]}
+    if not isinstance(entry, dict):
+        raise UsageError(f"{where}: not a question and an answer: {entry!r}")
     for key in ("question", "answer"):
-        if not isinstance(found.get(key), str) or not found[key].strip():
+        if not isinstance(entry.get(key), str) or not entry[key].strip():
             raise UsageError(f"{where}: {key} is missing, empty or not a string")
-    if not has_words(found["question"]):
+    if not has_words(entry["question"]):
         raise UsageError(f"{where}: the question has no words")
-    evidence = found.get("evidence") or ""
+    evidence = entry.get("evidence") or ""
     if not isinstance(evidence, str):
         raise UsageError(f"{where}: evidence is not a string")
-    for text in (found["question"], found["answer"], evidence):
+    for text in (entry["question"], entry["answer"], evidence):
         check_text(text, where)
-    return Pair(found["question"].strip(), found["answer"].strip(), evidence.strip())
+    return Pair(entry["question"].strip(), entry["answer"].strip(), evidence.strip())

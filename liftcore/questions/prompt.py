@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from typing import Any
 
 from liftcore.questions.pairs import Pair, stands_in
 from liftcore.questions.windows import Window
@@ -104,18 +105,18 @@ def _without_thoughts(content: str) -> str:
 
 def accept(items: list, window: Window, count: int, rejected: Counter[str]) -> list[Pair]:
     """The pairs among `items`, at most `count`; the others are counted by what is wrong."""
-    found = []
+    good: list[Pair] = []
     for item in items:
         pair = _pair(item, window)
         if pair is None:
             rejected["wrong schema"] += 1
         elif pair.evidence and not stands_in(pair.evidence, window.text):
             rejected["evidence not in the text"] += 1
-        elif len(found) == count:
+        elif len(good) == count:
             rejected["too many"] += 1
         else:
-            found.append(pair)
-    return found
+            good.append(pair)
+    return good
 
 
 def plain_question(question: str) -> str:
@@ -124,7 +125,7 @@ def plain_question(question: str) -> str:
     return bare[:1].upper() + bare[1:]
 
 
-def _pair(item, window: Window) -> Pair | None:
+def _pair(item: Any, window: Window) -> Pair | None:
     if not isinstance(item, dict) or not all(isinstance(v, str) for v in item.values()):
         return None
     question, answer = plain_question(item.get("question", "")), item.get("answer", "").strip()
@@ -153,7 +154,7 @@ def _json_values(content: str) -> list:
     return [value for value in values if value == [] or _objects(value)]
 
 
-def _objects(value) -> list[dict]:
+def _objects(value: Any) -> list[dict]:
     """The objects of a list of objects, of an object that holds such lists, or the object alone."""
     if isinstance(value, list):
         return [v for v in value if isinstance(v, dict)]
@@ -161,15 +162,15 @@ def _objects(value) -> list[dict]:
     return inner or ([value] if value else [])
 
 
-def _items(value) -> list[dict[str, str]]:
-    found = []
+def _items(value: Any) -> list[dict[str, str]]:
+    items = []
     for each in _objects(value):
         item = {str(k).strip().casefold(): v for k, v in each.items()}
-        found.append({k: _text(item.get(k)) for k in ("question", "answer", "evidence")})
-    return found
+        items.append({k: _text(item.get(k)) for k in ("question", "answer", "evidence")})
+    return items
 
 
-def _text(value) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = str(value)
     # Half a character, as "\\ud83d" stands for, is no text.
@@ -180,6 +181,6 @@ def _is_unicode(text: str) -> bool:
     return not any("\ud800" <= c <= "\udfff" for c in text)
 
 
-def _is_empty(value) -> bool:
+def _is_empty(value: Any) -> bool:
     """[], {"pairs": []} and the like."""
     return value == [] or (isinstance(value, dict) and list(value.values()) == [[]])

@@ -123,19 +123,37 @@ def stem(word: str) -> str:
     return word[:-1] if len(word) > 3 and word.endswith("s") and word[-2] != "s" else word
 
 
-def quizzes(window: Window, most: int = 3) -> list[Pair]:
+def quizzes(window: Window) -> list[Pair]:
     """The sentence up to a term, with a question word in its place: "... was opened in which
-    year?" For the first terms that have at least four words before them."""
+    year?" For the first three terms that have at least four words before them."""
+    pairs = []
+    for term, sentence in _unique_terms(window):
+        before = sentence[: sentence.index(term)].split()
+        if len(before) >= 4:
+            question = f"{' '.join(before)} {question_word(term)}?"
+            pairs.append(Pair(question, term, sentence, window.number))
+    return pairs[:3]
+
+
+def gaps(window: Window) -> list[Pair]:
+    """ "Which words fill the gap?" for the first two terms of the window's sentence."""
+    pairs = []
+    for term, sentence in _unique_terms(window):
+        cue = sentence.replace(term, GAP)
+        # A gap in a few words tests nothing.
+        if len(content_words(sentence.replace(term, " "))) >= 3:
+            question = f'Which words fill the gap? "{cue}"'
+            pairs.append(Pair(question, term, sentence, window.number))
+    return pairs[:2]
+
+
+def _unique_terms(window: Window) -> list[tuple[str, str]]:
+    """(term, sentence) of each term that stands once in the window's sentence; none of a heading,
+    nor of what is too long to quote."""
     sentence = " ".join(window.sentence.split())
     if len(sentence) > LONGEST_CUE or not ends(sentence):
         return []
-    found = []
-    for term in terms(sentence):
-        before = sentence[: sentence.index(term)].split()
-        if len(before) >= 4 and sentence.count(term) == 1 and len(found) < most:
-            question = f"{' '.join(before)} {question_word(term)}?"
-            found.append(Pair(question, term, sentence, window.number))
-    return found
+    return [(term, sentence) for term in terms(sentence) if sentence.count(term) == 1]
 
 
 def question_word(term: str) -> str:
@@ -159,21 +177,6 @@ def question_word(term: str) -> str:
     return "how much" if re.search(r"\d[^\W\d_]|\d°", term) else "which number"
 
 
-def gaps(window: Window, most: int = 2) -> list[Pair]:
-    """ "Which words fill the gap?" for the first terms of the window's sentence."""
-    sentence = " ".join(window.sentence.split())
-    if len(sentence) > LONGEST_CUE or not ends(sentence):
-        return []
-    found = []
-    for term in terms(sentence):
-        rest = len(content_words(sentence.replace(term, " ")))
-        # A gap in a few words, or a word that stands there twice, tests nothing.
-        if rest >= 3 and sentence.count(term) == 1 and len(found) < most:
-            cue = sentence.replace(term, GAP)
-            found.append(Pair(f'Which words fill the gap? "{cue}"', term, sentence, window.number))
-    return found
-
-
 def continuation(window: Window, following: str) -> Pair | None:
     """ "How does the text go on?" after the window's sentence."""
     cue, following = (" ".join(text.split()) for text in (window.sentence, following))
@@ -191,9 +194,9 @@ class Topics:
 
     def of(self, passage: str) -> str:
         """The one or two names of the passage that are rarest in the document, else its start."""
-        found = list(dict.fromkeys(n for a, b in sentences(passage) for n in names(passage[a:b])))
-        rarest = sorted(found, key=lambda name: self._count[name])[:2]
+        named = list(dict.fromkeys(n for a, b in sentences(passage) for n in names(passage[a:b])))
+        rarest = sorted(named, key=lambda name: self._count[name])[:2]
         if rarest:
-            return " and ".join(sorted(rarest, key=found.index))
+            return " and ".join(sorted(rarest, key=named.index))
         words = passage.split()
         return f'the part that begins "{" ".join(words[:6])}{" ..." if words[6:] else ""}"'

@@ -11,13 +11,14 @@ import random
 import threading
 import time
 from collections import Counter
+from collections.abc import Generator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
 from liftcore.errors import UsageError
 from liftcore.questions.cache import QaCache
 from liftcore.questions.client import ChatServer, ServerError
-from liftcore.questions.concurrency import Slots
 from liftcore.questions.pairs import Deduplicator, Pair
 from liftcore.questions.prompt import BadAnswerError, accept, messages, read_answer
 from liftcore.questions.windows import BEFORE, Window, every_sentence
@@ -27,13 +28,45 @@ LONGEST_BACKOFF = 60.0
 GIVE_UP = 8  # windows in a row that nobody answered for
 
 
+class _Slots:
+    """At most `allowed` requests under way, half as many after each wave of time-outs.
+
+    A server that takes requests one after the other lets most of many time out, each time they are
+    asked again; with as many as it answers in time none does.
+    """
+
+    def __init__(self, most: int):
+        self.allowed = most
+        self._busy, self._halved = 0, 0.0
+        self._free = threading.Condition()
+
+    @contextmanager
+    def one(self) -> Generator[float]:
+        """A place among the requests under way, as soon as there is one; gives the time."""
+        with self._free:
+            self._free.wait_for(lambda: self._busy < self.allowed)
+            self._busy += 1
+        begun = time.monotonic()
+        try:
+            yield begun
+        except ServerError as error:
+            # Those of one wave began before it was cut down.
+            if error.reason == "time-out" and begun > self._halved:
+                self.allowed, self._halved = max(1, self.allowed // 2), time.monotonic()
+            raise
+        finally:
+            with self._free:
+                self._busy -= 1
+                self._free.notify()
+
+
 class ServerPairs:
     """Question-answer pairs about a text, made by a server from every sentence.
 
     url, model    such as "http://127.0.0.1:8000/v1" and what it is called there; the key comes
                   from the environment (see client.py)
     concurrency   requests under way at once; fewer when they time out
-    timeout       seconds for one request; limit: seconds for all, None for no limit
+    timeout       seconds for one request
     retries       further tries of a request; the waits between them grow from `backoff` seconds,
                   twofold each time, and are at least what the server asks for
     cache         a folder: what is answered there is not asked again
@@ -53,7 +86,6 @@ class ServerPairs:
         *,
         concurrency: int = 64,
         timeout: float = 120.0,
-        limit: float | None = None,
         retries: int = 4,
         backoff: float = 1.0,
         cache: str | Path | None = None,
@@ -82,13 +114,12 @@ class ServerPairs:
         self._made = self._delivered = 0  # pairs
         self._silent = 0  # windows in a row that nobody answered for
         self._heard = 0.0  # when the server last answered
-        self._slots = Slots(concurrency)
+        self._slots = _Slots(concurrency)
         self._resume_at = 0.0  # no request before this time: the server asked for a pause
         self._seen = Deduplicator()
         self._random = random.Random()  # the global one is the user's
         self._halt, self._finished = threading.Event(), threading.Event()
         self._start = self._end = time.monotonic()
-        self._until = float("inf") if limit is None else self._start + limit
         if not self._windows:
             self._finished.set()
         for n in range(min(concurrency, len(self._windows))):
@@ -99,8 +130,10 @@ class ServerPairs:
     def poll(self) -> list[Pair]:
         with self._lock:
             ready: list[Pair] = []
-            while self._polled < len(self._results) and self._results[self._polled] is not None:
-                ready += self._results[self._polled]
+            while self._polled < len(self._results):
+                if (pairs := self._results[self._polled]) is None:
+                    break
+                ready += pairs
                 self._results[self._polled] = []
                 self._polled += 1
             fresh = self._seen.fresh(ready)
@@ -208,12 +241,9 @@ class ServerPairs:
 
     def _ask(self, chat: list[dict[str, str]]) -> list:
         with self._slots.one() as begun:
-            left = self._until - begun
-            if left <= 0:
-                raise self._out_of_time()
             answered = True
             try:
-                return read_answer(self._server.ask(chat, min(self._timeout, left)))
+                return read_answer(self._server.ask(chat, self._timeout))
             except BadAnswerError as error:
                 raise ServerError(str(error)) from None
             except ServerError as error:
@@ -238,16 +268,9 @@ class ServerPairs:
         return wait
 
     def _pause(self, seconds: float) -> None:
-        """Waits; raises ServerError when the run stops or its time is over meanwhile."""
-        left = self._until - time.monotonic()
-        if seconds > 0 and self._halt.wait(min(seconds, max(0.0, left))):
+        """Waits; raises ServerError when the run stops meanwhile."""
+        if seconds > 0 and self._halt.wait(seconds):
             raise ServerError(self.stopped or "closed", retry=False)
-        if seconds > left:
-            raise self._out_of_time()
-
-    def _out_of_time(self) -> ServerError:
-        self._stop("the time for all questions is over")
-        return ServerError(self.stopped, retry=False)
 
     def _answered(self, window: Window, items: list) -> None:
         rejected: Counter[str] = Counter()

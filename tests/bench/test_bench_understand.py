@@ -16,6 +16,7 @@ from bench.understand import run as understand_run
 from bench.understand.answers import answers, score
 from bench.understand.lines import EXTRA, LINES, MAIN, Case, Line, cases
 from bench.understand.train import Timed, train_for
+from liftcore import answer
 from liftcore import model as models
 from liftcore.config import LiftConfig
 from liftcore.fiction.documents import Question
@@ -76,13 +77,15 @@ def test_given_pairs_hold_each_fact_once_in_other_words_than_the_test(tokenizer)
             assert len(given & test) <= len(given | test) / 2, (pair.question, tested[pair.answer])
 
 
-def test_batched_answers_are_those_of_one_prompt_at_a_time(model, rng):
+@pytest.mark.parametrize("shared", [9, 10])
+def test_batched_answers_are_those_of_one_prompt_at_a_time(model, rng, shared, monkeypatch):
+    monkeypatch.setattr(answer, "SHARED", shared)
     head = rng.integers(3, 200, 9).tolist()
     prompts = [head + rng.integers(3, 200, n).tolist() for n in (1, 7, 4)]
     prompts.append(rng.integers(3, 200, 5).tolist())
 
     class Ids:
-        eos_token_id = 2
+        eos_token_id = pad_token_id = 2
 
         def decode(self, ids, skip_special_tokens):
             return " ".join(map(str, ids))

@@ -142,7 +142,7 @@ def test_an_input_on_another_gpu_is_an_error_that_says_why():
         weight = torch.nn.Parameter(torch.empty(211, 48, device="cuda:0"), requires_grad=False)
         causal.model.embed_tokens.weight = layer.base_layer.weight = weight
         ids = torch.empty(1, 4, dtype=torch.long, device="cuda:1")
-        own = functools.partial(patch_lora._arguments, layer, "default")
+        own = functools.partial(patch_lora._parts, layer, "default")
         for call in (causal, lambda x: causal(input_ids=x), own):
             with pytest.raises(LiftError, match="DataParallel"):
                 call(ids)

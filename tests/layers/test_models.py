@@ -8,7 +8,7 @@ from tiny import FAMILIES, tiny_model
 
 from liftcore import model as models
 from liftcore.errors import LiftError
-from liftcore.layers.lora import Adapter, LoraLinear, only_adapter_trains
+from liftcore.layers.lora import Adapter, LoraLinear, only_adapter_trains, without_adapter
 from liftcore.training.batch import batch_loss
 
 
@@ -77,7 +77,7 @@ def test_a_new_adapter_changes_nothing_and_removal_restores(rng):
     assert torch.equal(model(ids).logits, before), "B starts at zero"
     randomised(adapter)
     assert not torch.allclose(model(ids).logits, before)
-    with adapter.disabled():
+    with without_adapter(model):
         assert torch.equal(model(ids).logits, before)
     adapter.remove()
     assert torch.equal(model(ids).logits, before)

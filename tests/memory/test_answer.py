@@ -42,8 +42,8 @@ def test_greedy_inherits_nothing(model, tokenizer, settings, monkeypatch):
     study = SelfStudy(model, tokenizer, "One. Two.", kinds=("summary",))
     prompts = [[("user", "Marta keeps bees")], [("user", "Who keeps bees on the roof?")]]
     assert model.generation_config is odd
-    with study._ready(0):
-        made = study._generate(prompts, 8, sample=False)
+    with study._ready():
+        made = study._generate(prompts, 8)
     monkeypatch.setattr(model, "generation_config", own)
-    with study._ready(0):
-        assert study._generate(prompts, 8, sample=False) == made
+    with study._ready():
+        assert study._generate(prompts, 8) == made

@@ -12,9 +12,8 @@ from liftcore.kernels.reference import linear_soft_cross_entropy
 from liftcore.layers.lora import Adapter
 from liftcore.model import head
 from liftcore.objectives.distill import DistilledPairs, DistilledSegments
-from liftcore.questions.pairs import GivenPairs, Pair
-from liftcore.questions.passages import Passages
-from liftcore.questions.shared import SharedPairs
+from liftcore.questions.pairs import GivenPairs, Pair, SharedPairs
+from liftcore.questions.windows import Passages
 from liftcore.training.batch import batch_loss, make
 
 PAIR = Pair("Who keeps lamp 2?", "Clara", evidence="lamp 2 is called Clara")
@@ -121,14 +120,6 @@ def test_pairs_that_arrive_get_their_targets_then():
     assert objective.done and objective.expected == 3 and objective.seconds == 0.5
     objective.close()
     assert source.closed
-
-
-def test_the_source_says_what_a_pair_is_about():
-    source = Arriving()
-    source.window_text = lambda number: f"window {number}"
-    _, objective = pairs(lively(), source)
-    assert objective._text(source, Pair("Who keeps lamp 2?", "Clara", window=4)) == "window 4"
-    assert "Clara" in objective._text(source, PAIR)  # window -1: the user's
 
 
 def test_a_long_text_is_cut_and_a_question_without_room_keeps_its_answer():

@@ -17,8 +17,7 @@ from liftcore.questions import quizzes as terms
 from liftcore.questions import words
 from liftcore.questions.client import LARGEST, ChatServer, ServerError
 from liftcore.questions.pairs import stands_in
-from liftcore.questions.passages import Passages
-from liftcore.questions.windows import Window, blocks, every_sentence, sentences
+from liftcore.questions.windows import Passages, Window, blocks, every_sentence, sentences
 
 SIZE = 100_000
 FOOD = [

@@ -1,6 +1,8 @@
 """Self-study: what is asked, what passes, and a model that is left as it was."""
 
 from contextlib import nullcontext
+from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from liftcore.config import QA_KINDS
 from liftcore.errors import UsageError
 from liftcore.fiction.documents import fictional_document
 from liftcore.layers.attention import NAME, fast_attention
-from liftcore.layers.lora import Adapter
+from liftcore.layers.lora import Adapter, installed, without_adapter
 from liftcore.questions.self_study import SelfStudy
 
 MILL = "Paul Teller built the mill at Orne in 1822. It holds 340 maps. Nobody goes there now."
@@ -25,9 +27,8 @@ class Scripted(SelfStudy):
         super().__init__(*args, **settings)
         self.script, self.asked = script, []
 
-    def _generate(self, prompts, new_tokens, sample):
-        self.asked += [(turns[-1][1] if len(turns) % 2 else turns[-2][1], sample)
-                       for turns in prompts]  # fmt: skip
+    def _generate(self, prompts, new_tokens):
+        self.asked += [turns[-1][1] if len(turns) % 2 else turns[-2][1] for turns in prompts]
         return [self.script(turns) for turns in prompts]
 
 
@@ -86,8 +87,8 @@ def test_a_sentence_without_terms_gets_a_question_of_the_models_choice(tiny):
     ]
 
 
-def test_gaps_and_continuations_need_no_model_and_come_once(tiny):
-    study = Scripted(*tiny, MILL, kinds=("gap", "continue"), rounds=3, script=None)
+def test_gaps_and_continuations_need_no_model(tiny):
+    study = Scripted(*tiny, MILL, kinds=("gap", "continue"), script=None)
     pairs = study.generate_all()
     assert [p.answer for p in pairs] == [
         "Paul Teller", "Orne", "It holds 340 maps.", "Nobody goes there now."
@@ -107,19 +108,15 @@ def test_pairs_follow_the_document_batch_by_batch(tiny):
     assert windows == sorted(windows) and batches > 3
 
 
-def test_rounds_ask_each_part_for_another_kind_of_text(tiny):
+def test_parts_are_asked_for_kinds_of_text_in_turns(tiny):
     kinds = ("summary", "rephrasing", "facts")
-    study = Scripted(
-        *tiny, " ".join([MILL, PASSAGE] * 3), kinds=kinds, rounds=3, script=lambda turns: "Hm."
-    )
+    text = " ".join([MILL, PASSAGE] * 3)
+    study = Scripted(*tiny, text, kinds=kinds, script=lambda turns: "Hm.")
     study.generate_all()
-    asked = {}
-    for request, _ in study.asked:
-        kind, _, passage = request.partition(":\n\n")
-        asked.setdefault(passage, []).append(kind)
-    assert len(asked) > 2 and all(len(set(kinds)) == len(kinds) == 3 for kinds in asked.values())
-    per_round = len(study.asked) // 3
-    assert [a[1] for a in study.asked[::per_round]] == [False, True, True], "later rounds sample"
+    asked = [request.partition(":\n\n")[::2] for request in study.asked]
+    assert len({passage for _, passage in asked}) > 2
+    assert all(a[0] != b[0] for a, b in pairwise(asked))
+    assert len({kind for kind, _ in asked}) == 3
 
 
 def test_a_kind_that_does_not_exist(tiny):
@@ -133,9 +130,9 @@ def test_a_kind_that_does_not_exist(tiny):
 TURNS = [[("user", "One?")], [("user", "A longer one, is it?"), ("assistant", "Yes, it")]]
 
 
-def generate(study, turns=TURNS, sample=False):
-    with study._ready(1):
-        return study._generate(turns, 6, sample)
+def generate(study, turns=TURNS):
+    with study._ready():
+        return study._generate(turns, 6)
 
 
 @pytest.mark.parametrize("template", [True, False])
@@ -163,12 +160,11 @@ def test_the_base_model_writes_and_is_left_as_it_was(tokenizer):
     changed = generate(SelfStudy(model, tokenizer, MILL))
     assert changed != bare
     model.train()
-    study = SelfStudy(model, tokenizer, MILL, without_adapter=adapter.disabled)
+    study = SelfStudy(model, tokenizer, MILL, without_adapter=partial(without_adapter, model))
     state = torch.random.get_rng_state()
     assert generate(study) == bare
-    generate(study, sample=True)
     assert torch.equal(state, torch.random.get_rng_state())
-    assert model.training and all(layer.enabled for layer in adapter.layers.values())
+    assert model.training and installed(model) is adapter
     assert generate(SelfStudy(model, tokenizer, MILL, without_adapter=nullcontext)) == changed
 
 

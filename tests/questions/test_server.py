@@ -220,14 +220,6 @@ def test_close_ends_everything_at_once():
             time.sleep(0.01)
 
 
-def test_a_limit_for_all_ends_the_rest():
-    with Stub(lambda n, r, c: "hang" if number(r) > 2 else good(sentence_of(r))) as stub:
-        source = start(stub, timeout=60, limit=0.5)
-        assert [p.window for p in collect(source)] == [0, 1, 2]
-        assert source.failed == 9 and "time for all" in source.stopped
-        assert 0.4 < source.seconds < 10
-
-
 def test_a_defect_costs_its_window_not_the_run(monkeypatch):
     from liftcore.questions import server
 
