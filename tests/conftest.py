@@ -7,6 +7,9 @@ import tempfile
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Tiny models gain nothing from threads, and lose much when tests run side by side: here, and in
+# the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
@@ -21,7 +24,6 @@ from liftcore.kernels import native
 
 needs_both = pytest.mark.skipif(tools("nvcc", "g++") is not None, reason=str(tools("nvcc", "g++")))
 
-# Tiny models gain nothing from threads, and lose much when tests run side by side.
 torch.set_num_threads(1)
 
 
