@@ -62,7 +62,7 @@ def main(argv=None) -> list[float]:
     model, tokenizer = liftcore.load(args.model, device=args.device)  # frozen, in eval mode
     device, head = model.device, model.get_output_embeddings().weight  # [V, K]
     trained = add_lora(model, args.rank)
-    # fp32 masters would learn better at small rates: see liftcore/optimizer.py.
+    # fp32 masters would learn better at small rates: see liftcore/training/optimizer.py.
     optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.0)
 
     text = args.document.read_text() if args.document else fictional_document(0, 400).text

@@ -23,7 +23,7 @@ from liftcore.device_memory import peak_bytes, reset_peak
 from liftcore.errors import UsageError
 from liftcore.layers.linear import features, matrix
 from liftcore.layers.lora import Adapter, linear_layers, own_adapter_after
-from liftcore.pretrained import from_config
+from liftcore.pretrained import dtype_keyword, from_config
 from liftcore.training.loop import make_runner, prepared
 from liftcore.training.progress import ProgressLine
 from liftcore.training.source import count, segments_alone
@@ -66,7 +66,7 @@ def estimate(
             cost = _cost(model_or_config, tokens, config, progress)
     else:
         device = torch.device(device or models.default_device())
-        keyword = models.dtype_keyword(dtype or models.default_dtype(device))
+        keyword = dtype_keyword(dtype or models.default_dtype(device))
         shallow = []
         for layers in (1, 2):
             model = from_config(shallow_config(model_or_config, layers), **keyword)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from liftcore import files
 from liftcore.errors import LiftError
-from liftcore.pretrained import from_config, from_pretrained, quiet_transformers
+from liftcore.pretrained import dtype_keyword, from_config, from_pretrained, quiet_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -134,8 +134,6 @@ def dequantised(file: Path) -> PreTrainedModel:
     transformers can do this too, but asks for accelerate, which nothing else here needs.
     """
     import gguf
-
-    from liftcore.model import dtype_keyword
 
     config = from_pretrained("AutoConfig", file.parent, gguf_file=file.name)
     config.name_or_path = NAME

@@ -19,7 +19,7 @@ from liftcore import embedded
 from liftcore.device_memory import out_of_memory
 from liftcore.errors import LiftError, UsageError
 from liftcore.kernels.reference import soft_cap
-from liftcore.pretrained import from_pretrained, lfs_pointer
+from liftcore.pretrained import dtype_keyword, from_pretrained, lfs_pointer
 from liftcore.tokens import Tokenizer
 
 if TYPE_CHECKING:
@@ -96,14 +96,6 @@ def _loaded(kind: str, name: str, **options: Any) -> Any:
         if out_of_memory(error) or isinstance(error, MemoryError):
             raise
         raise LiftError(_why_not_loaded(name, error)) from error
-
-
-def dtype_keyword(dtype: torch.dtype) -> dict[str, torch.dtype]:
-    """{"dtype": dtype}, or by the older name for a transformers before 4.56."""
-    import transformers
-
-    major, minor = map(int, transformers.__version__.split(".")[:2])
-    return {"dtype" if (major, minor) >= (4, 56) else "torch_dtype": dtype}
 
 
 def _name(name_or_path: str | Path) -> str:

@@ -7,9 +7,12 @@ import importlib
 import logging
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from liftcore.errors import LiftError
+
+if TYPE_CHECKING:
+    import torch
 
 # Loading imports every quantiser that is installed, and some of these talk while they are.
 TALKATIVE = ("torchao", "torch.utils._pytree")
@@ -113,3 +116,11 @@ def quiet_transformers() -> Generator[None]:
             each.setLevel(before)
         if bars:
             notices.enable_progress_bar()
+
+
+def dtype_keyword(dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """{"dtype": dtype}, or by the older name for a transformers before 4.56."""
+    import transformers
+
+    major, minor = map(int, transformers.__version__.split(".")[:2])
+    return {"dtype" if (major, minor) >= (4, 56) else "torch_dtype": dtype}

@@ -26,6 +26,7 @@ from liftcore import device_memory as usage
 from liftcore import model as models
 from liftcore.config import LiftConfig
 from liftcore.layers.lora import Adapter, own_adapter_after
+from liftcore.pretrained import dtype_keyword
 from liftcore.training.loop import train
 from liftcore.training.source import segments_alone
 
@@ -50,7 +51,7 @@ def load(name: str, device: torch.device) -> PreTrainedModel:
 
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(
-            LlamaConfig(**LLAMA_8B), **models.dtype_keyword(torch.bfloat16)
+            LlamaConfig(**LLAMA_8B), **dtype_keyword(torch.bfloat16)
         )
     return model.eval().requires_grad_(False)
 

@@ -56,7 +56,9 @@ def objectives_of(
             return QuestionAnswering(tokenizer, title, tokens, pairs, config, window)
         if name == "distill" and pairs:
             return DistilledPairs(model, tokenizer, document, pairs, cache=cache)
-        return DistilledSegments(model, tokenizer, document, config, cache=cache)
+        if name in ("distill", "distill-segments"):
+            return DistilledSegments(model, tokenizer, document, config, cache=cache)
+        raise UsageError(f"unknown objective {name!r}")
 
     return [made(name) for name in config.objectives]
 

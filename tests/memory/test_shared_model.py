@@ -14,6 +14,7 @@ from liftcore import model as models
 from liftcore import report
 from liftcore.answer import greedy
 from liftcore.config import LiftConfig
+from liftcore.pretrained import dtype_keyword
 
 CONFIG = LiftConfig(segment_length=16, epochs=2, rank=4, learning_rate=5e-2)
 
@@ -85,9 +86,7 @@ def test_a_mamba_is_trained_and_measured(tokenizer):
     config = transformers.MambaConfig(
         vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, state_size=4
     )
-    model = transformers.AutoModelForCausalLM.from_config(
-        config, **models.dtype_keyword(torch.float32)
-    )
+    model = transformers.AutoModelForCausalLM.from_config(config, **dtype_keyword(torch.float32))
     memory = liftcore.absorb(model, tokenizer, TEXT, config=CONFIG, progress=False)
     assert memory.report.positions and isinstance(memory.complete("Marta"), str)
     ids = torch.tensor([tokenizer(TEXT)["input_ids"][:8]])

@@ -10,7 +10,7 @@ from wheels import ROOT
 
 from liftcore import embedded
 from liftcore.kernels import device
-from liftcore.model import dtype_keyword
+from liftcore.pretrained import dtype_keyword
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import torch
 import transformers
 
-from liftcore.model import dtype_keyword
+from liftcore.pretrained import dtype_keyword
 
 # Before 4.56 the layers of transformers return tuples, and SDPA always gets a mask.
 OLD_TRANSFORMERS = "dtype" not in dtype_keyword(torch.float32)

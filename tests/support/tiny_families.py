@@ -4,7 +4,7 @@ import torch
 from tiny import TINY
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForImageTextToText
 
-from liftcore.model import dtype_keyword
+from liftcore.pretrained import dtype_keyword
 
 EXPERTS = dict(
     moe_intermediate_size=24,
