@@ -118,8 +118,10 @@ def try_writing(folder: Path) -> None:
     made = made_folders(folder)
     try:
         trial = folder / f"{LONGEST}{os.getpid()}"
-        trial.write_bytes(b"x")
-        trial.unlink(missing_ok=True)
+        try:
+            trial.write_bytes(b"x")
+        finally:
+            trial.unlink(missing_ok=True)  # on a full disk it stands there, and is empty
     finally:
         remove_empty(made)
 
@@ -132,9 +134,13 @@ def check_room(folder: Path, needed: int) -> None:
         disk = shutil.disk_usage(there)
         if disk.total and disk.free < needed:
             raise LiftError(
-                f"the disk of {folder} has {gib(disk.free)} left, and {gib(needed)} are needed: "
-                "make room, or save elsewhere"
+                f"the disk of {folder} has {_size(disk.free)} left, and {_size(needed)} are "
+                "needed: make room, or save elsewhere"
             )
+
+
+def _size(number: int) -> str:
+    return gib(number) if number >= 2**27 else f"{number / 2**20:.2f} MiB"
 
 
 def made_folders(folder: Path) -> list[Path]:

@@ -33,8 +33,8 @@ Verbs = Any
 
 def typed(path: Path) -> str:
     """A path as a word of a command line, to be copied from the terminal."""
-    word = shlex.quote(plain(str(path)))
-    return f"./{word}" if word.startswith("-") else word
+    word = plain(str(path))
+    return shlex.quote(f"./{word}" if word.startswith("-") else word)
 
 
 def verb(

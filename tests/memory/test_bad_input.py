@@ -369,9 +369,12 @@ def test_a_damaged_state_is_one_line(loaded, stopped, rng):
             return None
         if how == "doubled" and whole.numel() and whole.ndim and name != "source_arrivals":
             return torch.cat([whole, whole])
+        if how in ("nan", "inf", "-1"):
+            return torch.full_like(whole, float(how))
         return whole.to(torch.int16) if how == "another kind" else torch.zeros(2, 3, 4)
 
     cases = [(name, rng.choice(["doubled", "another kind", "zeros"])) for name in tensors]
+    cases += [("master", "nan"), ("exp_avg", "inf"), ("exp_avg_sq", "nan"), ("exp_avg_sq", "-1")]
     for name, how in [("master", "missing"), ("more", "added"), *cases]:
         other = torch.zeros(1) if how == "added" else damaged(name, how)
         state = {k: v for k, v in {**tensors, name: other}.items() if v is not None}

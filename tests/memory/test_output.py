@@ -193,10 +193,21 @@ def test_what_will_fail_is_known_before_training(tmp_path):
     assert not (tmp_path / "a").exists(), "a look leaves nothing"
 
 
+def test_a_trial_on_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
+    def full(self, content):
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(LiftError, match="No space left"):
+        check_output(tmp_path, force=False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_full_disk_is_known_before_training(memory, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(LiftError, match="left"):
+    with pytest.raises(LiftError, match="MiB left"):
         memories.check_room(tmp_path / "a" / "b", memory.model, 4)
 
 
