@@ -16,7 +16,8 @@ import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
-from pathlib import Path
+from itertools import chain
+from pathlib import Path, PurePosixPath
 
 from safetensors import SafetensorError
 
@@ -26,6 +27,8 @@ from liftcore.errors import LiftError
 NEW = ".liftcore-new-"
 COMMIT = ".liftcore-commit"
 PLAN = "plan.json"
+# All that a folder of one of the two names ever holds; the mark is output.MARK.
+PARTS = {PLAN, "new", "old", ".liftcore"}
 # No name that is made up here or for a state file is longer.
 LONGEST = ".liftcore-trial-" + "x" * 64
 
@@ -88,7 +91,7 @@ def new_folder(folder: Path, fill: Callable[[Path], object]) -> None:
 
 def repair(folder: Path) -> None:
     """Finishes a replace() that was killed. Raises LiftError where it cannot."""
-    if not (folder / COMMIT).is_dir():
+    if not (folder / COMMIT).is_dir() or not _is_ours(folder / COMMIT):
         return
     try:
         with _locked(folder, wait=True):
@@ -115,8 +118,10 @@ def try_writing(folder: Path) -> None:
     made = made_folders(folder)
     try:
         trial = folder / f"{LONGEST}{os.getpid()}"
-        trial.write_bytes(b"x")
-        trial.unlink()
+        try:
+            trial.write_bytes(b"x")
+        finally:
+            trial.unlink(missing_ok=True)  # on a full disk it stands there, and is empty
     finally:
         remove_empty(made)
 
@@ -129,9 +134,13 @@ def check_room(folder: Path, needed: int) -> None:
         disk = shutil.disk_usage(there)
         if disk.total and disk.free < needed:
             raise LiftError(
-                f"the disk of {folder} has {gib(disk.free)} left, and {gib(needed)} are needed: "
-                "make room, or save elsewhere"
+                f"the disk of {folder} has {_size(disk.free)} left, and {_size(needed)} are "
+                "needed: make room, or save elsewhere"
             )
+
+
+def _size(number: int) -> str:
+    return gib(number) if number >= 2**27 else f"{number / 2**20:.2f} MiB"
 
 
 def made_folders(folder: Path) -> list[Path]:
@@ -189,8 +198,12 @@ def _stage(folder: Path, fill: Callable[[Path], Iterable[str]]) -> None:
 def _finish(folder: Path) -> None:
     """Moves what is decided to its place; may be called again after a kill at any point."""
     commit = folder / COMMIT
+    if not os.path.lexists(commit):
+        return
+    if not _is_ours(commit):
+        raise LiftError(f"{folder} holds {COMMIT}, which liftcore did not write: move it away")
     if (commit / PLAN).exists():
-        plan = json.loads((commit / PLAN).read_text())
+        plan = _plan(folder)
         try:
             for name in plan["stale"]:
                 _move(folder / name, commit / "old" / name)
@@ -205,6 +218,32 @@ def _finish(folder: Path) -> None:
         _sync(folder)
         (commit / PLAN).unlink()
     shutil.rmtree(commit, ignore_errors=True)
+
+
+def _is_ours(made: Path) -> bool:
+    """Whether a folder of our name is what a save left behind, and nobody else's."""
+    return (
+        made.is_dir() and not made.is_symlink() and {each.name for each in made.iterdir()} <= PARTS
+    )
+
+
+def _plan(folder: Path) -> dict[str, list[str]]:
+    """What is decided. The folder may come from anybody: raises ValueError for a plan that moves
+    anything outside of it."""
+    commit = folder / COMMIT
+    plan = json.loads((commit / PLAN).read_text())
+    lists = [plan.get(key) for key in ("new", "stale")] if isinstance(plan, dict) else [None]
+    if not all(isinstance(each, list) for each in lists):
+        raise ValueError(f"{PLAN} is damaged")
+    bases = folder, commit / "new", commit / "old"
+    for name in chain(*lists, names_in(bases[1]), names_in(bases[2])):
+        path = PurePosixPath(name) if isinstance(name, str) else PurePosixPath("..")
+        inner = [base / each for base in bases for each in path.parents]
+        if path.is_absolute() or ".." in path.parts or not path.parts:
+            raise ValueError(f"{PLAN} names {name!r}")
+        if any(each.is_symlink() for each in inner if each != folder):
+            raise ValueError(f"{name} lies behind a link")
+    return plan
 
 
 def _put_back(folder: Path, plan: dict[str, list[str]]) -> None:
@@ -238,7 +277,10 @@ def _move(source: Path, target: Path) -> None:
 def _tidy(folder: Path) -> None:
     _finish(folder)
     for left in folder.glob(f"{NEW}*"):
-        shutil.rmtree(left, ignore_errors=True)
+        if _is_ours(left):
+            shutil.rmtree(left, ignore_errors=True)
+    for left in folder.glob(f"{LONGEST}*"):
+        left.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

@@ -274,7 +274,10 @@ def load_memory(
             raise LiftError(
                 f"{folder / DOCUMENT} was changed since it was saved (its hash differs)"
             )
-        text = saved.decode()
+        try:
+            text = saved.decode()
+        except UnicodeDecodeError as error:
+            raise LiftError(f"{folder / DOCUMENT} is damaged: it is not UTF-8 text") from error
     with alone_with(base_model):
         adapter.install()
     about = info.about

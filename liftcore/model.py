@@ -240,14 +240,16 @@ def known_head(model: nn.Module) -> Head:
     rather refused than silently wrong.
     """
     config = causal_lm(model).config.get_text_config()
-    scale = getattr(config, "logit_scale", None) or 1.0
-    if divisor := getattr(config, "logits_scaling", None):
-        scale /= divisor
+    try:
+        scale = float(getattr(config, "logit_scale", None) or 1.0)
+        scale /= float(getattr(config, "logits_scaling", None) or 1.0)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise LiftError(f"the scale of the logits in config.json is no number: {error}") from error
     output = causal_lm(model).get_output_embeddings()
     if not isinstance(getattr(output, "weight", None), Tensor):
         raise LiftError(f"{type(model).__name__} has no LM head with a weight of its own")
     softcap = getattr(config, "final_logit_softcapping", None)
-    lm_head = Head(output.weight, softcap, float(scale), _bias(output))
+    lm_head = Head(output.weight, softcap, scale, _bias(output))
     try:
         _check_head(model, lm_head)
     except LiftError:

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import warnings
@@ -28,7 +29,7 @@ MERGED = "merged"
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 # The state of an unfinished run.
 STATE = "training_state.safetensors"
-HALVES = f".{STATE}.*"  # that a kill left behind
+HALF = re.compile(r"\..+\.\d+(-\d+)?")  # files.write_atomically()'s, that a kill left behind
 # Beside it, for the run to go on: a folder with the questions that the model made itself, and a
 # teacher's targets (questions/self_study.py, objectives/teacher.py).
 SAMPLES = "samples"
@@ -147,7 +148,8 @@ def make_samples(folder: Path) -> Path:
 
 def has_samples(folder: Path) -> bool:
     """Whether make_samples() made a folder in `folder`."""
-    return (folder / SAMPLES / MARK).is_file()
+    samples = folder / SAMPLES
+    return not samples.is_symlink() and (samples / MARK).is_file()
 
 
 def remove_samples(folder: Path) -> None:
@@ -155,7 +157,8 @@ def remove_samples(folder: Path) -> None:
     if not has_samples(folder):
         return
     for file in (folder / SAMPLES).iterdir():
-        if file.name == "questions.json" or file.suffix == ".safetensors" or file.name[0] == ".":
+        named = file.name in ("questions.json", MARK) or file.suffix == ".safetensors"
+        if (named or HALF.fullmatch(file.name)) and not file.is_dir():
             file.unlink()
     with contextlib.suppress(OSError):
         (folder / SAMPLES).rmdir()
@@ -163,8 +166,13 @@ def remove_samples(folder: Path) -> None:
 
 def _remove_halves(folder: Path) -> None:
     """Removes halves of a state file that a kill left behind."""
-    for half in folder.glob(HALVES):
+    for half in _halves(folder):
         half.unlink(missing_ok=True)
+
+
+def _halves(folder: Path) -> list[Path]:
+    named = folder.glob(f".{STATE}.*")
+    return [half for half in named if HALF.fullmatch(half.name) and half.is_file()]
 
 
 def ours(folder: Path) -> set[str]:
@@ -172,13 +180,13 @@ def ours(folder: Path) -> set[str]:
     descriptions named them."""
     names: set[str] = set()
     for info in (INFO, START):
-        if not (folder / info).is_file():
+        if not (folder / info).is_file() or (folder / info).is_symlink():
             continue
-        content = {}
-        with contextlib.suppress(OSError, ValueError):
-            content = json.loads((folder / info).read_text())
-        content = content if isinstance(content, dict) else {}
-        if info == START and "adapter_sha256" not in content:
+        content: object = {}
+        damaged = info == INFO  # a memory's, since nobody else has a file of that name
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            content, damaged = json.loads((folder / info).read_bytes()), False
+        if not isinstance(content, dict) or not ("adapter_sha256" in content or damaged):
             continue  # somebody else's
         listed = content.get("files")
         names.add(info)
@@ -257,7 +265,7 @@ def _make_ready(folder: Path, force: bool) -> None:
     if os.path.lexists(folder) and not folder.is_dir():
         raise LiftError(f"{folder} is a file, not a folder")
     files.tidy(folder)
-    run = {folder / STATE, *folder.glob(HALVES)}
+    run = {folder / STATE, *_halves(folder)}
     if has_samples(folder):
         run.add(folder / SAMPLES)
     if not force and folder.is_dir() and set(folder.iterdir()) - run:

@@ -156,10 +156,12 @@ def _print_absorbed(memory: Memory, out: Path) -> None:
         )
     show(memory.report.text())
     served = (
-        f"--lora-modules NAME={out} --max-lora-rank {rank}" if rank else "the rank is too large"
+        f"--lora-modules NAME={options.typed(out)} --max-lora-rank {rank}"
+        if rank
+        else "the rank is too large"
     )
     show(f"adapter in {out} (PEFT form; vLLM: {served})")
-    show(f'next: liftcore ask {out} "your question"')
+    show(f'next: liftcore ask {options.typed(out)} "your question"')
 
 
 def _questions(made: dict) -> str:

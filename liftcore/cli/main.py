@@ -64,6 +64,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     for name, value in vars(args).items():
+        if isinstance(value, list) and name != "question":
+            parser.error(f"argument --{name.replace('_', '-')}: expected one argument")
         if isinstance(value, str):
             setattr(args, name, value.removeprefix(_WORD))
         elif name == "question":

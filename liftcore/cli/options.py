@@ -6,11 +6,13 @@ import argparse
 import dataclasses
 import inspect
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from liftcore.config import CHOICES, PRESETS, LiftConfig, preset_for
+from liftcore.terminal import plain
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +29,12 @@ BY_MODEL = "(understand for a chat model, else memorize; memorize with --objecti
 
 # The subcommands of a parser, which argparse does not name in public.
 Verbs = Any
+
+
+def typed(path: Path) -> str:
+    """A path as a word of a command line, to be copied from the terminal."""
+    word = plain(str(path))
+    return shlex.quote(f"./{word}" if word.startswith("-") else word)
 
 
 def verb(

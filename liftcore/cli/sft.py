@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> dict:
     show(
         f"{start.documents} documents with {start.pairs} questions in "
         f"{options.trained(start.training)}\n"
-        f"adapter in {out}\nnext: liftcore absorb FILE --init {out}"
+        f"adapter in {out}\nnext: liftcore absorb FILE --init {options.typed(out)}"
     )
     return {
         "documents": start.documents,

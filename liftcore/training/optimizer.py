@@ -118,5 +118,8 @@ class DeviceAdamW:
 
 
 def _check(state: dict[str, Tensor], master: Tensor) -> None:
-    if any(state[k].shape != master.shape for k in ("master", "exp_avg", "exp_avg_sq")):
+    flat = [state[k] for k in ("master", "exp_avg", "exp_avg_sq")]
+    if any(tensor.shape != master.shape for tensor in flat):
         raise ValueError("the saved state belongs to an adapter of another size")
+    if not all(bool(tensor.isfinite().all()) for tensor in flat) or bool((flat[2] < 0).any()):
+        raise ValueError("the saved state holds numbers that no step gives")

@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -86,6 +88,15 @@ def test_a_question_may_stand_behind_the_options(absorb, text_file, tmp_path, ca
     with pytest.raises(SystemExit) as stop:
         main(["ask", folder, "Who?", "--nope"])
     assert stop.value.code == 2
+
+
+def test_the_next_command_can_be_copied(absorb, text_file, tmp_path, monkeypatch, capsys):
+    """The output's name may come from a file's: no word of it is a command of its own."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("-a b; touch evil", "$(touch evil)"):
+        _, out, _ = absorb(text_file, out=name)
+        words = shlex.split(out.splitlines()[-1])
+        assert Path(words[3]).resolve() == tmp_path / name and not words[3].startswith("-")
 
 
 def test_ask_is_interactive_without_a_question(absorb, text_file, tmp_path, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """Input that is odd or wrong: it works, or one line says what to do."""
 
+import hashlib
 import io
 import json
 import subprocess
@@ -11,11 +12,13 @@ import torch
 from bees import TEXT
 from safetensors import safe_open
 from safetensors.torch import save_file
+from tiny import tiny_model
 
 import liftcore
 from liftcore.cli.main import main
 from liftcore.config import LiftConfig
 from liftcore.errors import LiftError, UsageError
+from liftcore.model import known_head
 from liftcore.questions.pairs import Pair, read_pairs
 
 FAST = ["--segment-length", "16", "--epochs", "1", "--rank", "4", "--device", "cpu"]
@@ -203,6 +206,32 @@ def test_json_that_is_none_is_one_line(memory_folder, capsys, content):
         assert "damaged" in err and err.count("\n") == 1
 
 
+def test_a_document_that_is_no_text_is_one_line(memory_folder):
+    content = b"\xff\xfe is no UTF-8"
+    (memory_folder / "document.txt").write_bytes(content)
+    info = json.loads((memory_folder / "liftcore.json").read_text())
+    info["document"]["sha256"] = hashlib.sha256(content).hexdigest()
+    (memory_folder / "liftcore.json").write_text(json.dumps(info))
+    with pytest.raises(LiftError, match="not UTF-8 text"):
+        liftcore.load_memory(memory_folder)
+
+
+@pytest.mark.parametrize("option", ["--dtype=--", "--init=--"])
+def test_two_dashes_are_no_value(capsys, option):
+    """argparse makes a list of them."""
+    with pytest.raises(SystemExit) as error:
+        main(["absorb", "a.txt", option])
+    assert error.value.code == 2 and "expected one argument" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["logit_scale", "logits_scaling"])
+def test_a_scale_that_is_no_number_is_one_line(name):
+    model = tiny_model()
+    setattr(model.config, name, "\x1b[31m")
+    with pytest.raises(LiftError, match="is no number"):
+        known_head(model)
+
+
 @pytest.mark.parametrize(
     ("words", "questions"),
     [
@@ -340,9 +369,12 @@ def test_a_damaged_state_is_one_line(loaded, stopped, rng):
             return None
         if how == "doubled" and whole.numel() and whole.ndim and name != "source_arrivals":
             return torch.cat([whole, whole])
+        if how in ("nan", "inf", "-1"):
+            return torch.full_like(whole, float(how))
         return whole.to(torch.int16) if how == "another kind" else torch.zeros(2, 3, 4)
 
     cases = [(name, rng.choice(["doubled", "another kind", "zeros"])) for name in tensors]
+    cases += [("master", "nan"), ("exp_avg", "inf"), ("exp_avg_sq", "nan"), ("exp_avg_sq", "-1")]
     for name, how in [("master", "missing"), ("more", "added"), *cases]:
         other = torch.zeros(1) if how == "added" else damaged(name, how)
         state = {k: v for k, v in {**tensors, name: other}.items() if v is not None}

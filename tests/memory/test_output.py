@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,73 @@ def test_the_users_own_files_stay(memory, tmp_path, name, force):
             except LiftError as error:
                 assert Path(name).parts[0] in str(error) or not force
             assert everything(folder).items() >= before.items()
+
+
+LIKE_OURS = [
+    ".liftcore-commit/mine.txt",
+    ".liftcore-new-draft/mine.txt",
+    ".training_state.safetensors.bak",
+    ".training_state.safetensors.d/mine.txt",
+    "samples/.git/mine.txt",
+    "samples/.mine",
+    "liftcore.json",
+]
+
+
+@pytest.mark.parametrize("name", LIKE_OURS)
+def test_a_name_alone_makes_no_file_ours(memory, tmp_path, name):
+    """Names that begin like those of leftovers, and a description that is somebody else's."""
+    folder = tmp_path / "m"
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).write_text('{"mine": 1}')
+    if name.startswith("samples"):
+        (folder / "samples" / ".liftcore").touch()
+        (folder / "samples" / "questions.json").mkdir()
+    with suppress(LiftError):
+        check_output(folder, force=True)
+        memory.save(folder, force=True)
+    assert (folder / name).read_text() == '{"mine": 1}'
+
+
+@pytest.mark.parametrize("way", ["../../victim", "absolute", "link/victim", "link/put-back"])
+def test_an_unfinished_save_of_somebody_else_moves_nothing_outside(memory, tmp_path, way):
+    """Loading a memory finishes a save that was killed, and the memory may come from anybody."""
+    folder = memory.save(tmp_path / "d" / "m")
+    (tmp_path / "victim").write_text("mine")
+    commit = folder / ".liftcore-commit"
+    name = {"absolute": str(tmp_path / "victim")}.get(way, way)
+    new = name
+    if way == "../../victim":
+        (commit / "new").mkdir(parents=True)
+        (folder / "victim").write_text("evil")
+    elif way.startswith("link"):
+        (folder / "link").symlink_to(tmp_path)
+        inner = commit / ("new" if way == "link/victim" else "old") / "link"
+        inner.mkdir(parents=True)
+        (inner / "victim").write_text("evil")
+        new = way if way == "link/victim" else "merged"
+        if new == "merged":
+            (folder / "merged").mkdir()
+            (commit / "new").mkdir()
+            (commit / "new" / "merged").write_text("a folder is in its way")
+    else:
+        (commit / "new").mkdir(parents=True)
+    plan = {"new": [new], "stale": [name] if way == "absolute" else []}
+    (commit / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(LiftError, match="cannot be finished"):
+        loaded(folder, memory)
+    assert (tmp_path / "victim").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "plan", ["[]", "{}", '{"new": 1, "stale": []}', '{"new": [1], "stale": []}']
+)
+def test_a_damaged_plan_is_one_line(memory, tmp_path, plan):
+    folder = memory.save(tmp_path / "m")
+    (folder / ".liftcore-commit").mkdir()
+    (folder / ".liftcore-commit" / "plan.json").write_text(plan)
+    with pytest.raises(LiftError, match="cannot be finished"):
+        loaded(folder, memory)
 
 
 def test_a_users_file_beside_a_memory_stays_when_it_is_replaced(memory, other, tmp_path):
@@ -125,10 +193,21 @@ def test_what_will_fail_is_known_before_training(tmp_path):
     assert not (tmp_path / "a").exists(), "a look leaves nothing"
 
 
+def test_a_trial_on_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
+    def full(self, content):
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(LiftError, match="No space left"):
+        check_output(tmp_path, force=False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_full_disk_is_known_before_training(memory, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(LiftError, match="left"):
+    with pytest.raises(LiftError, match="MiB left"):
         memories.check_room(tmp_path / "a" / "b", memory.model, 4)
 
 
