@@ -58,7 +58,7 @@ def read(
     what cannot be read, is too large, or holds fewer than two tokens.
     """
     if isinstance(document, Document):
-        return dataclasses.replace(document, title=title or document.title)
+        return dataclasses.replace(document, title=title_as_text(title or document.title))
     if isinstance(document, str) and _names_a_file(document):
         if not os.path.lexists(document):
             raise LiftError(
@@ -90,6 +90,11 @@ def title_of(file: Path) -> str:
     return stem.replace("_", " ").replace("-", " ").strip() or file.name
 
 
+def title_as_text(title: str) -> str:
+    """A title without halves of characters, which a command line in another encoding gives."""
+    return title.encode("utf-8", "replace").decode()
+
+
 def _document(tokens: np.ndarray, text: str, title: str | None) -> Document:
     if len(tokens) < 2:
         raise LiftError(
@@ -97,7 +102,7 @@ def _document(tokens: np.ndarray, text: str, title: str | None) -> Document:
             "one to read and one to predict"
         )
     sha256 = hashlib.sha256(text.encode()).hexdigest()
-    return Document(tokens, text, title or UNTITLED, sha256)
+    return Document(tokens, text, title_as_text(title or UNTITLED), sha256)
 
 
 def _names_a_file(document: str) -> bool:

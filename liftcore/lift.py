@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -12,9 +13,9 @@ from typing import Any
 from torch import nn
 
 from liftcore import adapter as adapters
+from liftcore import answer, output, report
 from liftcore import document as documents
 from liftcore import model as models
-from liftcore import output, report
 from liftcore.adapter import alone_with
 from liftcore.config import LiftConfig, preset_for
 from liftcore.document import Document
@@ -84,6 +85,7 @@ def absorb(
         adapter.install()
         # What comes behind the training is tried before it.
         report.try_measuring(model, document.tokens, prefix=prefix)
+        _try_asking(tokenizer, document.title)
         state_file = Path(resume) / output.STATE if resume is not None else None
         line = ProgressLine(config.epochs, adapter.values.device, enabled=progress)
         run = {
@@ -129,6 +131,15 @@ def absorb(
         report=measured,
         training=result,
     )
+
+
+def _try_asking(tokenizer: Tokenizer, title: str) -> None:
+    """Warns when no question can be put: the chat template may be broken."""
+    try:
+        answer.question_ids(tokenizer, title, "", "Who?")
+    except Exception as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        warnings.warn(f"this memory will complete text and answer no question: {why}", stacklevel=3)
 
 
 @contextmanager

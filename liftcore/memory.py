@@ -19,7 +19,7 @@ from liftcore import adapter as adapters
 from liftcore import answer, embedded, files, model, output
 from liftcore.adapter import alone_with
 from liftcore.config import LiftConfig
-from liftcore.document import read_bytes
+from liftcore.document import read_bytes, title_as_text
 from liftcore.errors import LiftError, UsageError
 from liftcore.layers.linear import features, matrix
 from liftcore.layers.lora import Adapter, linear_layers
@@ -43,6 +43,9 @@ class About:
     tokens: int
     base_model: str
     adapter_sha256: str
+
+    def __post_init__(self) -> None:
+        self.title = title_as_text(self.title)
 
 
 @dataclass

@@ -416,3 +416,25 @@ def test_a_position_that_is_none_is_damaged(tmp_path, changes):
     save_file({"master": torch.zeros(1)}, file, metadata={**meta, "run": "[]"})
     with pytest.raises(LiftError, match="damaged"):
         checkpoint.read(file, {"settings": "{}"})
+
+
+def test_a_title_in_another_encoding_reaches_the_report(loaded, tmp_path):
+    """Half of a character, as a command line in another encoding gives it."""
+    config = LiftConfig(segment_length=16, epochs=1, rank=4)
+    memory = liftcore.absorb(*loaded, TEXT, title="Bees\udce4", config=config, progress=False)
+    folder = memory.save(tmp_path / "m")
+    assert main(["report", str(folder), "--png", str(tmp_path / "a.png")]) == 0
+    info = json.loads((folder / "liftcore.json").read_text())
+    info["document"]["title"] = "Bees\udce4"
+    (folder / "liftcore.json").write_text(json.dumps(info))
+    assert main(["report", str(folder), "--png", str(tmp_path / "b.png")]) == 0
+    assert (tmp_path / "b.png").stat().st_size > 1000
+
+
+def test_a_chat_template_that_cannot_be_used_is_said_before_training(loaded, monkeypatch):
+    model, tokenizer = loaded
+    monkeypatch.setattr(tokenizer, "chat_template", "{% for message in messages %}{{ oops(")
+    config = LiftConfig(segment_length=16, epochs=1, rank=4)
+    with pytest.warns(UserWarning, match="answer no question"):
+        memory = liftcore.absorb(model, tokenizer, TEXT, config=config, progress=False)
+    assert memory.complete("Marta", max_new_tokens=3)
