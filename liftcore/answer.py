@@ -132,16 +132,24 @@ def truncate(tokenizer: Tokenizer, tokens: list[int], room: int) -> str:
     if len(tokens) <= room:
         return tokenizer.decode(tokens)
     half = max(1, room // 2)
-    # Where the cut falls into a character, a few tokens more show what it is.
-    longer = tokenizer.decode(tokens[: half + SPLIT])
-    end = _shared(tokenizer.decode(tokens[:half]), longer)
+    # What follows a cut shows whether it parts a character.
+    head, longer = (_decoded(tokenizer, tokens, n) for n in (half, half + 2 * SPLIT))
+    end = _shared(head, longer)
     while 0 < end < len(longer) and _within_character(longer, end):
         end -= 1
-    earlier = tokenizer.decode(tokens[-half - SPLIT :])
-    start = len(earlier) - _shared(tokenizer.decode(tokens[-half:])[::-1], earlier[::-1])
+    tail, earlier = (_decoded(tokenizer, tokens, -n) for n in (half, half + 2 * SPLIT))
+    start = len(earlier) - _shared(tail[::-1], earlier[::-1])
     while 0 < start < len(earlier) and _within_character(earlier, start):
         start += 1
     return longer[:end] + "\n...\n" + earlier[start:]
+
+
+def _decoded(tokenizer, tokens: list[int], size: int) -> str:
+    """The text of the first `size` tokens, or of the last −size, or of a few less, so that it ends
+    or begins between characters: half of one may spoil the bytes of those beside it."""
+    sizes = range(abs(size), max(0, abs(size) - SPLIT), -1)
+    parts = [tokens[:n] if size > 0 else tokens[-n:] for n in sizes]
+    return min(map(tokenizer.decode, parts), key=lambda text: text.count("\ufffd"))
 
 
 def _shared(text: str, longer: str) -> int:

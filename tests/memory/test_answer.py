@@ -55,6 +55,26 @@ def test_a_cut_parts_no_character(tokenizer, text):
         assert text[0] == "🇫" or (len(text) - len(end)) % unit in good
 
 
+def byte_fallback():
+    """A tokenizer that spells what it does not know in bytes, as Llama 2 and Gemma do."""
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    vocab = {"<unk>": 0, **{f"<0x{i:02X}>": i + 1 for i in range(256)}}
+    whole = Tokenizer(models.BPE(vocab, [], unk_token="<unk>", byte_fallback=True))
+    whole.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return PreTrainedTokenizerFast(tokenizer_object=whole, unk_token="<unk>")
+
+
+def test_a_cut_within_bytes_spoils_no_character():
+    tokenizer, text = byte_fallback(), "漢字の文章👍" * 20
+    ids = tokenizer(text)["input_ids"]
+    for room in range(4, len(ids) - 10, 3):
+        start, _, end = answer.truncate(tokenizer, ids, room).partition("\n...\n")
+        assert text.startswith(start) and text.endswith(end)
+        assert len((start + end).encode()) <= room
+
+
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: next(iter(s)))
 def test_greedy_inherits_nothing(model, tokenizer, settings, monkeypatch):
     ids = tokenizer("Marta keeps bees on the roof")["input_ids"]
