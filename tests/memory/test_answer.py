@@ -33,7 +33,7 @@ def test_a_model_without_a_generation_config_answers(model, tokenizer, monkeypat
     assert answer.generate(model, tokenizer, ids, 6) == plain
     assert len(answer.complete_all(model, tokenizer, ["Marta", "bees"], [3, 4])) == 2
     study = SelfStudy(model, tokenizer, "One. Two.", kinds=("summary",))
-    with study._ready(0):
+    with study._ready():
         study._generate([[("user", "Marta keeps bees")]], 4)
 
 
