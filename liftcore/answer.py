@@ -173,7 +173,8 @@ def _within_character(text: str, at: int) -> bool:
         return True
     if _FLAGS.fullmatch(left + right):
         # Two letters are one flag.
-        return bool(len(_FLAGS.match(text[:at][::-1])[0]) % 2)
+        before = _FLAGS.match(text[:at][::-1])
+        return before is not None and before.end() % 2 == 1
     return _JOINING.match(right) is not None
 
 
