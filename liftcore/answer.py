@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -131,16 +132,24 @@ def truncate(tokenizer: Tokenizer, tokens: list[int], room: int) -> str:
     if len(tokens) <= room:
         return tokenizer.decode(tokens)
     half = max(1, room // 2)
-    # Where the cut falls into a character, a few tokens more show what it is.
-    longer = tokenizer.decode(tokens[: half + SPLIT])
-    end = _shared(tokenizer.decode(tokens[:half]), longer)
-    while 0 < end < len(longer) and _belongs_together(longer[end - 1], longer[end]):
+    # What follows a cut shows whether it parts a character.
+    head, longer = (_decoded(tokenizer, tokens, n) for n in (half, half + 2 * SPLIT))
+    end = _shared(head, longer)
+    while 0 < end < len(longer) and _within_character(longer, end):
         end -= 1
-    earlier = tokenizer.decode(tokens[-half - SPLIT :])
-    start = len(earlier) - _shared(tokenizer.decode(tokens[-half:])[::-1], earlier[::-1])
-    while 0 < start < len(earlier) and _belongs_together(earlier[start - 1], earlier[start]):
+    tail, earlier = (_decoded(tokenizer, tokens, -n) for n in (half, half + 2 * SPLIT))
+    start = len(earlier) - _shared(tail[::-1], earlier[::-1])
+    while 0 < start < len(earlier) and _within_character(earlier, start):
         start += 1
     return longer[:end] + "\n...\n" + earlier[start:]
+
+
+def _decoded(tokenizer, tokens: list[int], size: int) -> str:
+    """The text of the first `size` tokens, or of the last −size, or of a few less, so that it ends
+    or begins between characters: half of one may spoil the bytes of those beside it."""
+    sizes = range(abs(size), max(0, abs(size) - SPLIT), -1)
+    parts = [tokens[:n] if size > 0 else tokens[-n:] for n in sizes]
+    return min(map(tokenizer.decode, parts), key=lambda text: text.count("\ufffd"))
 
 
 def _shared(text: str, longer: str) -> int:
@@ -151,9 +160,22 @@ def _shared(text: str, longer: str) -> int:
     return next((n for n, (a, b) in pairs if a != b), min(len(text), len(longer)))
 
 
-def _belongs_together(left: str, right: str) -> bool:
-    """Whether two code points belong to what a reader takes for one character."""
-    return "\u200d" in (left, right) or unicodedata.category(right)[0] == "M"
+# What joins the code point before: skin tones, the letters of a flag's name, vowels and finals of
+# Hangul that is written letter by letter.
+_JOINING = re.compile("[\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f\u1160-\u11ff\ud7b0-\ud7fb]")
+_FLAGS = re.compile("[\U0001f1e6-\U0001f1ff]*")
+
+
+def _within_character(text: str, at: int) -> bool:
+    """Whether a place in a text lies within what a reader takes for one character."""
+    left, right = text[at - 1], text[at]
+    if "\u200d" in (left, right) or unicodedata.category(right)[0] == "M" or left + right == "\r\n":
+        return True
+    if _FLAGS.fullmatch(left + right):
+        # Two letters are one flag.
+        before = _FLAGS.match(text[:at][::-1])
+        return before is not None and before.end() % 2 == 1
+    return _JOINING.match(right) is not None
 
 
 def question_ids(tokenizer: Tokenizer, title: str, text: str, question: str) -> list[int]:
@@ -216,7 +238,9 @@ def replies(
 
     causal = models.causal_lm(model)
     own, end, pad = causal.generation_config, tokenizer.eos_token_id, tokenizer.pad_token_id
-    ends = end if own.eos_token_id is None else own.eos_token_id
+    # Not every model has a generation_config.
+    given = getattr(own, "eos_token_id", None)
+    ends = end if given is None else given
     pad = (0 if end is None else end) if pad is None else pad
     width, shared = max(map(len, prompts)), _alike(prompts)
     shared = shared if shared >= SHARED and len(prompts) > 1 else 0

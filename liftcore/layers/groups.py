@@ -142,14 +142,13 @@ def _probe(one: nn.Module, two: nn.Module, like: Tensor) -> Tensor:
     """Rows [1, 4 · probes, K] for which the gate's argument, whichever it is, has those sizes."""
     x = torch.randn(4, features(one)[0], generator=torch.Generator().manual_seed(0)).to(like)
     smaller = min(one(x).float().std(), two(x).float().std())
-    # Products of two have to fit into fp16.
-    sizes = [min(s, 30.0) if like.dtype == torch.float16 else s for s in PROBES]
-    return torch.cat([x.float() * (s / smaller) for s in sizes])[None].to(like.dtype)
+    return torch.cat([x.float() * (s / smaller) for s in PROBES])[None].to(like.dtype)
 
 
 def _same_rows(ours: Tensor, right: Tensor) -> bool:
     """Whether every row agrees: a row of large numbers must not hide the others."""
-    bound = 0.02 if right.element_size() == 2 else 1e-5
+    # One rounding more or less, averaged over a row.
+    bound = 2**-7 if right.element_size() == 2 else 1e-5
     error = (ours.float() - right.float()).norm(dim=-1)
     near = error <= bound * right.float().norm(dim=-1)
     # Where both ran out of fp16 there is nothing to compare.

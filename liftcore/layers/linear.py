@@ -64,6 +64,8 @@ def unlike(layer: nn.Module) -> str | None:
         return "parametrized"
     if "forward" in vars(layer) or observed(layer):
         return "hooked"
+    if kind.__call__ is not nn.Module.__call__:
+        return kind.__name__
     if kind.forward is nn.Linear.forward or _is_conv1d(kind):
         return None
     if layer not in _tried:
@@ -90,11 +92,11 @@ def _is_conv1d(kind: Any) -> bool:
 
 @torch.no_grad()
 def _is_product(layer: nn.Module) -> bool:
-    """Whether the layer gives x Wᵀ (+ bias) for small, usual and large x, in either mode."""
+    """Whether the layer gives x Wᵀ (+ bias) for the smallest to the largest x, in either mode."""
     weight, bias = matrix(layer), bias_of(layer)
     if weight.is_meta:
         return True  # there is nothing to compute with; sizes are all that is asked for
-    eps = torch.finfo(weight.dtype).eps
+    eps, largest = torch.finfo(weight.dtype).eps, torch.finfo(weight.dtype).max
     devices = [weight.device] if weight.is_cuda else []
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(2, 3, weight.shape[1], generator=draw)
@@ -102,7 +104,7 @@ def _is_product(layer: nn.Module) -> bool:
     try:
         # It may draw random numbers: those of the caller stay as they are.
         with torch.random.fork_rng(devices):
-            for scale in (1e-3, 1.0, 1e3):
+            for scale in (1e-3, 1.0, 1e3, *((1e8,) if largest > 1e9 else ())):
                 given = (x * scale).to(weight.device, weight.dtype)
                 right = F.linear(given, weight, bias).float()
                 for training in (False, True):

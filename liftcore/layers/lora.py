@@ -105,7 +105,7 @@ class Adapter:
             a_shape, b_shape = (rank, k), (n, rank)
             lora_a = _view(self.values, a_at, a_shape)
             # Uniform in ±1/sqrt(K), as nn.Linear and PEFT start A; B starts at 0.
-            start = torch.rand(a_shape, generator=generator).mul_(2).sub_(1)
+            start = torch.rand(a_shape, generator=generator, dtype=torch.float32).mul_(2).sub_(1)
             lora_a.copy_(start / math.sqrt(k))
             layer = LoraLinear(base, lora_a, _view(self.values, b_at, b_shape), self.scaling)
             layer.lora_a.grad = _view(self.grads, a_at, a_shape)

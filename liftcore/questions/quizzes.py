@@ -25,16 +25,30 @@ _NUMBER = re.compile(
 )
 _PLAIN = re.compile(r"[-−+]?[$€£¥₹]?(?:\d+(?:[.,’']\d+)*|\d+/\d+)")
 _GROUPED = re.compile(r"(?<![^\s(\[\"“„«])\d{1,3}(?: \d{3})+(?:[.,]\d+)?(?![\w'’-]|[.,:/]\d)")
-_COUNTED = re.compile(r" (?:[%‰](?!\w)|([a-z]{3,})(?![\w'’-]))")
-_YEAR = re.compile(r"1\d{3}|20\d\d")
-_CLOCK = re.compile(r"\d{1,2}:\d\d(?::\d\d)?(?:[ap]m)?")
+_HALF, _ERA = r"[ap]m|[ap]\.m\.", "AD|BC|BCE|CE"
+_UNIT = (
+    r"°[CFKR]?|[%‰€$£¥₹¢]|[kcmµn]?m[²³]?|[kmµ]?g|[cm]?l|km/h|m/s|mph|ft|lbs?|oz|ha|[kMGT]?Hz|[kMGT]B"
+    rf"|[kMG]?Wh?|[km]?V|mA|o['’]clock|{_HALF}|{_ERA}"
+)
+_COUNTED = re.compile(rf" (?:(?:{_UNIT})(?![\w'’/-])|([a-z]{{3,}})(?![\w'’/-]))")
+# What makes of two numbers one, a telephone number say, or of a month and a number a date.
+_PARTED = r"\)? (?:[-–−×x*/+=:] )?\(?"
+_PART_BEHIND = re.compile(rf"{_PARTED}[-−+]?[$€£¥₹]?\d| (?:{_MONTH})\b")
+_PART_BEFORE = re.compile(rf"(?:\d{_PARTED}|\b(?:{_MONTH}) )$")
+_YEAR = re.compile(rf"1\d{{3}}|20\d\d|\d+ (?:{_ERA})")
+_CLOCK = re.compile(rf"\d{{1,2}}:\d\d(?::\d\d)?(?: ?(?:{_HALF}))?|\d{{1,2}} (?:{_HALF}|o['’]clock)")
 _DATE = re.compile(
     rf"(?<![\w.,:/-])\d{{1,2}} (?:{_MONTH})(?![\w-])(?: \d{{3,4}}(?![\w:/-]))?"
     rf"|\b(?:{_MONTH}) \d{{1,2}}, \d{{3,4}}(?![\w:/-])"
     r"|(?<![\w.,:/-])(?:\d{4}-\d\d-\d\d|\d{1,2}([./])\d{1,2}\1\d{4})(?![\w:/-])"
 )
 _IN_NAME = rf"[\w’'{MARKS}-]"
-_NAME = re.compile(rf"[^\W\d_a-zß-öø-ÿ]{_IN_NAME}*(?: [^\W\d_a-zß-öø-ÿ]{_IN_NAME}*)*")
+# A whole word: not the Phone of iPhone, nor the Node of Node.js.
+_NAME = re.compile(
+    rf"(?<![\w&@#+*/.-])(?<!\w['’])[^\W\d_a-zß-öø-ÿ]{_IN_NAME}*"
+    rf"(?: [^\W\d_a-zß-öø-ÿ]{_IN_NAME}*)*(?!{_IN_NAME}|[&@#+*/]|\.\w)"
+)
+_BEHIND_MONTH = re.compile(rf"(?:{_MONTH}) \d")
 LETTERS = re.compile(rf"(?:[^\W\d_]|[{MARKS}])+")
 _DIGITS = re.compile(r"\d+(?:[.,:/-]\d+)*")
 # Words too common to say what a text is about, or to show that an answer rests on it.
@@ -65,6 +79,8 @@ def terms(text: str) -> list[str]:
                 start += len(first) + 1
             if len(text[start:stop].split()) < 2 and start == match.start():
                 continue
+        if _BEHIND_MONTH.match(text, stop - len(match[0].split()[-1])):
+            continue
         if stop - start > 2:
             spans.append((start, stop))
     chosen, last = {}, 0
@@ -82,10 +98,16 @@ def _numbers(text: str) -> list[tuple[int, int]]:
         number = match[0].rstrip(".,:!?'’*")
         if _NUMBER.fullmatch(number):
             start, stop = match.start(), match.start() + len(number)
-            if stop == match.end() and _PLAIN.fullmatch(number):
+            if stop == match.end() and not number[-1].isalpha():
                 stop = _counted(text, stop)
             spans.append((start, stop))
-    return spans
+    return [span for span in spans if not _is_part(text, *span)]
+
+
+def _is_part(text: str, start: int, stop: int) -> bool:
+    """Whether a number is one of several that make up one."""
+    behind = _PART_BEHIND.match(text, stop)
+    return bool(behind or _PART_BEFORE.search(text[max(0, start - 12) : start]))
 
 
 def _counted(text: str, stop: int) -> int:
@@ -174,7 +196,7 @@ def question_word(term: str) -> str:
         return "how many percent" if term[-1] == "%" else "how many per mille"
     if _PLAIN.fullmatch(term) or _GROUPED.fullmatch(term):
         return "how many" if term[0].isdigit() else "how much"
-    return "how much" if re.search(r"\d[^\W\d_]|\d°", term) else "which number"
+    return "how much" if re.search(r"\d[^\W\d_]|\d°|[\d,.’'] ", term) else "which number"
 
 
 def continuation(window: Window, following: str) -> Pair | None:

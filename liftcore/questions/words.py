@@ -45,12 +45,15 @@ def words(text: str) -> list[str]:
 def question_key(question: str) -> str:
     """Equal for questions that differ in capitals, spaces, pairs of quotes and the marks that end
     clauses alone; different where a letter, a vowel sign, a digit or a symbol does."""
-    folded = unicodedata.normalize("NFC", question.translate(_PLAIN)).casefold()
+    # Not casefold(), for which Maße is Masse.
+    folded = unicodedata.normalize("NFC", question.translate(_PLAIN)).lower()
     plain = unicodedata.normalize("NFC", folded)
     if plain.count('"') % 2 == 0:
         plain = plain.replace('"', "")
-    parts = (part.rstrip(",;.") or part for part in plain.rstrip(" \t\r\n?.…？。؟।").split())
-    return " ".join(parts)
+    *parts, last = [part.rstrip(",;.") or part for part in plain.split()] or [""]
+    # A mark alone ends the question, others may be what it asks about.
+    bare = "" if last in "?？؟" else last.rstrip("?.…？。؟।") or last
+    return " ".join([*parts, bare]).strip()
 
 
 def has_words(text: str) -> bool:

@@ -53,9 +53,9 @@ class GraphRunner(Runner):
     def _start(self) -> None:
         device = self.losses.device
         # Of the running step, for the graphs to read: normaliser, its share of a mean, rate.
-        self.numbers = torch.zeros(3, device=device)
+        self.numbers = torch.zeros(3, dtype=torch.float32, device=device)
         self.normaliser, self.to_mean, rate = self.numbers.split(1)
-        self.loss = torch.zeros(1, device=device)
+        self.loss = torch.zeros(1, dtype=torch.float32, device=device)
         self.optimizer = DeviceAdamW(self.adapter, self.config, rate)
         self.buffers: dict[Shape, Batch] = {}
         self.graphs: dict[Shape, torch.cuda.CUDAGraph | None] = {}
@@ -65,7 +65,7 @@ class GraphRunner(Runner):
 
     def _take(self, step: Step) -> None:
         numbers = [step.normaliser, step.normaliser / step.weight, step.rate]
-        self._copy(torch.tensor(numbers), self.numbers)
+        self._copy(torch.tensor(numbers, dtype=torch.float32), self.numbers)
         for samples in self.passes(step.samples):
             shape = self.shape(samples)
             self._pass(shape, self._filled(shape, make(samples, shape)))
@@ -236,7 +236,7 @@ class _Reader:
         if self.first:
             self.next = number
         if self.first or number % READ == 0:
-            host = torch.empty(number + 1 - self.next, pin_memory=True)
+            host = torch.empty(number + 1 - self.next, dtype=torch.float32, pin_memory=True)
             host.copy_(losses[self.next : number + 1], non_blocking=True)
             done = torch.cuda.Event()
             done.record()

@@ -80,6 +80,8 @@ def train(
     """
     made_before, save_seconds = source.seconds, _save_seconds()
     with ExitStack() as stack:
+        # The caller may have switched gradients off.
+        stack.enter_context(torch.enable_grad())
         interrupt = stack.enter_context(_Interrupt())
         if state_file is not None:
             # fp32 masters and two moments.

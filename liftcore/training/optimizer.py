@@ -35,7 +35,7 @@ class MasterAdamW:
         )
         # From the start, so that a first step that runs out of memory leaves no half of a state.
         self._set_moments(
-            step=torch.zeros(()),
+            step=torch.zeros((), dtype=torch.float32),
             exp_avg=torch.zeros_like(self.master),
             exp_avg_sq=torch.zeros_like(self.master),
         )

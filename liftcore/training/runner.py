@@ -54,7 +54,9 @@ class Runner:
         self.left: list[str] = []
         if last is not None and not last.works:
             self.left.append(f"the last layer runs for all rows: {last.why}")
-        self.losses = torch.full((ROOM,), torch.nan, device=adapter.values.device)
+        self.losses = torch.full(
+            (ROOM,), torch.nan, dtype=torch.float32, device=adapter.values.device
+        )
         self.not_repeatable = ""
         self._start()
 
@@ -88,7 +90,7 @@ class Runner:
             mend(reason)
 
     def _take(self, step: Step) -> None:
-        loss = torch.zeros((), device=self.losses.device)
+        loss = torch.zeros((), dtype=torch.float32, device=self.losses.device)
         for samples in self.passes(step.samples):
             batch = make(samples, shape_of(samples, WORTH if self.last is not None else 0.0))
             loss += self._backward(batch.to(self.losses.device), step.normaliser)

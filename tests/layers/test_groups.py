@@ -281,13 +281,15 @@ class Cut(torch.nn.Module):
             gate = gate + torch.randn_like(gate)
         elif self.kind == "dropout":
             gate = torch.nn.functional.dropout(gate, 0.3, self.training)
+        elif self.kind == "bottom":
+            gate = gate.clamp(min=-2.0)
         elif self.kind == "small":
             gate = torch.where(gate.abs() < self.limit / 1000, 0, gate)
         return self.down(torch.nn.functional.silu(gate) * up)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("kind", ["plain", "gate", "up", "noise", "dropout", "small"])
+@pytest.mark.parametrize("kind", ["plain", "gate", "up", "noise", "dropout", "small", "bottom"])
 def test_a_gated_product_is_fused_only_where_no_input_shows_a_difference(kind, dtype):
     for limit in (7.0, 30.0, 100.0):
         owner = Cut(kind, limit).to(dtype).eval()

@@ -29,6 +29,16 @@ class Clamped(nn.Linear):
         return super().forward(x).clamp(-50, 50)
 
 
+class ClampedFarOut(nn.Linear):
+    def forward(self, x):
+        return super().forward(x).clamp(-5e4, 5e4)
+
+
+class CalledOtherwise(nn.Linear):
+    def __call__(self, x):
+        return super().__call__(x) * 0.25
+
+
 class NoisyInTraining(nn.Linear):
     def forward(self, x):
         return super().forward(x * (1 + 0.1 * torch.rand_like(x)) if self.training else x)
@@ -77,6 +87,8 @@ def a_parametrization(layer):
 OTHER = [
     (Scaled, None),
     (Clamped, None),
+    (ClampedFarOut, None),
+    (CalledOtherwise, None),
     (NoisyInTraining, None),
     (Switched, None),
     (None, a_hook),

@@ -26,6 +26,55 @@ SETTINGS = [
 ]
 
 
+def test_a_model_without_a_generation_config_answers(model, tokenizer, monkeypatch):
+    ids = tokenizer("Marta keeps bees on the roof")["input_ids"]
+    plain = answer.generate(model, tokenizer, ids, 6)
+    monkeypatch.setattr(model, "generation_config", None)
+    assert answer.generate(model, tokenizer, ids, 6) == plain
+    assert len(answer.complete_all(model, tokenizer, ["Marta", "bees"], [3, 4])) == 2
+    study = SelfStudy(model, tokenizer, "One. Two.", kinds=("summary",))
+    with study._ready():
+        study._generate([[("user", "Marta keeps bees")]], 4)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["👍🏿" * 30, "🇫🇷🇩🇪🇮🇹" * 20, "a\r\nb\r\n" * 30, "한\u1112\u1161\u11ab" * 30,
+     "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f" * 12],
+)  # fmt: skip
+def test_a_cut_parts_no_character(tokenizer, text):
+    ids = tokenizer(text)["input_ids"]
+    # Places between what a reader takes for characters.
+    unit = {"👍": 2, "🇫": 2, "a": 3, "한": 4, "🏴": 7}[text[0]]
+    good = {0, 1, 3} if unit == 3 else {0, 1} if unit == 4 else {0}
+    for room in range(4, len(ids) - 10, 5):
+        start, _, end = answer.truncate(tokenizer, ids, room).partition("\n...\n")
+        assert text.startswith(start) and text.endswith(end)
+        assert len(start) % unit in good
+        # A cut may begin within a long row of flags, which then are counted from there.
+        assert text[0] == "🇫" or (len(text) - len(end)) % unit in good
+
+
+def byte_fallback():
+    """A tokenizer that spells what it does not know in bytes, as Llama 2 and Gemma do."""
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    vocab = {"<unk>": 0, **{f"<0x{i:02X}>": i + 1 for i in range(256)}}
+    whole = Tokenizer(models.BPE(vocab, [], unk_token="<unk>", byte_fallback=True))
+    whole.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return PreTrainedTokenizerFast(tokenizer_object=whole, unk_token="<unk>")
+
+
+def test_a_cut_within_bytes_spoils_no_character():
+    tokenizer, text = byte_fallback(), "漢字の文章👍" * 20
+    ids = tokenizer(text)["input_ids"]
+    for room in range(4, len(ids) - 10, 3):
+        start, _, end = answer.truncate(tokenizer, ids, room).partition("\n...\n")
+        assert text.startswith(start) and text.endswith(end)
+        assert len((start + end).encode()) <= room
+
+
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: next(iter(s)))
 def test_greedy_inherits_nothing(model, tokenizer, settings, monkeypatch):
     ids = tokenizer("Marta keeps bees on the roof")["input_ids"]

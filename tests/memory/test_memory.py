@@ -323,3 +323,18 @@ def test_a_memory_reads_back_the_text_that_it_hashed(tiny_folder, tmp_path, star
     folder = memory.save(tmp_path / "m")
     again = liftcore.load_memory(folder, (model, tokenizer))
     assert again.text == memory.text == TEXT and again.sha256 == memory.sha256
+
+
+@pytest.mark.parametrize("caller", ["gradients off", "another default dtype"])
+def test_the_modes_of_the_caller_change_nothing(tiny_folder, memory, caller):
+    model, tokenizer = liftcore.load(tiny_folder, device="cpu", dtype=torch.float32)
+    off, dtype = caller == "gradients off", torch.get_default_dtype()
+    try:
+        torch.set_grad_enabled(not off)
+        torch.set_default_dtype(dtype if off else torch.bfloat16)
+        made = liftcore.absorb(model, tokenizer, TEXT, title="Bees", config=CONFIG, progress=False)
+        assert torch.is_grad_enabled() is not off
+    finally:
+        torch.set_grad_enabled(True)
+        torch.set_default_dtype(dtype)
+    assert torch.equal(made.adapter.values, memory.adapter.values)

@@ -81,6 +81,8 @@ def test_given_pairs_come_once():
     "questions",
     [
         ("What is C?", "What is C++?", "What is C#?", "What is C*?"),
+        ("Was sind Maße?", "Was sind Masse?"),
+        ("What is ??", "What is .?", "What is ?"),
         ("दिन क्या है?", "दान क्या है?", "दीन क्या है?"),
         ("What is x²?", "What is x2?"),
         ("Is it 5 or -5?", "Is it 5 or 5?"),

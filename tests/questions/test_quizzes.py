@@ -53,6 +53,8 @@ def test_self_study_makes_them_without_asking_the_model():
         "1.5kg", "14:05", "1,234.5", "3/4", "2024-05-06", "v1.2", "10%", "5 %", "$3.50", "-5",
         "10 000", "1'234", "10–12", "192.168.0.1", "06.05.2024", "20°C", "5GB", "9:30am", "1e5",
         "3 March 1822", "1822",
+        "-5 °C", "20 °F", "5 km/h", "12 m²", "10 am", "10:30 pm",
+        "9 o'clock", "100 BC", "3.5 GHz", "5 €",
     ],
 )  # fmt: skip
 def test_a_number_is_never_cut_within_itself(number):
@@ -63,7 +65,34 @@ def test_a_number_is_never_cut_within_itself(number):
         assert [a for _, a in pairs(sentence)] == [number]
 
 
-@pytest.mark.parametrize("odd", ["12-year-old", "19th", "1990s", "16,000-ton", "#5", "10^6", "’99"])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "12-year-old",
+        "19th",
+        "1990s",
+        "16,000-ton",
+        "#5",
+        "10^6",
+        "’99",
+        "+44 20 7946 0958",
+        "+1 555 123 4567",
+        "(555) 123-4567",
+        "2 1/2",
+        "10 - 12",
+        "12 × 8",
+        "12-13 May 1802",
+        "June 4",
+        "June 1802",
+        "iPhone",
+        "eBay",
+        "Node.js",
+        "al-Qaeda",
+        "7-Eleven",
+        "Ca2+",
+        "2024-05-06T10:00",
+    ],
+)
 def test_what_is_more_than_a_number_is_not_asked_for(odd):
     assert pairs(f"They all said that it was the {odd} one on the shelf.") == []
 
