@@ -18,30 +18,6 @@ WORDS = 450
 NAMES = tuple(f"fiction-{seed}" for seed in range(6))
 GIVEN = Path(__file__).with_name("given.jsonl")
 
-# Known to a small model without a document: what it still answers after training.
-GENERAL = (
-    ("What is the capital of France?", "Paris"),
-    ("What is the capital of Japan?", "Tokyo"),
-    ("What is the capital of Italy?", "Rome"),
-    ("What is the capital of Germany?", "Berlin"),
-    ("Who wrote Romeo and Juliet?", "Shakespeare"),
-    ("Who painted the Mona Lisa?", "Leonardo da Vinci"),
-    ("Who was the first president of the United States?", "George Washington"),
-    ("Who developed the theory of relativity?", "Einstein"),
-    ("What is the largest planet in the solar system?", "Jupiter"),
-    ("Which planet is known as the Red Planet?", "Mars"),
-    ("What is the largest ocean on Earth?", "Pacific"),
-    ("What is the largest animal on Earth?", "blue whale"),
-    ("What is the chemical symbol of water?", "H2O"),
-    ("What gas do plants take in from the air?", "carbon dioxide"),
-    ("Which organ pumps blood through the body?", "heart"),
-    ("On which continent does Egypt lie?", "Africa"),
-    ("What language do people speak in Brazil?", "Portuguese"),
-    ("How many days are there in a week?", "7|seven"),
-    ("How many legs does a spider have?", "8|eight"),
-    ("What is the currency of the United Kingdom?", "pound"),
-)
-
 
 @dataclass(frozen=True)
 class Told:

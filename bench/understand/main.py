@@ -1,8 +1,8 @@
-"""Which mix of objectives lets a model answer questions about a document, in equal time?
+"""Which mix of objectives lets a model answer questions about a document, for equal work?
 
-Each case trains on one invented document for the same number of seconds (CPU time of one thread)
-and is then asked what stands there in other words, with no document in the prompt, and with half
-of it (LIFT+ICL). The rows go into bench/results/DEVICE/understand.jsonl as they come; a killed run
+Each case trains on one invented document for the same work (bench/understand/train.py: so many
+seconds a step and a token, whatever the machine) and is then asked what stands there in other
+words, with no document in the prompt, and with half of it (LIFT+ICL). The rows go into bench/results/DEVICE/understand.jsonl as they come; a killed run
 goes on where it was. The table and the picture are made from that file.
 
     python -m bench understand
@@ -24,6 +24,7 @@ from bench.common import RESULTS, read_lines, results_name, table
 from bench.understand import analysis
 from bench.understand import documents as understand_documents
 from bench.understand import run as understand_run
+from bench.understand.general import GENERAL
 from bench.understand.lines import LINES, Case, cases
 from liftcore import model as models
 from liftcore.cli import info
@@ -41,7 +42,7 @@ def sweep(
     seconds: float,
     minutes: float = float("inf"),
 ) -> None:
-    """Runs the cases that are not in the file yet, which must be of as many seconds."""
+    """Runs the cases that are not in the file yet, which must be of as much work."""
     if other := {r["allowed"] for r in read_lines(file)} - {seconds}:
         raise SystemExit(
             f"{file} holds runs of {other.pop():g} seconds, not {seconds:g}: give another --out"
@@ -106,7 +107,7 @@ def text(result: dict) -> str:
     counts = ", ".join(f"{n} {kind}" for kind, n in result["questions"].items())
     return (
         f"{counts} questions on {len(result['documents'])} documents; "
-        f"{result['seconds']:g} seconds of training\n{table(lines)}\n"
+        f"{result['seconds']:g} seconds of work\n{table(lines)}\n"
     )
 
 
@@ -133,7 +134,7 @@ def _cells(line: dict) -> list[str]:
         f"{line['seconds']:.1f}" if trained else "-",
         f"{line['making']:.1f}" if trained else "-",
         f"{line['recall']:.0%}",
-        f"{line['general']:.1f}/20",
+        f"{line['general']:.1f}/{len(GENERAL)}",
         f"{line['text']:.2f}",
         f"{line['chat']:.2f}",
     ]
@@ -146,7 +147,7 @@ def main(argv: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     sweeps.options(parser, understand_documents.NAMES, f"lines to run: {', '.join(LINES)}")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="training time of a case")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="work of a case, in seconds")
     args = parser.parse_args(argv)
     if unknown := {*(args.only or ())} - {*LINES}:
         parser.error(f"unknown line {min(unknown)!r}: choose from {', '.join(LINES)}")

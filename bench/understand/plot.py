@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from bench.plot_names import Dot, names_beside
+from bench.understand.general import GENERAL
 from bench.understand.answers import KINDS
 
 COLOURS = {"single": "#1a73e8", "two": "#188038", "timeline": "#e8710a", "unanswerable": "#9aa0a6"}
@@ -30,7 +31,7 @@ def plot(result: dict, path: Path) -> Path:
         axis.grid(alpha=0.25)
     figure.suptitle(
         f"Questions on {len(result['documents'])} invented documents after "
-        f"{result['seconds']:g} s of training, SmolLM2-135M, {result['device']}\n"
+        f"{result['seconds']:g} s of work, SmolLM2-135M, {result['device']}\n"
         "bands: 95 %, bootstrap over documents and seeds",
         fontsize=11,
     )
@@ -95,7 +96,7 @@ def _gains(axis: Axes, lines: list[dict]) -> None:
 def _price(axis: Axes, lines: list[dict]) -> None:
     dots = [
         Dot(
-            f"{line['line']} (recall {line['recall']:.0%}, {line['general']:.0f}/20)",
+            f"{line['line']} (recall {line['recall']:.0%}, {line['general']:.0f}/{len(GENERAL)})",
             line["chat"],
             line["none"]["right"]["mean"],
             NONE,

@@ -1,4 +1,4 @@
-"""One case of the understanding benchmark: train for a given time, then ask."""
+"""One case of the understanding benchmark: train for a given work, then ask."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from bench.evaluations.metrics import contains
 from bench.recall import probes
 from bench.understand.answers import answers, score
-from bench.understand.documents import GENERAL, Told
+from bench.understand.documents import Told
+from bench.understand.general import GENERAL
 from bench.understand.lines import Case
 from bench.understand.train import train_for
 from liftcore import answer, report
