@@ -20,6 +20,7 @@ from liftcore.adapter import alone_with
 from liftcore.config import LiftConfig, preset_for
 from liftcore.document import Document
 from liftcore.errors import LiftError, NothingToLearnError, UsageError
+from liftcore.layers import depth
 from liftcore.layers.lora import Adapter, own_adapter_after, without_adapter
 from liftcore.memory import Memory
 from liftcore.objectives.build import SELF, digest_of, objectives_of, pair_sources, summary
@@ -183,8 +184,8 @@ def _studied(
 def _beginning(model: nn.Module, config: LiftConfig, init: str | Path | None) -> Adapter:
     """The adapter that training begins from, not yet installed."""
     if init is None:
-        return Adapter(model, config.rank, config.lora_alpha, config.seed)
-    adapter = adapters.read(model, Path(init))
+        return Adapter.of(model, config)
+    adapter = adapters.read(model, Path(init), train_a=config.train_a)
     base = adapters.read_json(Path(init) / adapters.CONFIG).get("base_model_name_or_path")
     if base != adapters.base_name(model):
         raise LiftError(
@@ -194,5 +195,11 @@ def _beginning(model: nn.Module, config: LiftConfig, init: str | Path | None) ->
         raise UsageError(
             f"the adapter in {init} has rank {adapter.rank} and alpha {adapter.alpha:g}, the "
             f"settings {config.rank} and {config.lora_alpha:g}: set rank and alpha to the former"
+        )
+    every = len(depth.decoder_layers(model))
+    if list(adapter.numbers or range(every)) != list(depth.among(every, config.layers)):
+        named = "all" if adapter.numbers is None else ", ".join(map(str, adapter.numbers))
+        raise UsageError(
+            f"the adapter in {init} has LoRA on other layers than the settings: {named}"
         )
     return adapter

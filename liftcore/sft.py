@@ -107,7 +107,7 @@ def sft(
     prefix = len(models.prefix_ids(tokenizer))
     source = StepSource(objectives, config, window, weights=weights, prefix=prefix)
     with alone_with(model), own_adapter_after(model):
-        adapter = Adapter(model, config.rank, config.lora_alpha, config.seed)
+        adapter = Adapter.of(model, config)
         adapter.install()
         with ProgressLine(config.epochs, adapter.values.device, enabled=progress) as line:
             result = train(adapter, source, on_step=line.update, say=line.say)

@@ -60,6 +60,7 @@ def add(verbs: options.Verbs) -> None:
 def run(args: argparse.Namespace) -> dict:
     from liftcore import adapter, device_memory, lift, output
     from liftcore import document as documents
+    from liftcore.layers import depth
     from liftcore.layers.targets import check_mergeable, targets
     from liftcore.memory import check_output, check_room
     from liftcore.model import load_tokenizer
@@ -86,8 +87,8 @@ def run(args: argparse.Namespace) -> dict:
                 stack.callback(each.close)
         base, _ = options.load(args, tokenizer)
         if args.merge:
-            check_mergeable(base, targets(base).layers)
-        check_room(out, base, config.rank, merge=args.merge)
+            check_mergeable(base, targets(base, depth.numbers(base, config.layers)).layers)
+        check_room(out, base, config, merge=args.merge)
         document = documents.from_text(text, tokenizer, title)
         if not args.resume:
             state.unlink(missing_ok=True)

@@ -85,7 +85,8 @@ def train(
         interrupt = stack.enter_context(_Interrupt())
         if state_file is not None:
             # fp32 masters and two moments.
-            checkpoint.try_saving(state_file, 12 * adapter.values.numel())
+            size = 12 * adapter.values.numel() + adapter.frozen.nbytes
+            checkpoint.try_saving(state_file, size)
         left = stack.enter_context(prepared(adapter, source.bound))
         log = _Log(make_runner(adapter, source), source, state_file, run or {})
         log.runner.left += left
