@@ -225,14 +225,22 @@ def generate(model: nn.Module, tokenizer: Tokenizer, ids: list[int], max_new_tok
 
 @torch.no_grad()
 def replies(
-    model: nn.Module, tokenizer: Tokenizer, prompts: Sequence[list[int]], new_tokens: int
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    prompts: Sequence[list[int]],
+    new_tokens: int,
+    *,
+    worth: int = SHARED,
+    top_p: float | None = None,
 ) -> list[list[int]]:
     """The tokens that follow each prompt, greedily and in one batch: at most `new_tokens`, up to
     the one that ends the model's turn.
 
     Nothing of the model's generation_config counts but the tokens that end a turn: no penalty,
-    no forced or forbidden token, no length, no beams. Of prompts that begin alike with a long
-    text, such as a document, that text is read once.
+    no forced or forbidden token, no length, no beams. Of prompts that begin alike with at least
+    `worth` tokens, such as a document, these are read once. With top_p the tokens are drawn at
+    temperature 1 from the likeliest that have this probability together, by torch's own random
+    numbers.
     """
     from transformers import GenerationConfig
 
@@ -243,7 +251,7 @@ def replies(
     ends = end if given is None else given
     pad = (0 if end is None else end) if pad is None else pad
     width, shared = max(map(len, prompts)), _alike(prompts)
-    shared = shared if shared >= SHARED and len(prompts) > 1 else 0
+    shared = shared if shared >= worth and len(prompts) > 1 and keeps_a_cache(model) else 0
     gaps = [width - len(prompt) for prompt in prompts]
     # Padded before what is not shared.
     rows = [p[:shared] + [pad] * gap + p[shared:] for p, gap in zip(prompts, gaps, strict=True)]
@@ -251,6 +259,8 @@ def replies(
     device = next(model.parameters()).device
     ids, mask = (torch.tensor(x, device=device) for x in (rows, seen))
     options: dict = dict(max_new_tokens=new_tokens, do_sample=False, use_cache=True)
+    if top_p is not None:
+        options |= dict(do_sample=True, temperature=1.0, top_p=top_p, top_k=0)
     causal.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=pad)
     try:
         with models.evaluating(model):
