@@ -86,43 +86,48 @@ def collect(
     tokenizer: Tokenizer,
     count: int,
     *,
-    folder: Path | None = None,
+    kept_in: Path | None = None,
     say: Callable[[str, int, int], None] = lambda what, done, of: None,
 ) -> Collection:
     """`count` rows to train on, and HELD_OUT others, of the model as it is without an adapter.
 
     The same model always gives the same rows, and more of them begin with the fewer. What is
-    missing is made and kept in `folder` (the cache folder), a chunk at a time, so that a killed
+    missing is made and kept in `kept_in` (folder()), a chunk at a time, so that a killed
     run goes on. `say` hears how many there are. Raises LiftError when the model writes too few
     rows that differ.
     """
-    maker = Maker(model, tokenizer, folder)
+    maker = Maker(model, tokenizer, kept_in)
     maker.make(HELD_OUT + count, say)
-    made = maker.rows()
-    return Collection(made[HELD_OUT : HELD_OUT + count], made[:HELD_OUT], maker.seconds)
+    trained = maker.rows(HELD_OUT, HELD_OUT + count)
+    return Collection(trained, maker.rows(0, HELD_OUT), maker.seconds)
 
 
-def held_out(model: nn.Module, tokenizer: Tokenizer, folder: Path | None = None) -> list[OwnWords]:
+def held_out(model: nn.Module, tokenizer: Tokenizer) -> list[OwnWords]:
     """The rows that are never trained on where they are known already, else none."""
-    made = Maker(model, tokenizer, folder).rows()
-    return made[:HELD_OUT] if len(made) >= HELD_OUT else []
+    maker = Maker(model, tokenizer)
+    return maker.rows(0, HELD_OUT) if len(maker.known) >= HELD_OUT else []
+
+
+def folder() -> Path:
+    """Where own words are kept."""
+    return cache_folder() / "own-words"
 
 
 class Maker:
-    """The rows of a model that are known, shipped or in `folder`, and the making of more.
+    """The rows of a model that are known, shipped or in `kept_in`, and the making of more.
 
     known    a question and the tokens of its reply each; the question is "" without a chat
              template
     seconds  what making took
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Tokenizer, folder: Path | None = None):
+    def __init__(self, model: nn.Module, tokenizer: Tokenizer, kept_in: Path | None = None):
         self.model, self.tokenizer = model, tokenizer
         with without_adapter(model):
             own = fingerprint(model, with_dtype=False)
         template = tokenizer.chat_template
         self.key = hashlib.sha256(f"{VERSION} {own} {template}".encode()).hexdigest()
-        self.file = (folder or cache_folder() / "own-words") / f"{self.key[:32]}.json"
+        self.file = (kept_in or folder()) / f"{self.key[:32]}.json"
         self.known: list[tuple[str, list[int]]] = []
         self.chunks, self.seconds = 0, 0.0
         for file in (SHIPPED, self.file):
@@ -143,9 +148,9 @@ class Maker:
         text = f'{head}, "rows": [\n{entries}\n]}}\n'
         write_atomically(file, lambda to: to.write_text(text, encoding="utf-8"))
 
-    def rows(self) -> list[OwnWords]:
-        """All rows that are known, in the order in which they were made."""
-        return [self._row(question, reply) for question, reply in self.known]
+    def rows(self, start: int, stop: int) -> list[OwnWords]:
+        """The known rows start to stop − 1, in the order in which they were made."""
+        return [self._row(question, reply) for question, reply in self.known[start:stop]]
 
     def _row(self, question: str, reply: list[int]) -> OwnWords:
         start = self._prompt(question) if question else models.prefix_ids(self.tokenizer)
