@@ -11,13 +11,14 @@ from typing import Any
 
 from liftcore.errors import UsageError
 
-OBJECTIVES = ("segments", "recitation", "qa", "distill", "distill-segments")
+OBJECTIVES = ("segments", "recitation", "qa", "distill", "distill-segments", "replay")
 QA_CONTEXTS = ("none", "truncated")
 QA_KINDS = ("question", "quiz", "gap", "continue", "summary", "rephrasing", "facts")
 SCHEDULES = ("jitter", "overlap", "trivial")
 OVERLAP_LOSSES = ("all", "new", "mean")
 LR_SCHEDULES = ("constant", "cosine")
 ADAPTER_INITS = ("random", "document")
+REPLAY_TARGETS = ("soft", "hard")
 # Which names a setting may take.
 CHOICES = {
     "schedule": SCHEDULES,
@@ -27,6 +28,7 @@ CHOICES = {
     "objectives": OBJECTIVES,
     "qa_context": QA_CONTEXTS,
     "qa_kinds": QA_KINDS,
+    "replay_targets": REPLAY_TARGETS,
 }
 # LIFT as published (arXiv 2502.14644 v4).
 PAPER = {
@@ -47,7 +49,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper-v1": {**PAPER, **V1},
     "paper-v4": {**PAPER, "objectives": ("segments", "qa")},
 }
-ABOVE_0 = ("alpha", "learning_rate", "max_grad_norm", "eps", "init_damping")
+ABOVE_0 = ("alpha", "learning_rate", "max_grad_norm", "eps", "init_damping", "keep")
 NOT_NEGATIVE = ("weight_decay", "seed", "segment_epochs", "recite_context")
 # Epochs and ranks beyond it are slips of the hand.
 MOST = 100_000
@@ -139,6 +141,11 @@ class LiftConfig:
     qa_kinds         what the model asks itself (liftcore.questions.self_study)
     qa_first         training waits until all questions are made, and does not run beside it
     recite_context   tokens of the document's head and tail that recitation shows, where they fit
+    replay_share     of the tokens of an epoch, those of the objective replay: prompts count too
+    replay_rows      how many of the model's own words replay has; they are made once a model
+    replay_targets   what replay teaches: soft, the base model's likeliest tokens; hard, its words
+    keep             nats that the loss on held-out own words may rise by: replay's share grows
+                     while it is above, and the run ends with its last adapter within it
 
     Raises UsageError for values that make no sense together.
     """
@@ -172,6 +179,10 @@ class LiftConfig:
     qa_kinds: tuple[str, ...] = ("quiz",)
     qa_first: bool = False
     recite_context: int = 4096
+    replay_share: float = 0.2
+    replay_rows: int = 512
+    replay_targets: str = "soft"
+    keep: float | None = None
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -208,6 +219,9 @@ class LiftConfig:
             f"tokens_per_step must be at least segment_length ({size}): {tokens}",
         )
         _need(0 <= self.warmup < 1, f"warmup is a share of all steps in [0, 1): {self.warmup}")
+        share = self.replay_share
+        _need(0 <= share < 1, f"replay_share is a share of all tokens in [0, 1): {share}")
+        _need(self.replay_rows >= 1, f"replay_rows must be at least 1: {self.replay_rows}")
         names, first = self.objectives, self.segment_epochs
         _need(
             self.mix is None or (isinstance(self.mix, tuple) and len(self.mix) == len(names)),

@@ -23,14 +23,22 @@ from liftcore.errors import LiftError, NothingToLearnError, UsageError
 from liftcore.layers import depth
 from liftcore.layers.lora import Adapter, own_adapter_after, without_adapter
 from liftcore.memory import Memory
+from liftcore.objectives import Objective, Repeated
 from liftcore.objectives.build import SELF, digest_of, objectives_of, pair_sources, summary
+from liftcore.objectives.forgetting import Forgetting
+from liftcore.questions import own_words
+from liftcore.questions.own_words import Collection
 from liftcore.questions.pairs import PairSource
 from liftcore.questions.self_study import SelfStudy, StudiedPairs
 from liftcore.tokens import Tokenizer
 from liftcore.training import checkpoint
+from liftcore.training.budget import Budget
 from liftcore.training.loop import train
 from liftcore.training.progress import ProgressLine
 from liftcore.training.source import StepSource
+
+# γ of replay where a forgetting budget brings it in.
+REPLAY_WEIGHT = 2.0
 
 
 def absorb(
@@ -71,6 +79,7 @@ def absorb(
         config = _with_questions(config)
     elif "qa" in config.objectives:
         qa = SELF
+    config = _with_replay(config)
     given = [] if qa is None else pair_sources(qa)
     document = documents.read(document, tokenizer, title)
     prefix = models.prefix_ids(tokenizer)
@@ -103,7 +112,11 @@ def absorb(
             sources: list[PairSource] = [
                 study() if isinstance(each, str) else each for each in given
             ]
-            objectives = objectives_of(model, tokenizer, document, config, sources, cache)
+            own = Collection([], own_words.held_out(model, tokenizer), 0.0)
+            if "replay" in config.objectives:
+                own = own_words.collect(model, tokenizer, config.replay_rows, say=line.count)
+            forgetting = Forgetting(model, own.held_out) if own.held_out else None
+            objectives = objectives_of(model, tokenizer, document, config, sources, cache, own.rows)
             window, weights = models.window(model), config.weights
             steps = StepSource(objectives, config, window, weights=weights, prefix=len(prefix))
             with closing(steps), _why_nothing(sources):
@@ -112,14 +125,18 @@ def absorb(
                     steps,
                     state_file=state_file,
                     run=run,
+                    budget=_budget(adapter, config, forgetting, objectives),
                     on_step=line.update,
                     say=line.say,
                 )
-            result = replace(result, questions=[summary(each) for each in sources])
+            made = [summary(each) for each in sources]
+            result = replace(result, questions=made, own_words=own.seconds)
             line.say("measuring recall")
             measured = report.unmeasured(len(document.tokens))
             with output.or_warning("the report on recall"), adapter.folded():
                 measured = report.measure(model, document.tokens, prefix=prefix)
+                if forgetting is not None:
+                    measured = replace(measured, forgotten=round(forgetting.rise(), 4))
     return Memory(
         model=model,
         tokenizer=tokenizer,
@@ -160,6 +177,27 @@ def _with_questions(config: LiftConfig) -> LiftConfig:
         return config
     mix = None if config.mix is None else (*config.mix, 1.0)
     return config.replace(objectives=(*config.objectives, "qa"), mix=mix)
+
+
+def _with_replay(config: LiftConfig) -> LiftConfig:
+    """The settings with the objective replay where a forgetting budget needs it."""
+    if config.keep is None or "replay" in config.objectives:
+        return config
+    return config.replace(
+        objectives=(*config.objectives, "replay"), mix=(*config.weights, REPLAY_WEIGHT)
+    )
+
+
+def _budget(
+    adapter: Adapter,
+    config: LiftConfig,
+    forgetting: Forgetting | None,
+    objectives: Sequence[Objective],
+) -> Budget | None:
+    if config.keep is None or forgetting is None:
+        return None
+    replays = [each for each in objectives if isinstance(each, Repeated)]
+    return Budget(adapter, config.keep, forgetting.rise, replays)
 
 
 def _studied(

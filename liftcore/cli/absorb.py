@@ -14,6 +14,7 @@ from liftcore.terminal import note, show
 
 if TYPE_CHECKING:
     from liftcore.memory import Memory
+    from liftcore.training.loop import Result
 
 
 def add(verbs: options.Verbs) -> None:
@@ -113,6 +114,10 @@ def run(args: argparse.Namespace) -> dict:
         "out": str(out),
         "token_passes": training.token_passes,
         "loss": training.loss,
+        "forgotten": memory.report.forgotten,
+        "limit": training.limit,
+        "kept": training.kept,
+        "own_words_seconds": training.own_words,
         "objectives": memory.config.objectives,
         "making_seconds": training.making,
         "hidden_seconds": training.hidden,
@@ -155,6 +160,10 @@ def _print_absorbed(memory: Memory, out: Path) -> None:
             f"questions were made in {training.making:.1f} s, {training.hidden:.1f} s of it behind "
             f"training, which waited {training.waited:.1f} s"
         )
+    if training.own_words:
+        show(f"the model's own words were written in {training.own_words:.1f} s, once a model")
+    if memory.config.keep is not None:
+        show(_limit(training, memory.config.keep))
     show(memory.report.text())
     served = (
         f"--lora-modules NAME={options.typed(out)} --max-lora-rank {rank}"
@@ -163,6 +172,16 @@ def _print_absorbed(memory: Memory, out: Path) -> None:
     )
     show(f"adapter in {out} (PEFT form; vLLM: {served})")
     show(f'next: liftcore ask {options.typed(out)} "your question"')
+
+
+def _limit(training: Result, keep: float) -> str:
+    """One line on what ended a run with a forgetting budget."""
+    if training.limit == "epochs":
+        return f"ended by its epochs, within the forgetting budget of {keep:g} nats"
+    return (
+        f"ended by the forgetting budget of {keep:g} nats: the adapter is that behind "
+        f"{training.kept:.0%} of the token-passes"
+    )
 
 
 def _questions(made: dict) -> str:

@@ -122,6 +122,7 @@ def demo(
     return {
         "recall_before": before.recall,
         "recall_after": memory.report.recall,
+        "forgotten": memory.report.forgotten,
         "facts_before": right_before,
         "facts_after": right_after,
         "facts": len(fiction.facts),
