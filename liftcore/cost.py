@@ -21,7 +21,7 @@ from liftcore.answer import greedy
 from liftcore.config import LiftConfig
 from liftcore.device_memory import peak_bytes, reset_peak
 from liftcore.errors import UsageError
-from liftcore.layers import depth
+from liftcore.layers import depth, document_init
 from liftcore.layers.depth import Layers
 from liftcore.layers.linear import features, matrix
 from liftcore.layers.lora import Adapter, linear_layers, own_adapter_after
@@ -31,11 +31,13 @@ from liftcore.training.progress import ProgressLine
 from liftcore.training.source import count, segments_alone
 
 WARM_UP, TIMED = 2, 6
+# Segments on which fitting A to the document is timed.
+FITTED = 4
 
 
 @dataclass(frozen=True)
 class Estimate:
-    seconds: float  # training and the recall report
+    seconds: float  # fitting A to the document, training and the recall report
     peak_bytes: int  # of the process on a CPU, allocated on a GPU
     flops: float  # needed floating-point operations of the training
     steps: int
@@ -89,10 +91,10 @@ def estimate(
             if times:
                 # A noisy machine must not make a layer free or negative.
                 cost = cost + times * np.maximum(shallow(2, which) - one, 0.0)
-    step_seconds, report_seconds, peak, flops = cost
+    step_seconds, report_seconds, fitting, peak, flops = cost
     steps, passes = count(tokens, config)
     return Estimate(
-        seconds=float(step_seconds * passes + report_seconds),
+        seconds=float(step_seconds * passes + report_seconds + fitting),
         peak_bytes=int(peak),
         flops=float(passes * flops),
         steps=steps,
@@ -102,7 +104,7 @@ def estimate(
 
 
 def _cost(model: nn.Module, tokens: int, config: LiftConfig, progress: bool) -> np.ndarray:
-    """calibrate(), and the needed operations of a token-pass, float64 [4]."""
+    """calibrate(), and the needed operations of a token-pass, float64 [5]."""
     with ProgressLine(enabled=progress) as line:
         cost = calibrate(model, tokens, config, tell=line.count)
     span, numbers = min(tokens, config.segment_length), depth.numbers(model, config.layers)
@@ -130,8 +132,9 @@ def calibrate(
     prompt: int = report.PROMPT,
     tell: Callable[[str, int, int], None] = lambda what, done, of: None,
 ) -> np.ndarray:
-    """[seconds a token-pass, seconds of the report, peak bytes], float64 [3], measured on
-    `timed` steps and a report whose prompts have `prompt` tokens. The model is left as it was."""
+    """[seconds a token-pass, seconds of the report, seconds of fitting A to the document, peak
+    bytes], float64 [4], measured on `timed` steps and a report whose prompts have `prompt` tokens.
+    The model is left as it was. The model's own words are taken as known."""
     device = next(model.parameters()).device
     vocabulary = models.head(model).weight.shape[0]
     reset_peak(device)
@@ -139,6 +142,7 @@ def calibrate(
     seconds, passes = 0.0, 0
     with own_adapter_after(model):
         adapter = Adapter.of(model, config)
+        fitting = _fitting(adapter, text, config) if config.adapter_init == "document" else 0.0
         adapter.install()
         source = segments_alone(text, config, [])
         with prepared(adapter, source.bound):
@@ -161,7 +165,23 @@ def calibrate(
                 marks.append(_now(device))
     first, four = marks[1] - marks[0], marks[2] - marks[1]
     reporting = first + max(0.0, four - first) / 3 * (report.NEW - 1)
-    return np.array([seconds / passes, reporting, peak_bytes(device)])
+    return np.array([seconds / passes, reporting, fitting, peak_bytes(device)])
+
+
+def _fitting(adapter: Adapter, text: np.ndarray, config: LiftConfig) -> float:
+    """Seconds of document_init.begin() for tokens int64 [L], from one on the first segments."""
+    device, size = adapter.values.device, config.segment_length
+    rows = [text[at : at + size] for at in range(0, min(len(text), FITTED * size), size)]
+    known = document_init.own_words(adapter, rows[:1], config.init_damping)
+    marks = [_now(device)]
+    for run in (
+        lambda: document_init.inputs(adapter, [(row, 0) for row in rows]),
+        lambda: document_init.begin(adapter, rows, known),
+    ):
+        run()
+        marks.append(_now(device))
+    forward, whole = marks[1] - marks[0], marks[2] - marks[1]
+    return max(0.0, whole - forward) + forward * len(text) / sum(map(len, rows))
 
 
 def _now(device: torch.device) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from liftcore import adapter as adapters
-from liftcore import answer, output, report
+from liftcore import answer, beginning, output, report
 from liftcore import document as documents
 from liftcore import model as models
 from liftcore.adapter import alone_with
@@ -113,8 +113,16 @@ def absorb(
                 study() if isinstance(each, str) else each for each in given
             ]
             own = Collection([], own_words.held_out(model, tokenizer), 0.0)
-            if "replay" in config.objectives:
+            # A run that goes on has its A in the saved state.
+            resumed = state_file is not None and state_file.exists()
+            begins = config.adapter_init == "document" and init is None and not resumed
+            if "replay" in config.objectives or begins:
                 own = own_words.collect(model, tokenizer, config.replay_rows, say=line.count)
+            starting = 0.0
+            if begins:
+                line.say("fitting the adapter to the document")
+                tokens = [document.tokens]
+                starting = beginning.begin(adapter, tokenizer, tokens, config, own=own.rows)
             forgetting = Forgetting(model, own.held_out) if own.held_out else None
             objectives = objectives_of(model, tokenizer, document, config, sources, cache, own.rows)
             window, weights = models.window(model), config.weights
@@ -130,7 +138,7 @@ def absorb(
                     say=line.say,
                 )
             made = [summary(each) for each in sources]
-            result = replace(result, questions=made, own_words=own.seconds)
+            result = replace(result, questions=made, own_words=own.seconds, starting=starting)
             line.say("measuring recall")
             measured = report.unmeasured(len(document.tokens))
             with output.or_warning("the report on recall"), adapter.folded():

@@ -52,27 +52,28 @@ SMALLEST = 1e-6
 class Inputs:
     """The inputs of one group of layers over a text: their second moment, or a sample of them.
 
-    width   K
-    total   tokens that were seen
+    width     K
+    expected  tokens of the whole text
+    total     tokens that were seen
     moment  fp32 [K, K], the sum of x xᵀ; None where rows are kept
     rows    fp32 [n, K], at most ROWS of all rows, evenly spread
     """
 
     width: int
-    expected: int  # tokens of the whole text
+    expected: int
     total: int = 0
     moment: Tensor | None = None
     kept: list[Tensor] = field(default_factory=list)
 
     def add(self, x: Tensor) -> None:
         """Takes more rows [n, K]."""
-        if self.width <= WIDEST and self.expected > self.width:
+        if self.width <= WIDEST and self.expected > 2 * self.width:
             x = x.float()
             if self.moment is None:
                 self.moment = x.new_zeros(self.width, self.width)
             self.moment.addmm_(x.T, x)
         else:
-            apart = max(1, -(-self.expected // ROWS))
+            apart = max(1, -(-self.expected // ROWS)) if self.width > WIDEST else 1
             self.kept.append(x[-self.total % apart :: apart].float())
         self.total += len(x)
 
@@ -93,11 +94,56 @@ class Inputs:
         return float(self.rows.square().sum()) / len(self.rows) / self.width
 
 
+@dataclass
+class Against:
+    """M = C_own + δ I of one group, by the form that its width asks for.
+
+    delta    δ
+    factor   fp32 [K, K] lower, M = L Lᵀ; its entries are those of fp16, so that a copy kept in
+             fp16 gives the same. An error e of L is one of e² in the directions that count
+    rows     fp32 [m, K] of the own words, for wide layers
+    """
+
+    delta: float
+    factor: Tensor | None = None
+    rows: Tensor | None = None
+
+
+def against(own: Inputs, damping: float) -> Against:
+    """M of the inputs over the base model's own words; δ is damping times the mean diagonal."""
+    delta = damping * own.scale()
+    if not delta > 0:
+        delta = 1.0  # nothing is known of other text
+    if own.width > WIDEST:
+        return Against(delta, rows=own.rows)
+    moment = own.mean()
+    moment.diagonal().add_(delta)
+    factor = torch.linalg.cholesky(moment)
+    largest = factor.abs().max()
+    return Against(delta, factor=(factor / largest).half().float() * largest)
+
+
+def own_words(
+    adapter: Adapter, rows: Sequence[np.ndarray], damping: float = 0.001
+) -> dict[str, Against]:
+    """M of each group, by its first layer's path, over rows of token ids int [n]. Of a beginning
+    that all rows share, such as a chat template's, each token counts once."""
+    skips = [0, *[_shared(rows)] * (len(rows) - 1)]
+    gathered = inputs(adapter, list(zip(rows, skips, strict=True)))
+    return {path: against(gathered.pop(path), damping) for path in list(gathered)}
+
+
+def _shared(rows: Sequence[np.ndarray]) -> int:
+    """How many tokens all rows begin with alike."""
+    size = min(map(len, rows), default=0) if len(rows) > 1 else 0
+    same = [len({int(row[i]) for row in rows}) == 1 for i in range(size)]
+    return same.index(False) if False in same else size
+
+
 def begin(
     adapter: Adapter,
     document: Sequence[np.ndarray],
-    own: Sequence[np.ndarray] | dict[str, Inputs],
-    damping: float = 0.001,
+    own: dict[str, Against],
     *,
     skip: int = 0,
 ) -> None:
@@ -105,20 +151,17 @@ def begin(
 
     document   rows of token ids int [n], without questions: a chat template in them would be
                among what is trained
-    own        rows of the base model's own words; or what inputs() gave for them, to use it again
-    damping    times the mean of the diagonal of C_own, added to its diagonal
+    own        what own_words() gave for this model
     skip       tokens at the beginning of each of the document's rows that are no part of it
 
     A document of fewer tokens than the rank, or an input narrower than it, has fewer directions:
     the other rows of A are 0. They add nothing, and B's columns for them stay 0.
     """
-    if not isinstance(own, dict):
-        own = inputs(adapter, own)
-    seen = inputs(adapter, document, skip=skip)
+    seen = inputs(adapter, [(row, skip) for row in document])
     for paths in input_groups(adapter):
         if not seen[paths[0]].total:
             continue  # never called on plain text
-        rows = scaled(leading(seen.pop(paths[0]), own[paths[0]], damping, adapter.rank))
+        rows = scaled(leading(seen.pop(paths[0]), own[paths[0]], adapter.rank))
         with torch.no_grad():
             for path in paths:
                 lora_a = adapter.layers[path].lora_a
@@ -133,12 +176,13 @@ def input_groups(adapter: Adapter) -> list[tuple[str, ...]]:
 
 
 @torch.no_grad()
-def inputs(adapter: Adapter, rows: Sequence[np.ndarray], *, skip: int = 0) -> dict[str, Inputs]:
-    """The inputs of each group, by its first layer's path, over rows of token ids int [n]; the
-    first `skip` tokens of each row are left out. The model's own layers run, without an adapter."""
+def inputs(adapter: Adapter, rows: Sequence[tuple[np.ndarray, int]]) -> dict[str, Inputs]:
+    """The inputs of each group, by its first layer's path, over rows of token ids int [n], each
+    with how many tokens at its beginning are left out. The model's own layers run, without an
+    adapter."""
     model = adapter.model
     firsts = [paths[0] for paths in input_groups(adapter)]
-    total = sum(max(0, len(row) - skip) for row in rows)
+    total = sum(max(0, len(row) - skip) for row, skip in rows)
     gathered = {p: Inputs(features(adapter.layers[p].base)[0], total) for p in firsts}
     real: list[Tensor] = [torch.empty(0)]  # of the running pass: which positions count
 
@@ -153,7 +197,7 @@ def inputs(adapter: Adapter, rows: Sequence[np.ndarray], *, skip: int = 0) -> di
         hooks = [model.get_submodule(p).register_forward_pre_hook(take(p)) for p in firsts]
         try:
             for part in _passes(rows):
-                ids, mask = _padded(part, skip)
+                ids, mask = _padded(part)
                 real[0] = mask.flatten().nonzero()[:, 0].to(adapter.values.device)
                 with suppress(_Reached):
                     body(model)(input_ids=ids.to(adapter.values.device), use_cache=False)
@@ -185,11 +229,11 @@ def _stopping(model: nn.Module, numbers: Sequence[int] | None) -> Generator[None
         hook.remove()
 
 
-def _passes(rows: Sequence[np.ndarray]) -> Generator[list[np.ndarray]]:
+def _passes(rows: Sequence[tuple[np.ndarray, int]]) -> Generator[list[tuple[np.ndarray, int]]]:
     """The rows, those of like length together, in passes of at most PASS tokens or one row."""
-    part: list[np.ndarray] = []
-    for row in sorted(rows, key=len, reverse=True):
-        if part and (len(part) + 1) * len(part[0]) > PASS:
+    part: list[tuple[np.ndarray, int]] = []
+    for row in sorted(rows, key=lambda each: len(each[0]), reverse=True):
+        if part and (len(part) + 1) * len(part[0][0]) > PASS:
             yield part
             part = []
         part.append(row)
@@ -197,30 +241,26 @@ def _passes(rows: Sequence[np.ndarray]) -> Generator[list[np.ndarray]]:
         yield part
 
 
-def _padded(rows: list[np.ndarray], skip: int) -> tuple[Tensor, Tensor]:
+def _padded(rows: list[tuple[np.ndarray, int]]) -> tuple[Tensor, Tensor]:
     """(ids, which count): int64 and bool [B, S]. Padded behind, where nothing before it looks."""
-    size = max(map(len, rows))
+    size = max(len(row) for row, _ in rows)
     ids, mask = np.zeros((len(rows), size), np.int64), np.zeros((len(rows), size), bool)
-    for i, row in enumerate(rows):
+    for i, (row, skip) in enumerate(rows):
         ids[i, : len(row)], mask[i, skip : len(row)] = row, True
     return torch.from_numpy(ids), torch.from_numpy(mask)
 
 
-def leading(document: Inputs, own: Inputs, damping: float, rank: int) -> Tensor:
-    """The leading eigenvectors v of C_doc v = λ (C_own + δ I) v as rows [r, K], r at most `rank`,
-    each with vᵀ C_doc v = 1; δ is damping times the mean diagonal of C_own."""
-    delta = damping * own.scale()
-    if not delta > 0:
-        delta = 1.0  # nothing is known of other text
-    if own.width <= WIDEST:
-        return _whitened(document, own.mean(), delta, rank)
-    return _sampled(document.rows, own.rows, delta, rank)
+def leading(document: Inputs, own: Against, rank: int) -> Tensor:
+    """The leading eigenvectors v of C_doc v = λ M v as rows [r, K], r at most `rank`, each with
+    vᵀ C_doc v = 1."""
+    if own.factor is not None:
+        return _whitened(document, own.factor, rank)
+    assert own.rows is not None
+    return _sampled(document.rows, own.rows, own.delta, rank)
 
 
-def _whitened(document: Inputs, own: Tensor, delta: float, rank: int) -> Tensor:
-    """With C_own + δ I = L Lᵀ: u of L⁻¹ C_doc L⁻ᵀ u = λ u, and v = L⁻ᵀ u."""
-    own.diagonal().add_(delta)
-    factor = torch.linalg.cholesky(own)
+def _whitened(document: Inputs, factor: Tensor, rank: int) -> Tensor:
+    """With M = L Lᵀ: u of L⁻¹ C_doc L⁻ᵀ u = λ u, and v = L⁻ᵀ u."""
     if document.moment is not None:
         half = torch.linalg.solve_triangular(factor, document.mean(), upper=False)
         white = torch.linalg.solve_triangular(factor, half.T, upper=False)

@@ -61,6 +61,7 @@ class Result:
     waited: float = 0.0
     questions: list[dict] = field(default_factory=list)  # of each source: counts, failures
     own_words: float = 0.0  # seconds that making the model's own words took
+    starting: float = 0.0  # seconds that fitting A to the document took, before the training
     # What ended the run: "epochs", or "keep" where the adapter is the last one within the
     # forgetting budget, behind the share `kept` of the token-passes.
     limit: str = "epochs"

@@ -157,7 +157,6 @@ def test_accelerate_takes_peft_on_some_layers():
 
     import liftcore
 
-    config = LoraConfig(r=4, target_modules="all-linear", layers_to_transform=[2, 3])
     config = LoraConfig(
         r=4, target_modules=["q_proj", "v_proj", "up_proj"], layers_to_transform=[2, 3]
     )
