@@ -44,6 +44,8 @@ def among(count: int, layers: Layers) -> range:
     UsageError where there are no such layers."""
     if layers is None:
         return range(count)
+    if not count:
+        raise UsageError("layers: the model has no list of decoder layers")
     if not isinstance(layers, tuple):
         return range(count - max(1, int(layers * count + 0.5)), count)
     first, last = (at + count if at < 0 else at for at in layers)

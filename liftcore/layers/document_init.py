@@ -184,21 +184,26 @@ def inputs(adapter: Adapter, rows: Sequence[tuple[np.ndarray, int]]) -> dict[str
     firsts = [paths[0] for paths in input_groups(adapter)]
     total = sum(max(0, len(row) - skip) for row, skip in rows)
     gathered = {p: Inputs(features(adapter.layers[p].base)[0], total) for p in firsts}
-    real: list[Tensor] = [torch.empty(0)]  # of the running pass: which positions count
+    counts: list[Tensor] = [torch.empty(0)]  # of the running pass: which positions do, bool [B · S]
 
     def take(path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            x = args[0].reshape(-1, args[0].shape[-1])
-            gathered[path].add(x[real[0]] if len(x) == len(real[0]) else x)
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            x = [*args, *kwargs.values()][0]
+            x = x.reshape(-1, x.shape[-1])
+            # Some layers see a part of the positions only, and do not say which.
+            gathered[path].add(x[counts[0]] if len(x) == len(counts[0]) else x)
 
         return hook
 
     with without_adapter(model), evaluating(model), _stopping(model, adapter.numbers):
-        hooks = [model.get_submodule(p).register_forward_pre_hook(take(p)) for p in firsts]
+        hooks = [
+            model.get_submodule(path).register_forward_pre_hook(take(path), with_kwargs=True)
+            for path in firsts
+        ]
         try:
             for part in _passes(rows):
                 ids, mask = _padded(part)
-                real[0] = mask.flatten().nonzero()[:, 0].to(adapter.values.device)
+                counts[0] = mask.flatten().to(adapter.values.device)
                 with suppress(_Reached):
                     body(model)(input_ids=ids.to(adapter.values.device), use_cache=False)
         finally:
