@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -18,6 +19,7 @@ from torch import nn
 
 from liftcore import files
 from liftcore.errors import LiftError
+from liftcore.layers.depth import list_path, number_of, transformed
 from liftcore.layers.linear import features
 from liftcore.layers.lora import Adapter
 from liftcore.layers.targets import Targets, hits, targets
@@ -85,12 +87,17 @@ def write(adapter: Adapter, folder: Path) -> str:
         "use_dora": False,
         "use_rslora": False,
     }
+    if adapter.targets.numbers is not None:
+        settings["layers_to_transform"] = adapter.targets.numbers
+        settings["layers_pattern"] = [adapter.targets.pattern]
     (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
     return file_sha256(folder / WEIGHTS)
 
 
-def read(model: nn.Module, folder: Path, sha256: str | None = None) -> Adapter:
-    """The adapter of a folder as layers for `model`, not yet installed.
+def read(
+    model: nn.Module, folder: Path, sha256: str | None = None, *, train_a: bool = True
+) -> Adapter:
+    """The adapter of a folder as layers for `model`, not yet installed; train_a is Adapter's.
 
     Raises LiftError when a file is missing, damaged or changed (against `sha256`), when PEFT
     would compute something else of its settings, or when the adapter does not fit the model.
@@ -107,7 +114,8 @@ def read(model: nn.Module, folder: Path, sha256: str | None = None) -> Adapter:
         raise LiftError(f"the adapter in {folder} is damaged: {error}") from error
     if sha256 is not None and file_sha256(folder / WEIGHTS) != sha256:
         raise LiftError(f"{folder / WEIGHTS} was changed since it was saved (its hash differs)")
-    wanted = targets(model)
+    numbers = _numbers(model, settings)
+    wanted = targets(model, numbers)
     if fields := _not_computed(settings, wanted):
         raise LiftError(
             f"the adapter in {folder} cannot be computed as plain LoRA: {CONFIG} says "
@@ -124,12 +132,35 @@ def read(model: nn.Module, folder: Path, sha256: str | None = None) -> Adapter:
             f"{settings.get('base_model_name_or_path')} and does not fit "
             f"{base_name(model)}: its layers or shapes differ"
         )
-    adapter = Adapter(model, rank, alpha)
+    adapter = Adapter(model, rank, alpha, numbers=numbers, train_a=train_a)
     with torch.no_grad():
         for path, layer in adapter.layers.items():
             layer.lora_a.copy_(tensors[f"base_model.model.{path}.lora_A.weight"])
             layer.lora_b.copy_(tensors[f"base_model.model.{path}.lora_B.weight"])
     return adapter
+
+
+def _numbers(model: nn.Module, settings: dict) -> list[int] | None:
+    """The numbers of the decoder layers that PEFT's settings name; None: all, or no such thing."""
+    every = targets(model)
+    try:
+        named = _named(settings, every)
+    except (TypeError, ValueError, re.error):
+        return None  # said by _not_computed
+    if not named or named == set(every.layers):
+        return None
+    lists = list_path(model)
+    numbers = {number_of(path, lists) for path in named}
+    return sorted(n for n in numbers if n is not None) or None
+
+
+def _named(settings: dict, wanted: Targets) -> set[str]:
+    """Those of the layers that PEFT would adapt; raises TypeError, ValueError or re.error for
+    settings that are none of PEFT's."""
+    value = settings.get("target_modules")
+    paths = set(wanted.layers) if value == "all-linear" else hits(value or (), wanted.layers)
+    layers, pattern = (settings.get(name) for name in ("layers_to_transform", "layers_pattern"))
+    return transformed(paths, layers, pattern)
 
 
 def _not_computed(settings: dict, wanted: Targets) -> list[str]:
@@ -150,9 +181,11 @@ def _not_computed(settings: dict, wanted: Targets) -> list[str]:
             fine = value in known[name]
         elif name == "target_modules":
             # A name too many has no weights to load.
-            fine = value == "all-linear" or _hits(value, wanted) == set(wanted.layers)
+            fine = _hits(settings, wanted) == set(wanted.layers)
+        elif name in ("layers_to_transform", "layers_pattern"):
+            fine = True  # part of what target_modules comes to
         elif name == "exclude_modules":
-            fine = not value or _hits(value, wanted) == set()
+            fine = not value or _hits({"target_modules": value}, wanted) == set()
         else:
             fine = name in HARMLESS or value is None or value is False or value in ("", [], {})
         if not fine:
@@ -160,11 +193,11 @@ def _not_computed(settings: dict, wanted: Targets) -> list[str]:
     return wrong
 
 
-def _hits(value: Any, wanted: Targets) -> set[str] | None:
-    """The layers that a setting of PEFT names; None when it is no pattern and no list of names."""
+def _hits(settings: dict, wanted: Targets) -> set[str] | None:
+    """The layers that settings of PEFT name; None when they are none of PEFT's."""
     try:
-        return hits(value, wanted.layers)
-    except (TypeError, re.error):
+        return _named(settings, wanted)
+    except (TypeError, ValueError, re.error):
         return None
 
 
@@ -191,7 +224,12 @@ def settings_of(folder: str | Path | None) -> dict[str, Any]:
     if folder is None:
         return {}
     settings = read_json(Path(folder) / CONFIG)
-    return {"rank": settings.get("r"), "alpha": settings.get("lora_alpha")}
+    begun = {"rank": settings.get("r"), "alpha": settings.get("lora_alpha"), "layers": None}
+    if layers := settings.get("layers_to_transform"):
+        with contextlib.suppress(TypeError):
+            layers = sorted({layers} if isinstance(layers, int) else layers)
+            begun["layers"] = (layers[0], layers[-1])
+    return begun
 
 
 def read_json(file: Path) -> dict:

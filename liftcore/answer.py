@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -225,14 +227,22 @@ def generate(model: nn.Module, tokenizer: Tokenizer, ids: list[int], max_new_tok
 
 @torch.no_grad()
 def replies(
-    model: nn.Module, tokenizer: Tokenizer, prompts: Sequence[list[int]], new_tokens: int
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    prompts: Sequence[list[int]],
+    new_tokens: int,
+    *,
+    worth: int | None = None,
+    top_p: float | None = None,
 ) -> list[list[int]]:
     """The tokens that follow each prompt, greedily and in one batch: at most `new_tokens`, up to
     the one that ends the model's turn.
 
     Nothing of the model's generation_config counts but the tokens that end a turn: no penalty,
-    no forced or forbidden token, no length, no beams. Of prompts that begin alike with a long
-    text, such as a document, that text is read once.
+    no forced or forbidden token, no length, no beams. Of prompts that begin alike with at least
+    `worth` tokens (SHARED), such as a document, these are read once. With top_p the tokens are
+    drawn at temperature 1 from the likeliest that have this probability together, by torch's own
+    random numbers.
     """
     from transformers import GenerationConfig
 
@@ -242,8 +252,9 @@ def replies(
     given = getattr(own, "eos_token_id", None)
     ends = end if given is None else given
     pad = (0 if end is None else end) if pad is None else pad
-    width, shared = max(map(len, prompts)), _alike(prompts)
-    shared = shared if shared >= SHARED and len(prompts) > 1 else 0
+    width, shared = max(map(len, prompts)), alike(prompts)
+    many = len(prompts) > 1 and shared >= (SHARED if worth is None else worth)
+    shared = shared if many and keeps_a_cache(model) else 0
     gaps = [width - len(prompt) for prompt in prompts]
     # Padded before what is not shared.
     rows = [p[:shared] + [pad] * gap + p[shared:] for p, gap in zip(prompts, gaps, strict=True)]
@@ -251,13 +262,13 @@ def replies(
     device = next(model.parameters()).device
     ids, mask = (torch.tensor(x, device=device) for x in (rows, seen))
     options: dict = dict(max_new_tokens=new_tokens, do_sample=False, use_cache=True)
+    if top_p is not None:
+        options |= dict(do_sample=True, temperature=1.0, top_p=top_p, top_k=0)
     causal.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=pad)
     try:
         with models.evaluating(model):
             if shared:
-                begun = models.body(model)(input_ids=ids[:1, :shared], use_cache=True)
-                options["past_key_values"] = cache = begun.past_key_values
-                cache.batch_repeat_interleave(len(prompts))
+                options["past_key_values"] = read_once(model, ids[:1, :shared], len(prompts))
             out = causal.generate(input_ids=ids, attention_mask=mask, **options)
     finally:
         causal.generation_config = own
@@ -266,7 +277,15 @@ def replies(
     return [row[: next((n for n, t in enumerate(row) if t in stops), None)] for row in new]
 
 
-def _alike(prompts: Sequence[list[int]]) -> int:
+def read_once(model: nn.Module, ids: Tensor, rows: int) -> Any:
+    """The cache of a model that has read ids int64 [1, n], for so many rows that begin with them;
+    for a model that keeps_a_cache()."""
+    cache = models.body(model)(input_ids=ids, use_cache=True).past_key_values
+    cache.batch_repeat_interleave(rows)
+    return cache
+
+
+def alike(prompts: Sequence[Sequence[int] | np.ndarray]) -> int:
     """Tokens that all prompts begin with; at least one is left of each."""
     columns = enumerate(zip(*(p[:-1] for p in prompts), strict=False))
     return next((n for n, c in columns if len(set(c)) > 1), min(map(len, prompts)) - 1)

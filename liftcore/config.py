@@ -11,20 +11,24 @@ from typing import Any
 
 from liftcore.errors import UsageError
 
-OBJECTIVES = ("segments", "recitation", "qa", "distill", "distill-segments")
+OBJECTIVES = ("segments", "recitation", "qa", "distill", "distill-segments", "replay")
 QA_CONTEXTS = ("none", "truncated")
 QA_KINDS = ("question", "quiz", "gap", "continue", "summary", "rephrasing", "facts")
 SCHEDULES = ("jitter", "overlap", "trivial")
 OVERLAP_LOSSES = ("all", "new", "mean")
 LR_SCHEDULES = ("constant", "cosine")
+ADAPTER_INITS = ("random", "document")
+REPLAY_TARGETS = ("soft", "hard")
 # Which names a setting may take.
 CHOICES = {
     "schedule": SCHEDULES,
     "overlap_loss": OVERLAP_LOSSES,
     "lr_schedule": LR_SCHEDULES,
+    "adapter_init": ADAPTER_INITS,
     "objectives": OBJECTIVES,
     "qa_context": QA_CONTEXTS,
     "qa_kinds": QA_KINDS,
+    "replay_targets": REPLAY_TARGETS,
 }
 # LIFT as published (arXiv 2502.14644 v4).
 PAPER = {
@@ -45,7 +49,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper-v1": {**PAPER, **V1},
     "paper-v4": {**PAPER, "objectives": ("segments", "qa")},
 }
-ABOVE_0 = ("alpha", "learning_rate", "max_grad_norm", "eps")
+ABOVE_0 = ("alpha", "learning_rate", "max_grad_norm", "eps", "init_damping", "keep")
 NOT_NEGATIVE = ("weight_decay", "seed", "segment_epochs", "recite_context")
 # Epochs and ranks beyond it are slips of the hand.
 MOST = 100_000
@@ -77,6 +81,17 @@ def _number(name: str, value: object) -> float:
     raise UsageError(f"{name} must be a number, and not a huge one: {value!r}")
 
 
+def _layers(value: Any) -> float | tuple[int, int]:
+    """A share of the layers in (0, 1], or (first, last); whether they exist only a model says."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, list | tuple):
+        _need(len(value) == 2, f"layers needs a first and a last one: {value!r}")
+        return _whole("layers", value[0]), _whole("layers", value[1])
+    share = _number("layers", value)
+    _need(0 < share <= 1, f"layers is a share in (0, 1], or a first and a last one: {value!r}")
+    return share
+
+
 def _need(ok: bool, message: str) -> None:
     if not ok:
         raise UsageError(message)
@@ -101,6 +116,15 @@ class LiftConfig:
     warmup           share of all steps, linear from 0
     rank             of LoRA on every linear layer
     alpha            LoRA is scaled by alpha / rank; 2 rank where it is not given
+    layers           which decoder layers get LoRA: a share of them from the top (0.5: the upper
+                     half), or the first and the last, both included, negative ones counted from
+                     the end (15,29 or 15,-1). Below the first nothing is kept and no gradient
+                     is computed
+    train_a          train LoRA's A as well as its B; without, A stays as it begins
+    adapter_init     how A begins: random, or document: the directions in which the document's
+                     inputs differ most from those of the model's own words
+    init_damping     of adapter_init document: what is added to the second moment of the model's
+                     own words, as a share of its mean diagonal
     weight_decay     of AdamW
     max_grad_norm    gradients are clipped by this global norm
     beta1            of AdamW
@@ -117,6 +141,11 @@ class LiftConfig:
     qa_kinds         what the model asks itself (liftcore.questions.self_study)
     qa_first         training waits until all questions are made, and does not run beside it
     recite_context   tokens of the document's head and tail that recitation shows, where they fit
+    replay_share     of the tokens of an epoch, those of the objective replay: prompts count too
+    replay_rows      how many of the model's own words replay has; they are made once a model
+    replay_targets   what replay teaches: soft, the base model's likeliest tokens; hard, its words
+    keep             nats that the loss on held-out own words may rise by: replay's share grows
+                     while it is above, and the run ends with its last adapter within it
 
     Raises UsageError for values that make no sense together.
     """
@@ -133,6 +162,10 @@ class LiftConfig:
     warmup: float = 0.05
     rank: int = 64
     alpha: float | None = None
+    layers: float | tuple[int, int] | None = None
+    train_a: bool = True
+    adapter_init: str = "random"
+    init_damping: float = 0.001
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     beta1: float = 0.9
@@ -146,6 +179,10 @@ class LiftConfig:
     qa_kinds: tuple[str, ...] = ("quiz",)
     qa_first: bool = False
     recite_context: int = 4096
+    replay_share: float = 0.2
+    replay_rows: int = 512
+    replay_targets: str = "soft"
+    keep: float | None = None
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -182,6 +219,9 @@ class LiftConfig:
             f"tokens_per_step must be at least segment_length ({size}): {tokens}",
         )
         _need(0 <= self.warmup < 1, f"warmup is a share of all steps in [0, 1): {self.warmup}")
+        share = self.replay_share
+        _need(0 <= share < 1, f"replay_share is a share of all tokens in [0, 1): {share}")
+        _need(self.replay_rows >= 1, f"replay_rows must be at least 1: {self.replay_rows}")
         names, first = self.objectives, self.segment_epochs
         _need(
             self.mix is None or (isinstance(self.mix, tuple) and len(self.mix) == len(names)),
@@ -198,7 +238,9 @@ class LiftConfig:
         """Keeps a value as Python's: JSON knows no tuples, and NumPy's numbers are not Python's."""
         if value is None and kind.endswith("None"):
             return
-        if kind.startswith("int"):
+        if name == "layers":
+            value = _layers(value)
+        elif kind.startswith("int"):
             value = _whole(name, value)
         elif kind.startswith("float"):
             value = _number(name, value)

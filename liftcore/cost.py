@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -21,6 +21,8 @@ from liftcore.answer import greedy
 from liftcore.config import LiftConfig
 from liftcore.device_memory import peak_bytes, reset_peak
 from liftcore.errors import UsageError
+from liftcore.layers import depth, document_init
+from liftcore.layers.depth import Layers
 from liftcore.layers.linear import features, matrix
 from liftcore.layers.lora import Adapter, linear_layers, own_adapter_after
 from liftcore.pretrained import dtype_keyword, from_config
@@ -29,11 +31,13 @@ from liftcore.training.progress import ProgressLine
 from liftcore.training.source import count, segments_alone
 
 WARM_UP, TIMED = 2, 6
+# Segments on which fitting A to the document is timed.
+FITTED = 4
 
 
 @dataclass(frozen=True)
 class Estimate:
-    seconds: float  # training and the recall report
+    seconds: float  # fitting A to the document, training and the recall report
     peak_bytes: int  # of the process on a CPU, allocated on a GPU
     flops: float  # needed floating-point operations of the training
     steps: int
@@ -52,8 +56,8 @@ def estimate(
 ) -> Estimate:
     """What absorbing `tokens` tokens would cost, from a few steps on this machine.
 
-    With a model its own steps are timed. With a transformers configuration two shallow models
-    of random weights are (one and two layers), and the depth is extrapolated: no download, and
+    With a model its own steps are timed. With a transformers configuration shallow models of
+    random weights are (one and two layers), and the depth is extrapolated: no download, and
     little memory. The document's tokens are random; cost does not depend on them. Progress goes to
     stderr, as absorb's does. Raises UsageError for objectives other than segments, whose samples
     are not known beforehand.
@@ -67,20 +71,30 @@ def estimate(
     else:
         device = torch.device(device or models.default_device())
         keyword = dtype_keyword(dtype or models.default_dtype(device))
-        shallow = []
-        for layers in (1, 2):
-            model = from_config(shallow_config(model_or_config, layers), **keyword)
-            shallow.append(_cost(model.to(device).eval(), tokens, config, progress))
-            del model
-            gc.collect()
-        one, two = shallow
+
+        def shallow(number: int, layers: Layers) -> np.ndarray:
+            model = from_config(shallow_config(model_or_config, number), **keyword)
+            try:
+                return _cost(
+                    model.to(device).eval(), tokens, config.replace(layers=layers), progress
+                )
+            finally:
+                del model
+                gc.collect()
+
         layers = model_or_config.get_text_config().num_hidden_layers
-        # A noisy machine must not make the second layer free or negative.
-        cost = one + (layers - 1) * np.maximum(two - one, 0.0)
-    step_seconds, report_seconds, peak, flops = cost
+        trained = depth.among(layers, config.layers)
+        # One more layer that is trained, one below those, and one above them.
+        more = {None: len(trained) - 1, (1, 1): trained[0], (0, 0): layers - 1 - trained[-1]}
+        cost = one = shallow(1, None)
+        for which, times in more.items():
+            if times:
+                # A noisy machine must not make a layer free or negative.
+                cost = cost + times * np.maximum(shallow(2, which) - one, 0.0)
+    step_seconds, report_seconds, fitting, peak, flops = cost
     steps, passes = count(tokens, config)
     return Estimate(
-        seconds=float(step_seconds * passes + report_seconds),
+        seconds=float(step_seconds * passes + report_seconds + fitting),
         peak_bytes=int(peak),
         flops=float(passes * flops),
         steps=steps,
@@ -90,10 +104,12 @@ def estimate(
 
 
 def _cost(model: nn.Module, tokens: int, config: LiftConfig, progress: bool) -> np.ndarray:
-    """calibrate(), and the needed operations of a token-pass, float64 [4]."""
+    """calibrate(), and the needed operations of a token-pass, float64 [5]."""
     with ProgressLine(enabled=progress) as line:
         cost = calibrate(model, tokens, config, tell=line.count)
-    return np.append(cost, needed_flops(model, min(tokens, config.segment_length), config.rank))
+    span, numbers = min(tokens, config.segment_length), depth.numbers(model, config.layers)
+    flops = needed_flops(model, span, config.rank, numbers=numbers, train_a=config.train_a)
+    return np.append(cost, flops)
 
 
 def shallow_config(base_config: Any, layers: int) -> Any:
@@ -116,15 +132,17 @@ def calibrate(
     prompt: int = report.PROMPT,
     tell: Callable[[str, int, int], None] = lambda what, done, of: None,
 ) -> np.ndarray:
-    """[seconds a token-pass, seconds of the report, peak bytes], float64 [3], measured on
-    `timed` steps and a report whose prompts have `prompt` tokens. The model is left as it was."""
+    """[seconds a token-pass, seconds of the report, seconds of fitting A to the document, peak
+    bytes], float64 [4], measured on `timed` steps and a report whose prompts have `prompt` tokens.
+    The model is left as it was. The model's own words are taken as known."""
     device = next(model.parameters()).device
     vocabulary = models.head(model).weight.shape[0]
     reset_peak(device)
     text = np.random.default_rng(0).integers(0, vocabulary, size=tokens)
     seconds, passes = 0.0, 0
     with own_adapter_after(model):
-        adapter = Adapter(model, config.rank, config.lora_alpha)
+        adapter = Adapter.of(model, config)
+        fitting = _fitting(adapter, text, config) if config.adapter_init == "document" else 0.0
         adapter.install()
         source = segments_alone(text, config, [])
         with prepared(adapter, source.bound):
@@ -147,7 +165,23 @@ def calibrate(
                 marks.append(_now(device))
     first, four = marks[1] - marks[0], marks[2] - marks[1]
     reporting = first + max(0.0, four - first) / 3 * (report.NEW - 1)
-    return np.array([seconds / passes, reporting, peak_bytes(device)])
+    return np.array([seconds / passes, reporting, fitting, peak_bytes(device)])
+
+
+def _fitting(adapter: Adapter, text: np.ndarray, config: LiftConfig) -> float:
+    """Seconds of document_init.begin() for tokens int64 [L], from one on the first segments."""
+    device, size = adapter.values.device, config.segment_length
+    rows = [text[at : at + size] for at in range(0, min(len(text), FITTED * size), size)]
+    known = document_init.own_words(adapter, rows[:1], config.init_damping)
+    marks = [_now(device)]
+    for run in (
+        lambda: document_init.inputs(adapter, [(row, 0) for row in rows]),
+        lambda: document_init.begin(adapter, rows, known),
+    ):
+        run()
+        marks.append(_now(device))
+    forward, whole = marks[1] - marks[0], marks[2] - marks[1]
+    return max(0.0, whole - forward) + forward * len(text) / sum(map(len, rows))
 
 
 def _now(device: torch.device) -> float:
@@ -156,17 +190,32 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def needed_flops(model: nn.Module, span: int, rank: int, scored: float = 1.0) -> float:
+def needed_flops(
+    model: nn.Module,
+    span: int,
+    rank: int,
+    scored: float = 1.0,
+    *,
+    numbers: Collection[int] | None = None,
+    train_a: bool = True,
+) -> float:
     """Needed operations of one token-pass in a segment of `span` tokens: 4 a base weight
     (forward, dx), 6 a LoRA weight (forward, dx, dA or dB), 4 a head weight for the share of the
-    tokens that is scored; attention counted as causal. `model` carries no adapter."""
-    layers = linear_layers(model).values()
-    base = sum(matrix(m).numel() for m in layers)
-    lora = sum(rank * sum(features(m)) for m in layers)
+    tokens that is scored; attention counted as causal. Below the first of the layers `numbers`
+    only the forward counts, and a frozen A has no dA. `model` carries no adapter."""
+    every, trained = linear_layers(model), linear_layers(model, numbers).values()
+    first, lists = min(numbers, default=0) if numbers else 0, depth.list_path(model)
+    base = sum(
+        matrix(m).numel() * (2 if (depth.number_of(path, lists) or first) < first else 4)
+        for path, m in every.items()
+    )
+    of_a, of_b = (rank * sum(features(m)[side] for m in trained) for side in (0, 1))
+    lora = (6.0 if train_a else 4.0) * of_a + 6.0 * of_b
     lm = models.causal_lm(model)
     head = lm.get_output_embeddings().weight.numel()
     text = lm.config.get_text_config()
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     # Forward 4·S·H·D a token halved by causality, backward 2.5 times that (flash attention).
-    attention = 3.5 * 2 * span * text.num_attention_heads * width * text.num_hidden_layers
-    return 4.0 * base + 6.0 * lora + 4.0 * scored * head + attention
+    times = 3.5 * text.num_hidden_layers - 2.5 * first
+    attention = times * 2 * span * text.num_attention_heads * width
+    return base + lora + 4.0 * scored * head + attention

@@ -13,23 +13,32 @@ from typing import Any
 from torch import nn
 
 from liftcore import adapter as adapters
-from liftcore import answer, output, report
+from liftcore import answer, beginning, output, report
 from liftcore import document as documents
 from liftcore import model as models
 from liftcore.adapter import alone_with
 from liftcore.config import LiftConfig, preset_for
 from liftcore.document import Document
 from liftcore.errors import LiftError, NothingToLearnError, UsageError
+from liftcore.layers import depth
 from liftcore.layers.lora import Adapter, own_adapter_after, without_adapter
 from liftcore.memory import Memory
+from liftcore.objectives import Objective, Repeated
 from liftcore.objectives.build import SELF, digest_of, objectives_of, pair_sources, summary
+from liftcore.objectives.forgetting import Forgetting
+from liftcore.questions import own_words
+from liftcore.questions.own_words import Collection
 from liftcore.questions.pairs import PairSource
 from liftcore.questions.self_study import SelfStudy, StudiedPairs
 from liftcore.tokens import Tokenizer
 from liftcore.training import checkpoint
+from liftcore.training.budget import Budget
 from liftcore.training.loop import train
 from liftcore.training.progress import ProgressLine
 from liftcore.training.source import StepSource
+
+# γ of replay where a forgetting budget brings it in.
+REPLAY_WEIGHT = 2.0
 
 
 def absorb(
@@ -70,6 +79,7 @@ def absorb(
         config = _with_questions(config)
     elif "qa" in config.objectives:
         qa = SELF
+    config = _with_replay(config)
     given = [] if qa is None else pair_sources(qa)
     document = documents.read(document, tokenizer, title)
     prefix = models.prefix_ids(tokenizer)
@@ -102,7 +112,19 @@ def absorb(
             sources: list[PairSource] = [
                 study() if isinstance(each, str) else each for each in given
             ]
-            objectives = objectives_of(model, tokenizer, document, config, sources, cache)
+            own = Collection([], own_words.held_out(model, tokenizer), 0.0)
+            # A run that goes on has its A in the saved state.
+            resumed = state_file is not None and state_file.exists()
+            begins = config.adapter_init == "document" and init is None and not resumed
+            if "replay" in config.objectives or begins:
+                own = own_words.collect(model, tokenizer, config.replay_rows, say=line.count)
+            starting = 0.0
+            if begins:
+                line.say("fitting the adapter to the document")
+                tokens = [document.tokens]
+                starting = beginning.begin(adapter, tokenizer, tokens, config, own=own.rows)
+            forgetting = Forgetting(model, own.held_out) if own.held_out else None
+            objectives = objectives_of(model, tokenizer, document, config, sources, cache, own.rows)
             window, weights = models.window(model), config.weights
             steps = StepSource(objectives, config, window, weights=weights, prefix=len(prefix))
             with closing(steps), _why_nothing(sources):
@@ -111,14 +133,18 @@ def absorb(
                     steps,
                     state_file=state_file,
                     run=run,
+                    budget=_budget(adapter, config, forgetting, objectives),
                     on_step=line.update,
                     say=line.say,
                 )
-            result = replace(result, questions=[summary(each) for each in sources])
+            made = [summary(each) for each in sources]
+            result = replace(result, questions=made, own_words=own.seconds, starting=starting)
             line.say("measuring recall")
             measured = report.unmeasured(len(document.tokens))
             with output.or_warning("the report on recall"), adapter.folded():
                 measured = report.measure(model, document.tokens, prefix=prefix)
+                if forgetting is not None:
+                    measured = replace(measured, forgotten=round(forgetting.rise(), 4))
     return Memory(
         model=model,
         tokenizer=tokenizer,
@@ -161,6 +187,27 @@ def _with_questions(config: LiftConfig) -> LiftConfig:
     return config.replace(objectives=(*config.objectives, "qa"), mix=mix)
 
 
+def _with_replay(config: LiftConfig) -> LiftConfig:
+    """The settings with the objective replay where a forgetting budget needs it."""
+    if config.keep is None or "replay" in config.objectives:
+        return config
+    return config.replace(
+        objectives=(*config.objectives, "replay"), mix=(*config.weights, REPLAY_WEIGHT)
+    )
+
+
+def _budget(
+    adapter: Adapter,
+    config: LiftConfig,
+    forgetting: Forgetting | None,
+    objectives: Sequence[Objective],
+) -> Budget | None:
+    if config.keep is None or forgetting is None:
+        return None
+    replays = [each for each in objectives if isinstance(each, Repeated)]
+    return Budget(adapter, config.keep, forgetting.rise, replays)
+
+
 def _studied(
     model: nn.Module,
     tokenizer: Tokenizer,
@@ -183,8 +230,8 @@ def _studied(
 def _beginning(model: nn.Module, config: LiftConfig, init: str | Path | None) -> Adapter:
     """The adapter that training begins from, not yet installed."""
     if init is None:
-        return Adapter(model, config.rank, config.lora_alpha, config.seed)
-    adapter = adapters.read(model, Path(init))
+        return Adapter.of(model, config)
+    adapter = adapters.read(model, Path(init), train_a=config.train_a)
     base = adapters.read_json(Path(init) / adapters.CONFIG).get("base_model_name_or_path")
     if base != adapters.base_name(model):
         raise LiftError(
@@ -194,5 +241,11 @@ def _beginning(model: nn.Module, config: LiftConfig, init: str | Path | None) ->
         raise UsageError(
             f"the adapter in {init} has rank {adapter.rank} and alpha {adapter.alpha:g}, the "
             f"settings {config.rank} and {config.lora_alpha:g}: set rank and alpha to the former"
+        )
+    every = len(depth.decoder_layers(model))
+    if list(adapter.numbers or range(every)) != list(depth.among(every, config.layers)):
+        named = "all" if adapter.numbers is None else ", ".join(map(str, adapter.numbers))
+        raise UsageError(
+            f"the adapter in {init} has LoRA on other layers than the settings: {named}"
         )
     return adapter

@@ -21,6 +21,7 @@ from liftcore.adapter import alone_with
 from liftcore.config import LiftConfig
 from liftcore.document import read_bytes, title_as_text
 from liftcore.errors import LiftError, UsageError
+from liftcore.layers import depth
 from liftcore.layers.linear import features, matrix
 from liftcore.layers.lora import Adapter, linear_layers
 from liftcore.layers.targets import check_mergeable
@@ -226,10 +227,11 @@ def check_output(
     output.check(folder, force=force, names=tuple(names), merge=merge)
 
 
-def check_room(folder: Path, model: nn.Module, rank: int, *, merge: bool = False) -> None:
+def check_room(folder: Path, model: nn.Module, config: LiftConfig, *, merge: bool = False) -> None:
     """Raises LiftError when the disk has no room for the memory of a run, and for its state."""
-    layers = linear_layers(model).values()
-    values = rank * sum(sum(features(m)) for m in layers)
+    layers = linear_layers(model, depth.numbers(model, config.layers)).values()
+    # All are counted as trained.
+    values = config.rank * sum(sum(features(m)) for m in layers)
     size = next(model.parameters()).element_size()
     weights = sum(p.numel() * p.element_size() for p in model.parameters()) if merge else 0
     # The state holds fp32 masters and two moments.

@@ -38,6 +38,9 @@ class Report:
     shares: list[float]  # share of equal tokens of each probe
     prompt_tokens: int
     new_tokens: int
+    # Rise of the loss on held-out own words of the base model, in nats a token; None where that
+    # has none yet.
+    forgotten: float | None = None
 
     def strip(self, width: int = 60) -> str:
         """Recall along the document as one character a place: █ all of it, a blank none of it,
@@ -58,9 +61,9 @@ class Report:
         return np.divide(hits, total, out=np.full(width, np.nan), where=total > 0)
 
     def text(self, width: int = 60) -> str:
-        """Two lines: the number, and the strip."""
+        """The numbers, and the strip."""
         if not self.positions:
-            return "recall was not measured"
+            return "\n".join(["recall was not measured", *self._forgotten()])
         worst = sorted(zip(self.shares, self.positions, strict=True))[:3]
         weak = ", ".join(f"token {p} ({s:.0%})" for s, p in worst if s < 0.9)
         lines = [
@@ -68,7 +71,15 @@ class Report:
             f"of the document in, {self.new_tokens} out, compared one by one)",
             f"start |{self.strip(width)}| end   (█ recalled, blank not, · not probed)",
         ]
-        return "\n".join(lines + ([f"weakest at {weak}"] if weak else []))
+        return "\n".join([*lines, *([f"weakest at {weak}"] if weak else []), *self._forgotten()])
+
+    def _forgotten(self) -> list[str]:
+        if self.forgotten is None:
+            return []
+        return [
+            f"forgotten {self.forgotten:.2f} nats (rise of the loss on replies that the model gave "
+            "before, to questions of its own)"
+        ]
 
     def png(self, file: Path, title: str) -> None:
         """Draws the strip, with the title as it stands: no formulas in it, and a box for a letter

@@ -6,12 +6,13 @@ import dataclasses
 import warnings
 from pathlib import Path
 
+import numpy as np
 from torch import nn
 
 from liftcore import adapter as adapters
+from liftcore import beginning, output
 from liftcore import document as documents
 from liftcore import model as models
-from liftcore import output
 from liftcore.adapter import alone_with
 from liftcore.config import LiftConfig, preset_for
 from liftcore.errors import LiftError, UsageError
@@ -91,6 +92,7 @@ def sft(
             "tokens"
         )
     objectives, weights, count = [], [], 0
+    texts: list[np.ndarray] = []
     files = files_of(Path(corpus))
     for file, questions in files:
         try:
@@ -100,6 +102,7 @@ def sft(
             raise LiftError(str(error) if named else f"{file}: {error}") from error
         pairs = read_pairs(questions) if questions else []
         count += len(pairs)
+        texts.append(document.tokens)
         objectives += objectives_of(model, tokenizer, document, config, [GivenPairs(pairs)])
         weights += config.weights
     if "qa" in config.objectives and not count:
@@ -107,10 +110,12 @@ def sft(
     prefix = len(models.prefix_ids(tokenizer))
     source = StepSource(objectives, config, window, weights=weights, prefix=prefix)
     with alone_with(model), own_adapter_after(model):
-        adapter = Adapter(model, config.rank, config.lora_alpha, config.seed)
+        adapter = Adapter.of(model, config)
         adapter.install()
         with ProgressLine(config.epochs, adapter.values.device, enabled=progress) as line:
+            starting = beginning.begin(adapter, tokenizer, texts, config, say=line.count)
             result = train(adapter, source, on_step=line.update, say=line.say)
+            result = dataclasses.replace(result, starting=starting)
     return Start(model, adapter, config, result, len(files), count)
 
 

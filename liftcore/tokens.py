@@ -78,6 +78,14 @@ def chat_ids(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> list[int]:
     return _mixed_ids(tokenizer, pieces, control)
 
 
+def user_turn_ids(tokenizer: Tokenizer) -> list[int]:
+    """The tokenizer's chat template up to where the words of a user's first turn begin. Raises
+    LiftError as chat_ids() does."""
+    pieces = chat_pieces(tokenizer, [{"role": "user", "content": "?"}], add_generation_prompt=True)
+    before = pieces[: next(n for n, (_, said) in enumerate(pieces) if said)]
+    return _mixed_ids(tokenizer, before, _control(tokenizer))
+
+
 def chat_pieces(tokenizer: Tokenizer, messages: list[dict[str, str]], **options: Any) -> PIECES:
     """The text of a chat in the tokenizer's template, parted into the template's and the words
     of the messages. Some templates want a message's content as a list of parts.

@@ -60,7 +60,7 @@ def try_family(family: str, dtype: torch.dtype) -> dict[str, str]:
         segment_length=SEGMENT, epochs=2, rank=4, alpha=8, batch_size=2, learning_rate=1e-3
     )
     with part("train"):
-        adapter = Adapter(model, config.rank, config.lora_alpha)
+        adapter = Adapter.of(model, config)
         adapter.install()
         result = train(adapter, segments_alone(tokens, config, []))
         said["train"] = "yes" if np.isfinite(result.loss) else f"failed: loss {result.loss}"

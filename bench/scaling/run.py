@@ -92,7 +92,7 @@ def _out_of_memory(error: Exception) -> bool:
 def _lift(model: PreTrainedModel, ids: np.ndarray, config: LiftConfig) -> dict:
     device, start = next(model.parameters()).device, _now(model)
     with own_adapter_after(model):
-        adapter = Adapter(model, config.rank, config.lora_alpha)
+        adapter = Adapter.of(model, config)
         adapter.install()
         done = train(adapter, segments_alone(ids, config.replace(epochs=1), []))
         first = _now(model) - start

@@ -17,7 +17,7 @@ from bench.understand.documents import Told
 from bench.understand.general import GENERAL
 from bench.understand.lines import Case
 from bench.understand.train import train_for
-from liftcore import answer, report
+from liftcore import answer, beginning, report
 from liftcore.layers.lora import Adapter, own_adapter_after
 from liftcore.model import prefix_ids
 from liftcore.questions.pairs import GivenPairs
@@ -46,7 +46,9 @@ def run(
             return {**row, **measure(model, tokenizer, told, contexts=("none", "half", "whole"))}
         config = case.line.config(case.seed)
         with own_adapter_after(model):
-            adapter = Adapter(model, config.rank, config.lora_alpha, config.seed)
+            adapter = Adapter.of(model, config)
+            tokens = [told.document.tokens]
+            row["starting"] = round(beginning.begin(adapter, tokenizer, tokens, config), 2)
             adapter.install()
             trained = train_for(
                 seconds,

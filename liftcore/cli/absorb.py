@@ -14,6 +14,7 @@ from liftcore.terminal import note, show
 
 if TYPE_CHECKING:
     from liftcore.memory import Memory
+    from liftcore.training.loop import Result
 
 
 def add(verbs: options.Verbs) -> None:
@@ -60,6 +61,7 @@ def add(verbs: options.Verbs) -> None:
 def run(args: argparse.Namespace) -> dict:
     from liftcore import adapter, device_memory, lift, output
     from liftcore import document as documents
+    from liftcore.layers import depth
     from liftcore.layers.targets import check_mergeable, targets
     from liftcore.memory import check_output, check_room
     from liftcore.model import load_tokenizer
@@ -86,8 +88,8 @@ def run(args: argparse.Namespace) -> dict:
                 stack.callback(each.close)
         base, _ = options.load(args, tokenizer)
         if args.merge:
-            check_mergeable(base, targets(base).layers)
-        check_room(out, base, config.rank, merge=args.merge)
+            check_mergeable(base, targets(base, depth.numbers(base, config.layers)).layers)
+        check_room(out, base, config, merge=args.merge)
         document = documents.from_text(text, tokenizer, title)
         if not args.resume:
             state.unlink(missing_ok=True)
@@ -112,6 +114,10 @@ def run(args: argparse.Namespace) -> dict:
         "out": str(out),
         "token_passes": training.token_passes,
         "loss": training.loss,
+        "forgotten": memory.report.forgotten,
+        "limit": training.limit,
+        "kept": training.kept,
+        "own_words_seconds": training.own_words,
         "objectives": memory.config.objectives,
         "making_seconds": training.making,
         "hidden_seconds": training.hidden,
@@ -154,6 +160,10 @@ def _print_absorbed(memory: Memory, out: Path) -> None:
             f"questions were made in {training.making:.1f} s, {training.hidden:.1f} s of it behind "
             f"training, which waited {training.waited:.1f} s"
         )
+    if training.own_words:
+        show(f"the model's own words were written in {training.own_words:.1f} s, once a model")
+    if memory.config.keep is not None:
+        show(_limit(training, memory.config.keep))
     show(memory.report.text())
     served = (
         f"--lora-modules NAME={options.typed(out)} --max-lora-rank {rank}"
@@ -162,6 +172,16 @@ def _print_absorbed(memory: Memory, out: Path) -> None:
     )
     show(f"adapter in {out} (PEFT form; vLLM: {served})")
     show(f'next: liftcore ask {options.typed(out)} "your question"')
+
+
+def _limit(training: Result, keep: float) -> str:
+    """One line on what ended a run with a forgetting budget."""
+    if training.limit == "epochs":
+        return f"ended by its epochs, within the forgetting budget of {keep:g} nats"
+    return (
+        f"ended by the forgetting budget of {keep:g} nats: the adapter is that behind "
+        f"{training.kept:.0%} of the token-passes"
+    )
 
 
 def _questions(made: dict) -> str:

@@ -122,6 +122,7 @@ def demo(
     return {
         "recall_before": before.recall,
         "recall_after": memory.report.recall,
+        "forgotten": memory.report.forgotten,
         "facts_before": right_before,
         "facts_after": right_after,
         "facts": len(fiction.facts),
@@ -157,10 +158,11 @@ def _measured(model: nn.Module, config: LiftConfig) -> _Pace:
     from liftcore.cost import calibrate
 
     tokens = round(WORDS * TOKENS_A_WORD)
-    a_pass, generating, _ = calibrate(model, tokens, config, warm_up=1, timed=2, prompt=1)
+    a_pass, generating, fitting, _ = calibrate(model, tokens, config, warm_up=1, timed=2, prompt=1)
     # Recall and facts, before and after, generate about 90 tokens in all, a report 32; their
     # prompts hold about 4,500, and a forward is a third of a pass.
-    return _Pace(a_pass * config.epochs, 1 / a_pass, 90 / 32 * generating + 4500 * a_pass / 3)
+    rest = 90 / 32 * generating + 4500 * a_pass / 3 + fitting
+    return _Pace(a_pass * config.epochs, 1 / a_pass, rest)
 
 
 def _check_tokens(tokens: int) -> None:

@@ -77,6 +77,7 @@ def settings(parser: argparse.ArgumentParser, preset: str = "(memorize)") -> Non
     group.add_argument("--preset", choices=tuple(PRESETS), help=preset)
     texts = _texts(inspect.getdoc(LiftConfig) or "")
     kinds = (
+        ("float | tuple", _layers, "SHARE|FIRST,LAST"),
         ("tuple[str", _names, "A,B"),
         ("tuple[float", _numbers, "X,Y"),
         ("int", int, "N"),
@@ -88,7 +89,8 @@ def settings(parser: argparse.ArgumentParser, preset: str = "(memorize)") -> Non
         flag = "--objective" if field.name == "objectives" else f"--{field.name.replace('_', '-')}"
         text, choices = texts.get(field.name), CHOICES.get(field.name)
         if field.type == "bool":
-            group.add_argument(flag, action="store_true", default=None, help=text)
+            either = argparse.BooleanOptionalAction
+            group.add_argument(flag, action=either, default=None, help=text)
             continue
         read, metavar = next(k[1:] for k in kinds if str(field.type).startswith(k[0]))
         if choices and metavar:
@@ -106,6 +108,13 @@ def _texts(docstring: str) -> dict[str, str]:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(","))
+
+
+def _layers(text: str) -> float | tuple[int, ...]:
+    try:
+        return tuple(map(int, text.split(","))) if "," in text else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"neither a share nor two numbers: {text!r}") from None
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> dict:
     out = Path(args.out)
     output.check(out, force=args.force, names=(*output.ADAPTER, output.START))
     model, _ = options.load(args, tokenizer)
-    check_room(out, model, config.rank)
+    check_room(out, model, config)
     start = sft(model, tokenizer, args.corpus, config=config)
     start.save(out)
     show(

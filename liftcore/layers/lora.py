@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from liftcore.config import LiftConfig
 from liftcore.device_memory import free_bytes
 from liftcore.kernels.lora import lora_linear
+from liftcore.layers import depth
 from liftcore.layers.groups import Group, Parts, Siblings, find
 from liftcore.layers.linear import (
     bias_of,
@@ -79,21 +81,37 @@ def _parts(layer: nn.Module, x: Tensor) -> Parts | None:
 class Adapter:
     """One set of LoRA layers for one model; several may exist, one is installed at a time.
 
-    values, grads   flat [P] in the model's dtype; every lora_a, lora_b and its .grad is a view.
-                    The A of layers that share an input lie one behind the other, then their B
+    values, grads   flat [P] in the model's dtype: what is trained. Every lora_a, lora_b and its
+                    .grad is a view. The A of layers that share an input lie one behind the other,
+                    then their B
+    frozen          flat, the same of each A where it is not trained (train_a False, LoRA-FA, arXiv
+                    2308.03303); else empty
+    numbers         of the decoder layers that get LoRA; None: all
     layers          module path -> LoraLinear
     targets         what the layers are, how PEFT finds them, and what gets no LoRA
     groups          the layers that share an input
     """
 
-    def __init__(self, model: nn.Module, rank: int, alpha: float, seed: int = 0):
-        self.targets = targets(model)
+    def __init__(
+        self,
+        model: nn.Module,
+        rank: int,
+        alpha: float,
+        seed: int = 0,
+        *,
+        numbers: Collection[int] | None = None,
+        train_a: bool = True,
+    ):
+        self.targets = targets(model, numbers)
+        self.numbers = None if numbers is None else sorted(numbers)
         bases = self.targets.layers
-        self.model, self.rank, self.alpha = model, rank, float(alpha)
+        self.model, self.rank, self.alpha, self.train_a = model, rank, float(alpha), train_a
         first = weight_of(next(iter(bases.values())))
-        sizes = [rank * sum(features(m)) for m in bases.values()]
-        self.values = torch.zeros(sum(sizes), dtype=first.dtype, device=first.device)
+        of_a, of_b = (sum(rank * features(m)[side] for m in bases.values()) for side in (0, 1))
+        trained = of_a + of_b if train_a else of_b
+        self.values = torch.zeros(trained, dtype=first.dtype, device=first.device)
         self.grads = torch.zeros_like(self.values)
+        self.frozen = self.values.new_zeros(0 if train_a else of_a)
         self.groups = _groups(model, list(bases))
         self.layers: dict[str, LoraLinear] = {}
         offsets = self._offsets(bases)
@@ -103,33 +121,60 @@ class Adapter:
             a_at, b_at = offsets[path]
             k, n = features(base)
             a_shape, b_shape = (rank, k), (n, rank)
-            lora_a = _view(self.values, a_at, a_shape)
+            lora_a = _view(self.values if train_a else self.frozen, a_at, a_shape)
             # Uniform in ±1/sqrt(K), as nn.Linear and PEFT start A; B starts at 0.
             start = torch.rand(a_shape, generator=generator, dtype=torch.float32).mul_(2).sub_(1)
             lora_a.copy_(start / math.sqrt(k))
             layer = LoraLinear(base, lora_a, _view(self.values, b_at, b_shape), self.scaling)
-            layer.lora_a.grad = _view(self.grads, a_at, a_shape)
+            if train_a:
+                layer.lora_a.grad = _view(self.grads, a_at, a_shape)
+            layer.lora_a.requires_grad_(train_a)
             layer.lora_b.grad = _view(self.grads, b_at, b_shape)
             self.layers[path] = layer
 
+    @classmethod
+    def of(cls, model: nn.Module, config: LiftConfig) -> Adapter:
+        """The adapter that a run with these settings begins from, A drawn at random."""
+        return cls(
+            model,
+            config.rank,
+            config.lora_alpha,
+            config.seed,
+            numbers=depth.numbers(model, config.layers),
+            train_a=config.train_a,
+        )
+
     def _offsets(self, bases: dict[str, nn.Module]) -> dict[str, tuple[int, int]]:
-        """Module path -> where its A and its B start in the flat buffers."""
+        """Module path -> where its A and its B start in their flat buffers."""
         group_of = {path: group.members for group in self.groups for path in group.members}
         starts: dict[str, list[int]] = {path: [] for path in bases}
-        offset = 0
+        ends = [0, 0]  # of the buffers of A and B, which are one where A is trained too
         for path in bases:
             members = group_of.get(path, (path,))
             if starts[path]:
                 continue  # placed with the first of its group
             for side in (0, 1):
                 for member in members:
-                    starts[member].append(offset)
-                    offset += self.rank * features(bases[member])[side]
+                    buffer = 0 if self.train_a else side
+                    starts[member].append(ends[buffer])
+                    ends[buffer] += self.rank * features(bases[member])[side]
         return {path: (a, b) for path, (a, b) in starts.items()}
 
     @property
     def scaling(self) -> float:
         return self.alpha / self.rank
+
+    @property
+    def first_layer(self) -> int:
+        """The number of the lowest decoder layer that is trained: no gradient goes below it."""
+        return self.numbers[0] if self.numbers else 0
+
+    @torch.no_grad()
+    def load_frozen(self, values: Tensor) -> None:
+        """Takes back a copy of `frozen`; raises ValueError when it cannot be one."""
+        if values.shape != self.frozen.shape or not bool(values.isfinite().all()):
+            raise ValueError("the saved A belongs to another adapter")
+        self.frozen.copy_(values)
 
     def install(self) -> None:
         """Puts this adapter's layers into the model, in place of another adapter's."""
@@ -233,21 +278,23 @@ def without_adapter(model: nn.Module) -> Generator[None]:
 
 @contextmanager
 def only_adapter_trains(adapter: Adapter) -> Generator[None]:
-    """Within it no other parameter of the model gets a gradient."""
+    """Within it no other parameter of the model gets a gradient, and the layers below the
+    adapter's keep nothing for one."""
     own = {id(p) for m in adapter.layers.values() for p in (m.lora_a, m.lora_b)}
     others = [p for p in adapter.model.parameters() if id(p) not in own and p.requires_grad]
     for p in others:
         p.requires_grad_(False)
     try:
-        yield
+        with depth.without_gradient_below(adapter.model, adapter.first_layer):
+            yield
     finally:
         for p in others:
             p.requires_grad_(True)
 
 
-def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+def linear_layers(model: nn.Module, numbers: Collection[int] | None = None) -> dict[str, nn.Module]:
     """Module path -> layer of those that get LoRA; raises what targets() does."""
-    return targets(model).layers
+    return targets(model, numbers).layers
 
 
 def _view(flat: Tensor, offset: int, shape: tuple[int, int]) -> Tensor:

@@ -9,24 +9,18 @@ from functools import partial
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from liftcore.layers.depth import decoder_layers
 from liftcore.layers.replaced import replaced
-from liftcore.model import body
-
-
-def decoder_layers(model: nn.Module) -> list[nn.Module]:
-    """The layers of the decoder, in order: its longest nn.ModuleList; empty when it has none."""
-    lists = [m for m in body(model).modules() if isinstance(m, nn.ModuleList)]
-    return list(max(lists, key=len, default=[]))
 
 
 @contextmanager
-def recomputed(model: nn.Module, every: int) -> Generator[None]:
-    """Within it the backward computes every `every`-th layer a second time instead of keeping
-    its activations; 0: none. Only this model's layers are touched, and put back."""
+def recomputed(model: nn.Module, every: int, first: int = 0) -> Generator[None]:
+    """Within it the backward computes every `every`-th layer from `first` on a second time instead
+    of keeping its activations; 0: none. Only this model's layers are touched, and put back."""
     # A model without dropout draws nothing: there is no random state to keep.
     how = dict(use_reentrant=False, preserve_rng_state=False)
     with ExitStack() as stack:
-        for layer in decoder_layers(model)[::every] if every else []:
+        for layer in decoder_layers(model)[first::every] if every else []:
             again = partial(checkpoint, layer.forward, **how)
             stack.enter_context(replaced(layer, forward=again))
         yield

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from liftcore.errors import LiftError, UsageError
+from liftcore.layers.depth import list_path, number_of, transformed
 from liftcore.layers.linear import is_linear, is_transposed, unlike, weight_of
 from liftcore.model import body, causal_lm
 
@@ -36,12 +37,16 @@ MAMBA_REFUSED = ("out_proj", "conv1d")
 class Targets:
     """layers   module path -> the linear layer that gets LoRA
     left     module path, or that of a weight -> why it gets none
-    names    the target_modules by which PEFT finds just these layers
+    names    the target_modules by which PEFT finds just these layers, with
+    numbers  the decoder layers whose linear layers these are, PEFT's layers_to_transform, in
+    pattern  the list of this name, PEFT's layers_pattern; both None where `names` alone say it
     """
 
     layers: dict[str, nn.Module]
     left: dict[str, str]
     names: list[str] | str
+    numbers: list[int] | None = None
+    pattern: str | None = None
 
     @property
     def fan_in_fan_out(self) -> bool:
@@ -61,8 +66,9 @@ class Targets:
         return f"without LoRA: {'; '.join(parts)}" if parts else ""
 
 
-def targets(model: nn.Module) -> Targets:
-    """The plain linear layers of the decoder but the LM head, as far as PEFT can find them.
+def targets(model: nn.Module, numbers: Collection[int] | None = None) -> Targets:
+    """The plain linear layers of the decoder but the LM head, as far as PEFT can find them; with
+    `numbers` only those within these of the decoder's layers.
 
     Raises LiftError when there is none, when the model carries PEFT layers already, or when the
     layers differ in device or dtype; UsageError when they are quantised.
@@ -92,7 +98,25 @@ def targets(model: nn.Module) -> Targets:
         raise LiftError(
             "the model's linear layers differ in device or dtype; load it on one device"
         )
-    return Targets(layers, left | _experts(inside), target_modules(layers, modules))
+    every = Targets(layers, left | _experts(inside), target_modules(layers, modules))
+    return every if numbers is None else _within(model, every, numbers, modules)
+
+
+def _within(
+    model: nn.Module, every: Targets, numbers: Collection[int], names: Iterable[str]
+) -> Targets:
+    """Those of the targets that lie in the decoder layers of these numbers."""
+    lists = list_path(model)
+    inside = {p: m for p, m in every.layers.items() if number_of(p, lists) in numbers}
+    left = {p: why for p, why in every.left.items() if number_of(p, lists) in numbers}
+    if not inside:
+        raise LiftError(f"no linear layers for LoRA in layers {', '.join(map(str, numbers))}")
+    pattern = (lists or "").rpartition(".")[2]
+    # PEFT takes no layers beside a regular expression, and not all lists by their name.
+    named = transformed(hits(every.names, names), list(numbers), pattern)
+    if isinstance(every.names, list) and named == set(inside):
+        return Targets(inside, left, every.names, list(numbers), pattern)
+    return Targets(inside, left, target_modules(inside, names))
 
 
 def _unfit(module: nn.Module) -> str | None:

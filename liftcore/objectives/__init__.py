@@ -5,6 +5,8 @@ The loop knows none of them. liftcore.training.source puts those of a run togeth
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from liftcore.objectives.sample import Sample
 
 
@@ -52,3 +54,22 @@ class Objective:
 
     def close(self) -> None:
         """Stops what still makes samples; called at the end of a run, failed or not."""
+
+
+class Repeated(Objective):
+    """An objective whose samples take a share of the epoch's tokens and come again as often as that
+    needs, in an order that derives from (seed, epoch).
+
+    share   of the tokens of all rows of an epoch, in [0, 1); may change between two steps
+    """
+
+    share: float
+
+    def lengths(self, epoch: int) -> Sequence[int]:
+        """Tokens of each sample in the order of the epoch; behind the last the first comes
+        again."""
+        raise NotImplementedError
+
+    def drawn(self, epoch: int, start: int, stop: int) -> list[Sample]:
+        """The samples start to stop − 1 of that order."""
+        raise NotImplementedError

@@ -17,7 +17,10 @@ from liftcore.objectives import Objective
 from liftcore.objectives.distill import DistilledPairs, DistilledSegments
 from liftcore.objectives.qa import QuestionAnswering
 from liftcore.objectives.recitation import Recitation
+from liftcore.objectives.replay import Replay
 from liftcore.objectives.segments import Segments
+from liftcore.questions import own_words
+from liftcore.questions.own_words import OwnWords
 from liftcore.questions.pairs import GivenPairs, PairSource, SharedPairs, as_pair, read_pairs
 from liftcore.tokens import Tokenizer
 
@@ -32,12 +35,15 @@ def objectives_of(
     config: LiftConfig,
     sources: Sequence[PairSource] = (),
     cache: Path | None = None,
+    own: Sequence[OwnWords] | None = None,
 ) -> list[Objective]:
     """One objective for each name in config.objectives, for one document.
 
     sources   give the question-answer pairs; each objective that takes pairs gets all of them.
               "distill" is for pairs where there is a source, else for the document itself
-    cache     a folder for what a teacher says
+    cache     a folder for what a teacher says of this document
+    own       what "replay" trains on; None: config.replay_rows of the model's own words, made
+              where they are not known
 
     Raises UsageError for questions from nowhere.
     """
@@ -58,6 +64,9 @@ def objectives_of(
             return DistilledPairs(model, tokenizer, document, pairs, cache=cache)
         if name in ("distill", "distill-segments"):
             return DistilledSegments(model, tokenizer, document, config, cache=cache)
+        if name == "replay":
+            rows = own_words.rows(model, tokenizer, config.replay_rows) if own is None else own
+            return Replay(model, rows, config, cache=own_words.folder() / "targets")
         raise UsageError(f"unknown objective {name!r}")
 
     return [made(name) for name in config.objectives]

@@ -18,7 +18,7 @@ from liftcore import model as models
 from liftcore.layers.lora import without_adapter
 from liftcore.model import evaluating
 from liftcore.objectives.sample import SoftTargets
-from liftcore.questions.cache import Cache
+from liftcore.questions.cache import Cache, fingerprint
 
 K = 20
 # Tokens that go through the model at once, padding included.
@@ -156,12 +156,3 @@ class TeacherCache(Cache):
         digest = hashlib.sha256(f"{self.teacher} {first} ".encode())
         digest.update(np.ascontiguousarray(ids, dtype=np.int32).tobytes())
         return digest.hexdigest()
-
-
-def fingerprint(model: nn.Module) -> str:
-    """A hash that tells one model from another: its kind, dtype and a sample of every weight."""
-    digest = hashlib.sha256(f"{type(model).__name__} {next(model.parameters()).dtype}".encode())
-    for name, p in model.named_parameters():
-        sample = p.detach().flatten()[:64].float().cpu().numpy().tobytes()
-        digest.update(f"{name} {tuple(p.shape)}".encode() + sample)
-    return digest.hexdigest()

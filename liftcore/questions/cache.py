@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from liftcore.errors import LiftError
 from liftcore.files import write_atomically
 
@@ -37,6 +39,17 @@ class Cache:
             self.problem = str(error)
             return False
         return True
+
+
+def fingerprint(model: nn.Module, *, with_dtype: bool = True) -> str:
+    """A hash that tells one model from another: its kind, a sample of every weight, and its dtype.
+    Without that, a model has the same one in each dtype that holds its weights exactly."""
+    dtype = next(model.parameters()).dtype if with_dtype else ""
+    digest = hashlib.sha256(f"{type(model).__name__} {dtype}".encode())
+    for name, p in model.named_parameters():
+        sample = p.detach().flatten()[:64].float().cpu().numpy().tobytes()
+        digest.update(f"{name} {tuple(p.shape)}".encode() + sample)
+    return digest.hexdigest()
 
 
 class QaCache(Cache):

@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from liftcore.layers.lora import Adapter, only_adapter_trains
 from liftcore.layers.trial import fastest
 from liftcore.model import evaluating
 from liftcore.training import checkpoint
+from liftcore.training.budget import Budget
 from liftcore.training.checkpoint import Position
 from liftcore.training.graph import GraphRunner
 from liftcore.training.runner import Runner, as_owned
@@ -59,6 +60,12 @@ class Result:
     hidden: float = 0.0
     waited: float = 0.0
     questions: list[dict] = field(default_factory=list)  # of each source: counts, failures
+    own_words: float = 0.0  # seconds that making the model's own words took
+    starting: float = 0.0  # seconds that fitting A to the document took, before the training
+    # What ended the run: "epochs", or "keep" where the adapter is the last one within the
+    # forgetting budget, behind the share `kept` of the token-passes.
+    limit: str = "epochs"
+    kept: float = 1.0
 
 
 def train(
@@ -67,13 +74,15 @@ def train(
     *,
     state_file: Path | None = None,
     run: dict[str, str] | None = None,
+    budget: Budget | None = None,
     on_step: Callable[[Progress], None] = lambda progress: None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Result:
     """Trains the adapter, which is installed, on the steps of the source.
 
     With a state_file the state is saved there every 20 seconds and on an interrupt, and a run
-    found there goes on, bit for bit on a CPU; `run` says what must be the same. A state that cannot
+    found there goes on, bit for bit on a CPU; `run` says what must be the same. With a `budget` the
+    adapter ends with its last values within that. A state that cannot
     be written is a LiftError before the first step, and a warning later. `say` hears how the steps
     will run; `on_step` may generate with the model. Raises LiftError when the loss is no longer a
     number (the last saved state stays) and when not even one row fits into memory.
@@ -85,13 +94,17 @@ def train(
         interrupt = stack.enter_context(_Interrupt())
         if state_file is not None:
             # fp32 masters and two moments.
-            checkpoint.try_saving(state_file, 12 * adapter.values.numel())
+            size = 12 * adapter.values.numel() + adapter.frozen.nbytes
+            checkpoint.try_saving(state_file, size)
         left = stack.enter_context(prepared(adapter, source.bound))
-        log = _Log(make_runner(adapter, source), source, state_file, run or {})
+        log = _Log(make_runner(adapter, source), source, state_file, run or {}, budget)
         log.runner.left += left
         for step in source.steps(lambda: interrupt.asked, lambda: as_owned(adapter.model)):
             loss = log.runner.run(step)
             log.add(step)
+            if budget is not None:
+                with as_owned(adapter.model):
+                    budget.after(step)
             if log.runner.how != log.said:
                 log.said = log.runner.how
                 say(log.said)
@@ -108,7 +121,13 @@ def train(
         if interrupt.asked or time.perf_counter() - log.started > save_seconds:
             log.save()
             interrupt.raise_if_asked()
-        return log.result(made_before)
+        result = log.result(made_before)
+        if budget is not None:
+            with as_owned(adapter.model):
+                limit = budget.finish(log.steps)
+            kept = budget.best_done
+            result = replace(result, limit=limit, kept=kept, seconds=log.seconds)
+        return result
 
 
 def _save_seconds() -> float:
@@ -175,9 +194,15 @@ class _Log:
     """What a run has done so far, and its state on disk."""
 
     def __init__(
-        self, runner: Runner, source: StepSource, state_file: Path | None, run: dict[str, str]
+        self,
+        runner: Runner,
+        source: StepSource,
+        state_file: Path | None,
+        run: dict[str, str],
+        budget: Budget | None = None,
     ) -> None:
         self.runner, self.source, self.file, self.run = runner, source, state_file, run
+        self.budget = budget
         self.started = self.saved = time.perf_counter()
         self.epochs: list[int] = []
         self.tokens: list[int] = []
@@ -197,6 +222,8 @@ class _Log:
             runner.load_state(state, state["losses"])
             self.epochs, self.tokens = state["log"].tolist()
             self.source.restore({k: v.numpy() for k, v in state.items() if k.startswith("source_")})
+            if self.budget is not None:
+                self.budget.restore(state)
         except (LookupError, TypeError, ValueError, RuntimeError) as error:
             raise checkpoint.damaged(file) from error
         self.seconds_before = at.seconds
@@ -209,6 +236,11 @@ class _Log:
     @property
     def steps(self) -> int:
         return len(self.epochs)
+
+    @property
+    def seconds(self) -> float:
+        """Training time of the whole run so far, interruptions left out."""
+        return self.seconds_before + time.perf_counter() - self.started
 
     @property
     def losses(self) -> Tensor:
@@ -240,6 +272,7 @@ class _Log:
             "losses": self.losses,
             "log": torch.tensor([self.epochs, self.tokens], dtype=torch.int64),
             **{name: torch.from_numpy(value) for name, value in self.source.state().items()},
+            **({} if self.budget is None else self.budget.state()),
         }
 
     def check(self) -> None:
@@ -263,7 +296,7 @@ class _Log:
         losses, epochs = self.losses.cpu().numpy(), np.array(self.epochs)
         source = self.source
         return Result(
-            seconds=self.seconds_before + time.perf_counter() - self.started,
+            seconds=self.seconds,
             steps=self.steps,
             token_passes=self.token_passes,
             loss=float(losses[epochs == epochs[-1]].mean()),

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from liftcore.device_memory import free_bytes, gib, out_of_memory
+from liftcore.layers.depth import decoder_layers
 from liftcore.layers.lora import Adapter
-from liftcore.layers.recompute import decoder_layers
 from liftcore.model import body
 
 # The rest is for what the plan cannot see: workspaces of the libraries, and fragments, for which a
@@ -78,17 +78,20 @@ class Activations:
     layers: list[int]  # by decoder layer
     rest: int
     hidden: int  # of the hidden states between two layers
+    first: int = 0  # of the layers that are trained; those below keep nothing
 
     def longer(self, times: float) -> Activations:
         """The same for a segment `times` as long."""
         if times == 1:
             return self
         layers = [int(times * n) for n in self.layers]
-        return Activations(layers, int(times * self.rest), int(times * self.hidden))
+        return replace(
+            self, layers=layers, rest=int(times * self.rest), hidden=int(times * self.hidden)
+        )
 
     def peak(self, segments: int, recompute: int) -> int:
         """What a pass of so many segments needs at most."""
-        again = self.layers[::recompute] if recompute else []
+        again = self.layers[self.first :: recompute] if recompute else []
         kept = sum(self.layers) - sum(again) + len(again) * self.hidden + self.rest
         # The backward holds one layer's gradients, and again the activations of a recomputed one.
         most = max(self.layers, default=self.rest)
@@ -104,8 +107,9 @@ def choose(model: nn.Module, adapter: Adapter, segments: int, size: int) -> Memo
     """
     device = adapter.values.device
     free, share = free_bytes(device), SHARE.get(device.type, 0.5)
-    used = measure(model, size)
-    # fp32 masters and gradients, two moments; what is in the adapter's dtype exists already.
+    used = replace(measure(model, size), first=adapter.first_layer)
+    # fp32 masters and gradients, two moments, of what is trained; what is in the adapter's dtype
+    # exists already.
     fixed = HEAD_BYTES + 16 * adapter.values.numel()
     plans = []
     micro = segments

@@ -100,7 +100,7 @@ class Runner:
 
     def _backward(self, batch: Batch, normaliser: float | Tensor) -> Tensor:
         """The loss of a pass; its gradient is added to the adapter's."""
-        with recomputed(self.model, self.plan.recompute):
+        with recomputed(self.model, self.plan.recompute, self.adapter.first_layer):
             loss = batch_loss(self.model, self.head, batch, normaliser, self.last)
             loss.backward()
         return loss.detach()
@@ -155,12 +155,15 @@ class Runner:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the steps that follow depend on but the plan, by name."""
-        return self.optimizer.state()
+        frozen = {} if self.adapter.train_a else {"frozen": self.adapter.frozen}
+        return {**self.optimizer.state(), **frozen}
 
     def load_state(self, state: dict[str, Tensor], losses: Tensor) -> None:
         """Takes back what state() gave, and the losses of the steps until then; ValueError when
         the sizes differ."""
         self.optimizer.load_state(state)
+        if not self.adapter.train_a:
+            self.adapter.load_frozen(state["frozen"])
         self.losses = self.losses.new_full((ROOM + len(losses),), torch.nan)
         self.losses[: len(losses)] = losses.to(self.losses.device)
 

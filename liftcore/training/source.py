@@ -21,7 +21,7 @@ import numpy as np
 
 from liftcore.config import LiftConfig
 from liftcore.layers.last_layer import WORTH
-from liftcore.objectives import Objective
+from liftcore.objectives import Objective, Repeated
 from liftcore.objectives.sample import Sample
 from liftcore.objectives.segments import Segments
 from liftcore.training.epoch import Epoch
@@ -208,20 +208,53 @@ class StepSource:
         return left
 
     def _first_epoch(self, i: int) -> int:
-        return 0 if self.objectives[i].name == "segments" else self.config.segment_epochs
+        always = self.objectives[i].name in ("segments", "replay")
+        return 0 if always else self.config.segment_epochs
 
     def _begin(self, epoch: int, known: Sequence[int] | None = None) -> None:
         """Plans an epoch of all samples there are, or of the first `known` of each objective."""
         counts: list[int] = []
         planned: list[Sample] = []
         for i, objective in enumerate(self.objectives):
+            if isinstance(objective, Repeated):
+                counts.append(0)
+                self._epoch_tokens[i] = 0
+                continue
             samples = objective.samples(epoch)[: None if known is None else known[i]]
             counts.append(len(samples))
             self._epoch_tokens[i] = tokens_of(samples)
             if self._first_epoch(i) <= epoch:
                 planned += self._weighted(samples, i)
+        for i, objective in self._repeated:
+            counts[i] = self._enough(i, objective, epoch, 0) if known is None else known[i]
+            samples = objective.drawn(epoch, 0, counts[i])
+            self._epoch_tokens[i] = tokens_of(samples)
+            planned += self._weighted(samples, i)
         rng = np.random.default_rng([self.config.seed, epoch, 1])
         self.running = Epoch(epoch, counts, pack(planned, self.target, rng), self.target)
+
+    @property
+    def _repeated(self) -> list[tuple[int, Repeated]]:
+        return [(i, o) for i, o in enumerate(self.objectives) if isinstance(o, Repeated)]
+
+    def _missing(self, i: int, share: float, epoch: int) -> float:
+        """Tokens that objective i, which repeats itself, lacks for its share of the epoch."""
+        others = sum(
+            tokens
+            for j, tokens in enumerate(self._epoch_tokens)
+            if not isinstance(self.objectives[j], Repeated) and self._first_epoch(j) <= epoch
+        )
+        return share / (1 - share) * others - self._epoch_tokens[i]
+
+    def _enough(self, i: int, objective: Repeated, epoch: int, known: int) -> int:
+        """How many samples of the epoch fill the share of objective i, of which `known` have been
+        drawn."""
+        missing = self._missing(i, objective.share, epoch)
+        lengths = objective.lengths(epoch) if missing > 0 else ()
+        while missing > 0:
+            missing -= lengths[known % len(lengths)]
+            known += 1
+        return known
 
     def _weighted(self, samples: Sequence[Sample], i: int) -> list[Sample]:
         """The samples that are trained on, their weights times the objective's γ."""
@@ -244,6 +277,11 @@ class StepSource:
         for i, objective in enumerate(self.objectives):
             if self._first_epoch(i) <= self.epoch and (new := objective.poll()):
                 self._arrive(i, new)
+        for i, objective in self._repeated:
+            if self._missing(i, objective.share, self.epoch) > 0:
+                known = _counts(self.running.known, self.running.arrivals)[i]
+                stop = self._enough(i, objective, self.epoch, known)
+                self._arrive(i, objective.drawn(self.epoch, known, stop))
 
     def _arrive(self, i: int, new: Sequence[Sample]) -> None:
         self._epoch_tokens[i] += tokens_of(new)
@@ -252,7 +290,10 @@ class StepSource:
     def _waits(self) -> bool:
         """Whether the running epoch goes on until nothing more arrives."""
         middle = self.epoch >= (self.config.epochs - 1) // 2
-        others = any(o.done and self.running.known[i] for i, o in enumerate(self.objectives))
+        others = any(
+            o.done and self.running.known[i] and not isinstance(o, Repeated)
+            for i, o in enumerate(self.objectives)
+        )
         return not self.complete and (middle or not others)
 
     def state(self) -> dict[str, np.ndarray]:
@@ -288,20 +329,28 @@ class StepSource:
                 if not objective.done and len(objective.samples(epoch)) < count:
                     return False
             self._begin(epoch, known)
-            lists = [o.samples(epoch) for o in self.objectives]
             for at, i, count in [*arrivals, (drawn, -1, 0)]:
                 while self.running.drawn < at and self.running.next(self._waits):
                     pass
                 if i >= 0:
                     begin, known[i] = known[i], known[i] + count
-                    self._arrive(i, lists[i][begin : known[i]])
-            for i, samples in enumerate(lists):
-                if self._first_epoch(i) <= epoch and len(samples) > counts[i]:
-                    self._arrive(i, samples[counts[i] :])
+                    self._arrive(i, self._samples(i, epoch, begin, known[i]))
+            for i, objective in enumerate(self.objectives):
+                if self._first_epoch(i) > epoch or isinstance(objective, Repeated):
+                    continue
+                if late := objective.samples(epoch)[counts[i] :]:
+                    self._arrive(i, late)
         self.trained = trained
         self._share, self.running.normaliser = state["source_float"]
         self._again = None
         return True
+
+    def _samples(self, i: int, epoch: int, start: int, stop: int) -> list[Sample]:
+        """The samples start to stop − 1 of an epoch of objective i."""
+        objective = self.objectives[i]
+        if isinstance(objective, Repeated):
+            return objective.drawn(epoch, start, stop)
+        return objective.samples(epoch)[start:stop]
 
     def close(self) -> None:
         for objective in self.objectives:

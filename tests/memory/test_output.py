@@ -208,7 +208,7 @@ def test_a_full_disk_is_known_before_training(memory, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(LiftError, match="MiB left"):
-        memories.check_room(tmp_path / "a" / "b", memory.model, 4)
+        memories.check_room(tmp_path / "a" / "b", memory.model, memory.config.replace(rank=4))
 
 
 @pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="no second file system")

@@ -20,7 +20,7 @@ class Run:
     def __init__(self, kind, source, device="cpu", **options):
         model = tiny_model(initializer_range=0.2, **options).to(device)
         config = source.config
-        self.adapter = Adapter(model, config.rank, config.lora_alpha, config.seed)
+        self.adapter = Adapter.of(model, config)
         self.adapter.install()
         self.model, self.source = model, source
         self.runner = kind(self.adapter, source)

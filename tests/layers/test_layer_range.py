@@ -1,0 +1,180 @@
+"""LoRA on some decoder layers only, and a frozen A."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from steps import CONFIG, Run
+from tiny import tiny_model
+
+from liftcore import adapter as adapters
+from liftcore.errors import LiftError, UsageError
+from liftcore.kernels.reference import lora_linear
+from liftcore.layers import depth
+from liftcore.layers.lora import Adapter, only_adapter_trains
+from liftcore.model import body
+from liftcore.training.graph import GraphRunner
+from liftcore.training.memory_plan import Activations, measure
+from liftcore.training.runner import Runner
+from liftcore.training.source import segments_alone
+
+PART = dict(layers=(2, 3), train_a=False)
+
+
+def a_model(**changes):
+    return tiny_model(num_hidden_layers=5, initializer_range=0.2, **changes)
+
+
+@pytest.mark.parametrize(
+    ("setting", "count", "right"),
+    [
+        (0.5, 30, range(15, 30)),
+        (0.5, 5, range(2, 5)),
+        (0.01, 4, range(3, 4)),
+        (1.0, 3, range(3)),
+        ((1, 2), 5, range(1, 3)),
+        ((-2, -1), 5, range(3, 5)),
+        (None, 4, range(4)),
+    ],
+)
+def test_what_the_setting_means(setting, count, right):
+    assert depth.among(count, setting) == right
+
+
+@pytest.mark.parametrize("setting", [(1, 5), (3, 2), (-6, 1)])
+def test_layers_that_are_not_there(setting):
+    with pytest.raises(UsageError, match="layers 0 to 4"):
+        Adapter.of(a_model(), CONFIG.replace(layers=setting))
+
+
+def test_below_the_first_layer_nothing_is_kept():
+    model = a_model()
+    adapter = Adapter.of(model, CONFIG.replace(**PART))
+    assert {p.split(".")[2] for p in adapter.layers} == {"2", "3"}
+    adapter.install()
+    # As code for gradient checkpointing does.
+    hook = model.get_input_embeddings().register_forward_hook(lambda m, a, y: y.requires_grad_())
+    inputs = []
+    model.model.layers[2].register_forward_pre_hook(lambda m, args: inputs.append(args[0]))
+    with only_adapter_trains(adapter):
+        used = measure(model, 16)
+    hook.remove()
+    assert used.layers[:2] == [0, 0] and all(used.layers[2:])
+    assert not inputs[0].requires_grad
+
+
+def test_layers_below_are_not_computed_again():
+    used = Activations([0, 0, 10, 10], rest=5, hidden=3, first=2)
+    # One layer is kept, the input of the other, and the two that the backward holds.
+    assert used.peak(1, 2) == (10 + 3 + 5) + 10 + 10
+    assert used.longer(2).first == 2
+
+
+@pytest.mark.parametrize("kind", [Runner, GraphRunner])
+@pytest.mark.parametrize("recompute", [0, 1])
+def test_a_stays_and_the_gradient_of_b_is_that_of_autograd(rng, kind, recompute):
+    config = CONFIG.replace(**PART)
+    source = segments_alone(rng.integers(3, 200, 120), config, [])
+    run = Run(kind, source, num_hidden_layers=5)
+    run.runner.use(run.runner.plan.cut(run.runner.rows, 2, recompute))
+    frozen = run.adapter.frozen.clone()
+    assert run.adapter.values.numel() == sum(m.lora_b.numel() for m in run.adapter.layers.values())
+    run.take()
+    assert torch.equal(run.adapter.frozen, frozen) and frozen.any()
+    assert run.adapter.values.any()
+    # The same steps by a plain adapter whose A has no rate.
+    plain = _steps_in_plain_torch(source.config, frozen, run)
+    torch.testing.assert_close(run.adapter.values, plain, rtol=1e-4, atol=1e-5)
+
+
+def _steps_in_plain_torch(config, frozen, run):
+    from liftcore.training.batch import batch_loss, make
+    from liftcore.training.optimizer import MasterAdamW
+
+    model = tiny_model(initializer_range=0.2, num_hidden_layers=5)
+    adapter = Adapter.of(model, config)
+    adapter.frozen.copy_(frozen)
+    for layer in adapter.layers.values():
+
+        def forward(x, layer=layer):
+            return lora_linear(x, *layer.parts())
+
+        layer.forward = forward
+    for group in adapter.groups:
+        assert len(group.members) > 1
+    adapter.groups = []
+    adapter.install()
+    optimizer = MasterAdamW(adapter, config)
+    again = segments_alone(run.source.objectives[0].tokens, config, [])
+    for step in again.steps():
+        batch_loss(model, run.runner.head, make(step.samples), step.normaliser, None).backward()
+        optimizer.clip()
+        optimizer.step(step.rate)
+    return adapter.values
+
+
+def test_peft_gives_the_same_logits(tmp_path):
+    from peft import PeftModel
+
+    model = a_model()
+    adapter = Adapter.of(model, CONFIG.replace(**PART))
+    with torch.no_grad():
+        adapter.values.normal_(0, 0.3)
+    adapters.write(adapter, tmp_path)
+    settings = json.loads((tmp_path / adapters.CONFIG).read_text())
+    assert settings["layers_to_transform"] == [2, 3] and settings["layers_pattern"] == ["layers"]
+    ids = torch.arange(3, 40)[None]
+    own = model(ids).logits
+    adapter.install()
+    right = model(ids).logits
+    adapter.remove()
+    assert not torch.allclose(own, right, atol=1e-2)
+    again = adapters.read(model, tmp_path, train_a=False)
+    assert again.numbers == [2, 3]
+    again.install()
+    assert torch.equal(model(ids).logits, right)
+    again.remove()
+    theirs = PeftModel.from_pretrained(a_model(), tmp_path)
+    torch.testing.assert_close(theirs(ids).logits, right, rtol=1e-4, atol=1e-5)
+
+
+def test_peft_settings_of_other_layers_are_refused(tmp_path):
+    model = a_model()
+    adapters.write(Adapter.of(model, CONFIG.replace(**PART)), tmp_path)
+    file = tmp_path / adapters.CONFIG
+    settings = json.loads(file.read_text())
+    for changes in ({"layers_to_transform": [1, 2]}, {"layers_pattern": ["h"]}):
+        file.write_text(json.dumps({**settings, **changes}))
+        with pytest.raises(LiftError):
+            adapters.read(model, tmp_path)
+    file.write_text(json.dumps({**settings, "layers_pattern": None}))
+    assert adapters.read(model, tmp_path).numbers == [2, 3]
+
+
+def test_accelerate_takes_peft_on_some_layers():
+    from peft import LoraConfig, get_peft_model
+
+    import liftcore
+
+    config = LoraConfig(
+        r=4, target_modules=["q_proj", "v_proj", "up_proj"], layers_to_transform=[2, 3]
+    )
+    model = get_peft_model(a_model(), config)
+    for name, p in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(p, 0, 0.3)
+    ids = torch.arange(3, 40)[None]
+    right = model(ids).logits
+    assert len(liftcore.accelerate(model).replaced) == 6
+    torch.testing.assert_close(model(ids).logits, right, rtol=1e-4, atol=1e-5)
+
+
+def test_the_forward_of_the_body_is_that_of_all_rows(rng):
+    """A number of layers from the middle: those above pass a gradient on and train nothing."""
+    model = a_model()
+    adapter = Adapter.of(model, CONFIG.replace(layers=(1, 2)))
+    adapter.install()
+    with only_adapter_trains(adapter):
+        body(model)(torch.arange(3, 20)[None]).last_hidden_state.sum().backward()
+    assert adapter.grads.any() and np.isfinite(adapter.grads.numpy()).all()
