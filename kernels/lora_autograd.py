@@ -1,14 +1,16 @@
 """The LoRA linears in autograd: what is kept for the backward, and which gradients are formed.
 
-    kept            for                    bytes
-    S               dB                     T · ΣR         only where a B takes a gradient
-    x               dA                     T · K          only where an A takes a gradient
-    W, A            dx                     the parameters themselves, only where x takes one
-    gate, up        gate/up alone          2 · T · N
+    kept          for       bytes                               where a gradient is taken by
+    S             dB        T · ΣR · itemsize                   any B
+    x             dA        T · K · itemsize                    any A
+    W_i, A_i      dx        none: they are parameters           x
+    B_i           dS        none                                any
+    y_0, y_1      gate/up   2 · T · N · itemsize                any
 
-So with a frozen A (LoRA-FA, arXiv 2308.03303) x is not kept, and dA is not formed; in the first
-layer that trains, where x takes no gradient either, nor are dx and dS: dB = scaling · dyᵀ S is
-all. Members of a group may differ: what one of them takes is formed for all, and the rest dropped.
+(Under autocast the parameters are cast, and the copies are kept.) So with a frozen A (LoRA-FA,
+arXiv 2308.03303) x is not kept and dA not formed. In the first layer that trains x takes no
+gradient either: there dB = scaling · dyᵀ S is all. Members of a group may differ: what one of them
+takes is formed for all, and the rest is dropped.
 
 Two sets of functions compute the same, lora_plain.py and lora_fused.py, and have the same names.
 """
