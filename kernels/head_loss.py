@@ -20,7 +20,8 @@ label, and the op takes them as labels [T, k] beside probs [T, k]:
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +35,27 @@ from liftcore.kernels.device import HAS_TRITON, architecture, interpreting, on_d
 WAY_WITH_ROW_INDEX = "cublas"
 WAY_WITHOUT_ROW_INDEX = "triton"
 
+
+class Inputs(NamedTuple):
+    """What the op takes, and each of the three files that compute it.
+
+    They return w_t · nll_t [T] fp32 and the gradients of its sum: dhidden [T, K] in the dtype of
+    hidden and, where they can, dweight [V, K] fp32; None for one that is not wanted.
+    """
+
+    hidden: Tensor  # [T, K]
+    weight: Tensor  # [V, K]
+    labels: Tensor  # [T]; with probs [T, k], in the order that merged() gives
+    w: Tensor  # [T] fp32
+    row_index: Tensor | None  # [M]
+    softcap: float | None
+    logit_scale: float
+    want_hidden: bool
+    want_weight: bool
+    way: str
+    probs: Tensor | None = None  # [T, k]
+
+
 _library = torch.library.Library("liftcore", "FRAGMENT")
 _library.define(
     "head_loss(Tensor hidden, Tensor weight, Tensor labels, Tensor w, Tensor? row_index, "
@@ -44,44 +66,21 @@ _library.define("head_loss_scale(Tensor grad, Tensor factor) -> Tensor")
 
 
 @torch.library.impl(_library, "head_loss", "CompositeExplicitAutograd")
-def _head_loss(
-    hidden: Tensor,  # [T, K]
-    weight: Tensor,  # [V, K]
-    labels: Tensor,  # [T], or [T, k] with probs
-    w: Tensor,  # [T] fp32
-    row_index: Tensor | None,  # [M]
-    softcap: float | None,
-    logit_scale: float,
-    want_hidden: bool,
-    want_weight: bool,
-    way: str,
-    probs: Tensor | None = None,  # [T, k]
-) -> tuple[Tensor, Tensor, Tensor]:
+def _head_loss(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
     """w_t · nll_t [T] fp32, and the gradients of its sum; an empty tensor for one not wanted."""
+    given = Inputs(*args)
+    hidden, weight, labels, w = given[:4]
     if hidden.device.type == "cpu" and not _use_triton(hidden.device, hidden.dtype):
         # The backward asks for dW with weights that hold a gradient: that may be anything.
-        _check_values(labels, w, weight.shape[0], probs, any_weight=want_weight)
+        _check_values(labels, w, weight.shape[0], given.probs, any_weight=given.want_weight)
     factor = None
     if hidden.dtype == torch.float16:
         # Weights near 1, and the rest of them in fp32: a scaler's 65,536 overflows dz in fp16.
         factor = _power_of_two(w)
-        w = w / factor
-    args = (hidden, weight, labels, w, row_index, softcap, logit_scale, want_hidden)
-    dweight = None
+        given = given._replace(w=w / factor)
     # Autocast would turn the fp32 products inside into another dtype.
     with on_device(hidden), torch.autocast(hidden.device.type, enabled=False):
-        if not _use_triton(hidden.device, hidden.dtype):
-            from liftcore.kernels.head_loss_plain import head_loss
-
-            loss, dhidden, dweight = head_loss(*args, want_weight, probs)
-        elif want_weight or way == "cublas" or probs is not None or _interpreted_bf16(hidden):
-            from liftcore.kernels.head_loss_cublas import head_loss
-
-            loss, dhidden, dweight = head_loss(*args, want_weight, probs)
-        else:
-            from liftcore.kernels.head_loss_logits import head_loss
-
-            loss, dhidden = head_loss(*args)
+        loss, dhidden, dweight = _way(given)(given)
     if factor is not None:
         loss = loss * factor
         if dhidden is not None:
@@ -91,6 +90,18 @@ def _head_loss(
     dhidden = hidden.new_empty(0) if dhidden is None else dhidden
     dweight = weight.new_empty(0) if dweight is None else dweight.to(weight.dtype)
     return loss, dhidden, dweight
+
+
+def _way(given: Inputs) -> Callable[[Inputs], tuple[Tensor, Tensor | None, Tensor | None]]:
+    """The function that computes it."""
+    hidden, cublas = given.hidden, given.way == "cublas"
+    if not _use_triton(hidden.device, hidden.dtype):
+        from liftcore.kernels.head_loss_plain import head_loss
+    elif given.want_weight or cublas or given.probs is not None or _interpreted_bf16(hidden):
+        from liftcore.kernels.head_loss_cublas import head_loss
+    else:
+        from liftcore.kernels.head_loss_logits import head_loss
+    return head_loss
 
 
 def _power_of_two(w: Tensor) -> Tensor:
@@ -119,23 +130,12 @@ def _check_values(
 
 
 @torch.library.register_fake("liftcore::head_loss", lib=_library)
-def _(
-    hidden: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    w: Tensor,
-    row_index: Tensor | None,
-    softcap: float | None,
-    logit_scale: float,
-    want_hidden: bool,
-    want_weight: bool,
-    way: str,
-    probs: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    hidden, weight, *_ = given = Inputs(*args)
     return (
         hidden.new_empty(hidden.shape[0], dtype=torch.float32),
-        hidden.new_empty(hidden.shape if want_hidden else 0),
-        weight.new_empty(weight.shape if want_weight else 0),
+        hidden.new_empty(hidden.shape if given.want_hidden else 0),
+        weight.new_empty(weight.shape if given.want_weight else 0),
     )
 
 
@@ -168,27 +168,18 @@ def _interpreted_bf16(x: Tensor) -> bool:
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
+    """apply(*Inputs) -> w_t · nll_t [T] fp32."""
+
     @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        labels: Tensor,
-        w: Tensor,
-        row_index: Tensor | None,
-        cap: float | None,
-        scale: float,
-        way: str,
-        probs: Tensor | None,
-        dhidden: bool,
-        dweight: bool,
-    ) -> Tensor:
-        rest = (cap, scale, dhidden and not dweight, False, way, probs)
+    def forward(ctx: Any, *args: Any) -> Tensor:
+        hidden, weight, labels, w, row_index, cap, scale, dhidden, dweight, way, probs = args
         # The gradient is kept in the dtype of hidden: in fp16 without the size of the weights.
         ctx.factor = _power_of_two(w) if hidden.dtype == torch.float16 else None
         near_one = w if ctx.factor is None else w / ctx.factor
-        given = (hidden, weight, labels, near_one, row_index, *rest)
-        loss, grad, _ = torch.ops.liftcore.head_loss(*given)
+        rest = (cap, scale, dhidden and not dweight, False, way, probs)
+        loss, grad, _ = torch.ops.liftcore.head_loss(
+            hidden, weight, labels, near_one, row_index, *rest
+        )
         loss = loss if ctx.factor is None else loss * ctx.factor
         ctx.trainable_head = dweight
         for_dw = (loss, w) if ctx.needs_input_grad[3] else (None, None)
@@ -263,8 +254,9 @@ def linear_cross_entropy(
         w = w * token_weights.float()
     if way is None:
         way = WAY_WITHOUT_ROW_INDEX if row_index is None else WAY_WITH_ROW_INDEX
-    rest = (row_index, softcap, float(logit_scale), way, None)
-    return _reduced_loss(hidden, weight, labels, w, rest, reduction)
+    wanted = _wanted(hidden, weight)
+    given = Inputs(hidden, weight, labels, w, row_index, softcap, float(logit_scale), *wanted, way)
+    return _reduced_loss(given, reduction)
 
 
 def linear_soft_cross_entropy(
@@ -297,8 +289,9 @@ def linear_soft_cross_entropy(
     w = (probs[:, 0] > 0).float()
     if token_weights is not None:
         w = w * token_weights.float()
-    rest = (row_index, softcap, float(logit_scale), "cublas", probs)
-    return _reduced_loss(hidden, weight, ids, w, rest, reduction)
+    numbers, wanted = (softcap, float(logit_scale)), _wanted(hidden, weight)
+    given = Inputs(hidden, weight, ids, w, row_index, *numbers, *wanted, "cublas", probs)
+    return _reduced_loss(given, reduction)
 
 
 def merged(ids: Tensor, probs: Tensor) -> tuple[Tensor, Tensor]:
@@ -315,26 +308,19 @@ def merged(ids: Tensor, probs: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(probs > 0, ids, ids[:, :1]), probs
 
 
-def _reduced_loss(
-    hidden: Tensor,  # [T, K]
-    weight: Tensor,  # [V, K]
-    labels: Tensor,  # [T], or [T, k] with probs
-    w: Tensor,  # [T] fp32
-    rest: tuple[Tensor | None, float | None, float, str, Tensor | None],
-    reduction: str,
-) -> Tensor:
-    """The op for rows of weight w, and its reduction.
-
-    rest: row_index, softcap, logit_scale, way, and probs [T, k] of soft targets.
-    """
+def _wanted(hidden: Tensor, weight: Tensor) -> tuple[bool, bool]:
+    """Whether dhidden and dweight are."""
     grad = torch.is_grad_enabled()
-    wanted = (grad and hidden.requires_grad, grad and weight.requires_grad)
-    loss = _LinearCrossEntropy.apply(hidden, weight, labels, w, *rest, *wanted)
+    return grad and hidden.requires_grad, grad and weight.requires_grad
+
+
+def _reduced_loss(given: Inputs, reduction: str) -> Tensor:
+    loss = _LinearCrossEntropy.apply(*given)
     if reduction == "none":
         return loss
     if reduction == "sum":
         return loss.sum()
-    total = w.sum()
+    total = given.w.sum()
     return loss.sum() / torch.where(total == 0, 1.0, total)
 
 

@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from liftcore.kernels.head_loss import Inputs
 from liftcore.kernels.head_loss_logits import cap_parts, log1p, row_terms
 from liftcore.kernels.tiling import launch
 
@@ -161,23 +162,9 @@ def soft_softmax_kernel(
         tl.store(dz + id, at_target.to(dz.dtype.element_ty), mask=known)
 
 
-def head_loss(
-    hidden: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    w: Tensor,
-    row_index: Tensor | None,
-    softcap: float | None,
-    logit_scale: float,
-    want_hidden: bool,
-    want_weight: bool,
-    probs: Tensor | None = None,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """w_t · nll_t [T] fp32 and, if wanted, the gradients of their sum: dhidden, dweight fp32.
-
-    hidden [T, K], weight [V, K], labels [T], w [T] fp32, row_index [M] or None. With probs [T, k]
-    the labels are [T, k] too, in the order that head_loss.py gives them.
-    """
+def head_loss(given: Inputs) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The loss, dhidden and dweight: see Inputs."""
+    hidden, weight, labels, w, row_index, cap, scale, want_hidden, want_weight, _, probs = given
     (t, k), v = hidden.shape, weight.shape[0]
     loss = torch.zeros(t, dtype=torch.float32, device=hidden.device)
     # One row more: the −1 that fills a list up is written there.
@@ -186,7 +173,7 @@ def head_loss(
     rows = torch.arange(t, device=hidden.device) if row_index is None else row_index.long()
     targets = (labels.contiguous(), None if probs is None else probs.contiguous())
     for part in rows.split(_chunk(rows.shape[0], v, k, hidden.element_size())):
-        _one_chunk(hidden, weight, targets, w, part, softcap, logit_scale, loss, dhidden, dweight)
+        _one_chunk(hidden, weight, targets, w, part, cap, scale, loss, dhidden, dweight)
     dhidden = None if dhidden is None else dhidden[:t]
     return loss, dhidden, dweight
 

@@ -21,6 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from liftcore.kernels.device import architecture, processors
+from liftcore.kernels.head_loss import Inputs
 from liftcore.kernels.head_loss_dhidden import MAX_SPLITS, product
 from liftcore.kernels.tiles import Tile, head_tiles
 from liftcore.kernels.tiling import (
@@ -195,20 +196,9 @@ def find_rows(w: Tensor, row_index: Tensor | None) -> tuple[Tensor, Tensor]:
     return index, count
 
 
-def head_loss(
-    hidden: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    w: Tensor,
-    row_index: Tensor | None,
-    softcap: float | None,
-    logit_scale: float,
-    want_hidden: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """w_t · nll_t [T] fp32 and, if wanted, the gradient of their sum, dhidden [T, K].
-
-    hidden [T, K], weight [V, K], labels [T], w [T] fp32, row_index [M] or None.
-    """
+def head_loss(given: Inputs) -> tuple[Tensor, Tensor | None, None]:
+    """The loss and dhidden: see Inputs. There is no dweight, and there are no soft targets."""
+    hidden, weight, labels, w, row_index, softcap, logit_scale, want_hidden, *_ = given
     (t, k), v = hidden.shape, weight.shape[0]
     weight, labels = _rows_contiguous(weight), labels.contiguous()
     loss = torch.zeros(t, dtype=torch.float32, device=hidden.device)
@@ -244,7 +234,7 @@ def head_loss(
         )  # fmt: skip
         if dhidden is not None:
             product(e, weight, part, dhidden, index, count, start, h.shape[0], product_tile)
-    return loss, dhidden
+    return loss, dhidden, None
 
 
 def logits(

@@ -9,28 +9,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from liftcore.kernels.head_loss import Inputs
+
 # Bytes of logits alive at once: enough rows for a fast product.
 CHUNK_BYTES = 128 * 2**20
 # Rows whose fp32 logits are worked on at once: few enough to stay in the cache.
 TILE_ROWS = 16
 
 
-def head_loss(
-    hidden: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    w: Tensor,
-    row_index: Tensor | None,
-    softcap: float | None,
-    logit_scale: float,
-    want_hidden: bool,
-    want_weight: bool,
-    probs: Tensor | None = None,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """w_t · nll_t [T], and Σ_t of it differentiated: dhidden [T, K], dweight [V, K] fp32 or None.
-
-    With probs [T, k] the labels are [T, k] too, in the order that head_loss.py gives them.
-    """
+def head_loss(given: Inputs) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The loss, dhidden and dweight: see Inputs."""
+    hidden, weight, labels, w, row_index, cap, scale, want_hidden, want_weight, _, probs = given
     rows = w.nonzero().squeeze(-1) if row_index is None else row_index.long()  # [M]
     if row_index is not None:
         rows = rows[rows >= 0]
@@ -52,7 +41,7 @@ def head_loss(
             target = (labels[tokens, None], None)
             if probs is not None:
                 target = (labels[tokens], probs[tokens])
-            nll = _over_gradient(dz[tile], logits, *target, softcap, logit_scale)
+            nll = _over_gradient(dz[tile], logits, *target, cap, scale)
             loss[tokens] = wp[tile] * nll
         if dhidden is not None:
             dhidden[part] = torch.mm(dz, weight).mul_(wp[:, None])

@@ -1,16 +1,19 @@
 """LoRA linears: y = x Wᵀ + scaling (x Aᵀ) Bᵀ (+ bias), alone or in groups that share x.
 
-    S  = x Aᵀ                      [T, R]   kept for the backward
+    S  = x Aᵀ                      [T, R]   kept for dB
     y  = x Wᵀ + scaling S Bᵀ       [T, N]   written once
-    dS = scaling · dy B            [T, R]
-    dx = dy W + dS A               [T, K]   skipped when x needs no gradient
-    dA = dSᵀ x                     [R, K]
+    dS = scaling · dy B            [T, R]   for dx and dA
+    dx = dy W + dS A               [T, K]
+    dA = dSᵀ x                     [R, K]   for this alone x is kept
     dB = scaling · dyᵀ S           [N, R]
 
-W is frozen: its gradient is never formed. In a group (q/k/v, or gate/up with h = act(gate) · up)
-one product gives the S of all members, and their dx are summed in place. Two ways give the same:
-fused Triton kernels (lora_fused.py) and plain products (lora_plain.py); tiles.py says which runs
-where. Source: "LoRA" (Hu et al.), equation 3.
+W is frozen: its gradient is never formed. Of x, A and B each may be frozen as well (by its
+requires_grad): then its gradient is not formed, nor is anything computed or kept that only it
+reads. With A frozen (LoRA-FA, arXiv 2308.03303) that is x: S alone is kept. In a group (q/k/v, or
+gate/up with h = act(gate) · up) one product gives the S of all members, and their dx are summed in
+place. lora_autograd.py says what is kept. Two ways give the same: fused Triton kernels
+(lora_fused.py) and plain products (lora_plain.py); tiles.py says which runs where.
+Source: "LoRA" (Hu et al.), equation 3.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from torch import Tensor
 
 from liftcore.kernels.autocast import cast
 from liftcore.kernels.device import HAS_TRITON, architecture, interpreting
-from liftcore.kernels.lora_plain import LoraBranch, PlainGateUp, PlainGroup
+from liftcore.kernels.lora_autograd import LoraBranch, LoraGateUp, LoraGroup
 from liftcore.kernels.tiles import way as table_way
 
 TRITON_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -95,14 +98,9 @@ def lora_gate_up(
     if activation not in ACTIVATIONS:
         raise ValueError(f"lora_gate_up: unknown activation {activation!r}, not in {ACTIVATIONS}")
     scales, gelu = [float(s) for s in scalings], activation == "gelu_tanh"
-    if choose("gate_up", flat, way) == "triton":
-        from liftcore.kernels.lora_fused import FusedGateUp
-
-        trained = (x, *lora_a, *lora_b)
-        keep = torch.is_grad_enabled() and any(t.requires_grad for t in trained)
-        h = FusedGateUp.apply(flat, scales, *tensors, gelu, keep)
-    else:
-        h = PlainGateUp.apply(flat, scales, *tensors, gelu)
+    trained = (x, *lora_a, *lora_b)
+    keep = torch.is_grad_enabled() and any(t.requires_grad for t in trained)
+    h = LoraGateUp.apply(choose("gate_up", flat, way), flat, scales, *tensors, gelu, keep)
     return h if x.ndim == 2 else h.view(*x.shape[:-1], h.shape[-1])
 
 
@@ -182,10 +180,7 @@ def _linears(
 ) -> tuple[Tensor, ...]:  # [..., N_i]
     """The members of one group, by the way that the table or the caller chooses for this op."""
     flat, tensors = _checked(x, weights, lora_a, lora_b, scalings, biases)
-    group = PlainGroup
-    if choose(op, flat, way) == "triton":
-        from liftcore.kernels.lora_fused import FusedLora as group
-    ys = group.apply(flat, [float(s) for s in scalings], *tensors)
+    ys = LoraGroup.apply(choose(op, flat, way), flat, [float(s) for s in scalings], *tensors)
     return tuple(ys) if x.ndim == 2 else tuple(y.view(*x.shape[:-1], y.shape[-1]) for y in ys)
 
 

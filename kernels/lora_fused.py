@@ -8,7 +8,7 @@
     dB_i = scaling_i dy_iᵀ S_i                        [N_i, R_i]
 
 gate/up adds h = act(y_0) · y_1 in the same kernel and keeps y_0 and y_1 for the backward.
-Eager code calls the functions directly; torch.compile sees the ops of the same name.
+lora_autograd.py calls the functions directly; torch.compile sees the ops of the same name.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from liftcore.kernels import lora_triton as kernels
 from liftcore.kernels.device import on_device
-from liftcore.kernels.lora_plain import parts_of, stack
+from liftcore.kernels.lora_plain import stack
 from liftcore.kernels.lora_split_triton import split_product
 
 
@@ -56,35 +55,36 @@ def lora_forward(
 
 def lora_backward(
     dys: Sequence[Tensor],  # [T, N_i]
-    x: Tensor,  # [T, K]
-    s: Tensor,  # [T, ΣR]
-    weights: Sequence[Tensor],
-    lora_a: Sequence[Tensor],
-    lora_b: Sequence[Tensor],
+    x: Tensor | None,  # [T, K]
+    s: Tensor | None,  # [T, ΣR]
+    weights: Sequence[Tensor],  # [N_i, K]
+    lora_a: Sequence[Tensor],  # [R_i, K]
+    lora_b: Sequence[Tensor],  # [N_i, R_i]
     scalings: Sequence[float],
-    need_dx: bool,
-    need_da: bool,
-    need_db: bool,
 ) -> list[Tensor]:
-    """[dx] + [dA, all members' rows] + [dB_0, ..], each part only where it is needed."""
-    x, dys, weights = rows(x), [rows(dy) for dy in dys], [rows(w) for w in weights]
-    lora_b = [rows(b) for b in lora_b]
-    ranks = [b.shape[1] for b in lora_b]
-    ds, out, db = torch.empty_like(s), [], []
-    members = zip(dys, lora_b, s.split(ranks, 1), ds.split(ranks, 1), scalings, strict=True)
-    with on_device(x):
+    """[dx] + [dA, all members' rows] + [dB_0, ..], each part only where what it reads is given.
+
+    dx reads weights and lora_a, which may be empty; dA reads x, and dB reads S.
+    """
+    dys, weights, lora_b = ([rows(m) for m in ms] for ms in (dys, weights, lora_b))
+    ranks, tokens = [b.shape[1] for b in lora_b], dys[0].shape[0]
+    need_ds = bool(weights) or x is not None
+    ds, out, db = dys[0].new_empty(tokens if need_ds else 0, sum(ranks)), [], []
+    s_parts = [None] * len(dys) if s is None else s.split(ranks, 1)
+    members = zip(dys, lora_b, s_parts, ds.split(ranks, 1), scalings, strict=True)
+    with on_device(ds):
         for dy, b, s_part, ds_part, scaling in members:
             # Both read dy: the second finds what fits of it in the L2 cache.
-            if need_dx or need_da:
+            if need_ds:
                 split_product(ds_part, dy, b, "nn", scaling)
-            if need_db:
+            if s_part is not None:
                 db.append(split_product(b.new_empty(b.shape), dy, s_part, "tn", scaling))
-        if need_dx:
+        if weights:
             pairs = list(zip(dys, weights, strict=True))
-            dx = x.new_empty(x.shape)
+            dx = ds.new_empty(tokens, weights[0].shape[1])
             out.append(kernels.chain(dx, ds, stack(lora_a), pairs, nt=False))
-        if need_da:
-            out.append(split_product(x.new_empty(ds.shape[1], x.shape[1]), ds, x, "tn"))
+        if x is not None:
+            out.append(split_product(ds.new_empty(ds.shape[1], x.shape[1]), ds, rows(x), "tn"))
     return out + db
 
 
@@ -132,13 +132,13 @@ def _fake_forward(x: Tensor, weights: list[Tensor], lora_a: list[Tensor], *_: An
 
 
 def _fake_backward(
-    dys: list[Tensor], x: Tensor, s: Tensor, weights: list[Tensor], lora_a: list[Tensor],
-    lora_b: list[Tensor], scalings: list[float], need_dx: bool, need_da: bool, need_db: bool,
+    dys: list[Tensor], x: Tensor | None, s: Tensor | None, weights: list[Tensor],
+    lora_a: list[Tensor], lora_b: list[Tensor], scalings: list[float],
 ) -> list[Tensor]:  # fmt: skip
-    out = [x.new_empty(x.shape)] if need_dx else []
-    if need_da:
-        out.append(x.new_empty(s.shape[1], x.shape[1]))
-    if need_db:
+    out = [dys[0].new_empty(dys[0].shape[0], w.shape[1]) for w in weights[:1]]
+    if x is not None:
+        out.append(x.new_empty(sum(b.shape[1] for b in lora_b), x.shape[1]))
+    if s is not None:
         out.extend(b.new_empty(b.shape) for b in lora_b)
     return out
 
@@ -159,7 +159,7 @@ _GROUP = "Tensor[] weights, Tensor[] lora_a, Tensor[] lora_b, float[] scalings"
 _OPS = {
     lora_forward: (f"(Tensor x, {_GROUP}, Tensor?[] biases) -> Tensor[]", _fake_forward),
     lora_backward: (
-        f"(Tensor[] dys, Tensor x, Tensor s, {_GROUP}, bool dx, bool da, bool db) -> Tensor[]",
+        f"(Tensor[] dys, Tensor? x, Tensor? s, {_GROUP}) -> Tensor[]",
         _fake_backward,
     ),
     gate_up_forward: (
@@ -176,72 +176,3 @@ for _function, (_schema, _fake) in _OPS.items():
     _library.define(_function.__name__ + _schema, tags=(torch.Tag.pt2_compliant_tag,))
     _library.impl(_function.__name__, _function, "CompositeExplicitAutograd")
     torch.library.register_fake(f"liftcore::{_function.__name__}", _fake, lib=_library)
-
-
-def ops(x: Tensor) -> Any:
-    """Where to call the four functions: this module, or torch.ops for whoever traces."""
-    traced = torch.compiler.is_compiling() or type(x) is not Tensor
-    return torch.ops.liftcore if traced else _Direct
-
-
-class _Direct:
-    lora_forward = staticmethod(lora_forward)
-    lora_backward = staticmethod(lora_backward)
-    gate_up_forward = staticmethod(gate_up_forward)
-    swiglu_backward = staticmethod(swiglu_backward)
-
-
-class FusedLora(torch.autograd.Function):
-    """apply(x, scalings, *weights, *lora_a, *lora_b, *biases) -> (y_0, ..)."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, scalings: list[float], *tensors: Tensor | None
-    ) -> tuple[Tensor, ...]:
-        weights, lora_a, lora_b, biases = parts_of(tensors, 4)
-        *out, s = ops(x).lora_forward(x, weights, lora_a, lora_b, scalings, biases)
-        ctx.save_for_backward(x, s, *weights, *lora_a, *lora_b)
-        ctx.scalings = scalings
-        return tuple(out)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *dys: Tensor) -> tuple[Tensor | None, ...]:
-        return _group_backward(ctx, list(dys), *ctx.saved_tensors)
-
-
-class FusedGateUp(torch.autograd.Function):
-    """apply(x, scalings, *weights, *lora_a, *lora_b, *biases, gelu, keep) -> h."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scalings: list[float], *rest: Any) -> Tensor:
-        *tensors, gelu, keep = rest
-        weights, lora_a, lora_b, biases = parts_of(tensors, 4)
-        h, gate, up, s = ops(x).gate_up_forward(
-            x, weights, lora_a, lora_b, scalings, biases, gelu, keep
-        )
-        ctx.save_for_backward(gate, up, x, s, *weights, *lora_a, *lora_b)
-        ctx.scalings, ctx.gelu = scalings, gelu
-        return h
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dh: Tensor) -> tuple[Tensor | None, ...]:
-        gate, up, *saved = ctx.saved_tensors
-        dys = list(ops(dh).swiglu_backward(dh, gate, up, ctx.gelu))
-        return (*_group_backward(ctx, dys, *saved), None, None)
-
-
-def _group_backward(
-    ctx: Any, dys: list[Tensor], x: Tensor, s: Tensor, *tensors: Tensor
-) -> tuple[Tensor | None, ...]:
-    """Gradients for (x, scalings, *weights, *lora_a, *lora_b, *biases)."""
-    n = len(dys)
-    weights, lora_a, lora_b = parts_of(tensors, 3)
-    wanted = ctx.needs_input_grad
-    need = wanted[0], any(wanted[2 + n : 2 + 2 * n]), any(wanted[2 + 2 * n : 2 + 3 * n])
-    out = ops(x).lora_backward(dys, x, s, weights, lora_a, lora_b, ctx.scalings, *need)
-    none = (None,) * n
-    dx, out = (out[0], out[1:]) if need[0] else (None, out)
-    da, out = (out[0].split([a.shape[0] for a in lora_a]), out[1:]) if need[1] else (none, out)
-    return (dx, None, *none, *da, *(out if need[2] else none), *none)

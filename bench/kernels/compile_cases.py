@@ -15,6 +15,7 @@ from torch import Tensor
 
 from liftcore.kernels import head_loss_cublas, head_loss_logits, tiling
 from liftcore.kernels.device import planned
+from liftcore.kernels.head_loss import Inputs
 from liftcore.kernels.head_loss_dhidden import scale_rows
 from liftcore.kernels.lora_split_triton import split_product
 from liftcore.kernels.lora_triton import chain, gate_up, swiglu_backward
@@ -181,7 +182,10 @@ def head_inputs(t: int, k: int, v: int, dtype: torch.dtype = torch.bfloat16) -> 
 
 def triton_head() -> None:
     """The head in bf16; in fp32, and of rows that are not aligned."""
-    head_loss = head_loss_logits.head_loss
+
+    def head_loss(*args: Any) -> None:
+        head_loss_logits.head_loss(Inputs(*args, want_weight=False, way="triton"))
+
     for t in TOKENS:
         for k, *_, v in SIZES:
             inputs = head_inputs(t, k, v)
@@ -198,13 +202,13 @@ def triton_head() -> None:
 
 def cublas_head() -> None:
     """The kernels between the products of cuBLAS; their tiles suit every model."""
-    head_loss = head_loss_cublas.head_loss
     hidden, weight, labels, w = head_inputs(512, 4096, 128256)
     ids = matrix(512, 20, dtype=torch.int64)
     for cap in (None, 30.0):
         for want in (True, False):
-            head_loss(hidden, weight, labels, w, None, cap, 1.0, want, False)
-            head_loss(hidden, weight, ids, w, None, cap, 1.0, want, False, ids.float())
+            rest = (w, None, cap, 1.0, want, False, "cublas")
+            for targets in ((labels, *rest), (ids, *rest, ids.float())):
+                head_loss_cublas.head_loss(Inputs(hidden, weight, *targets))
 
 
 CALLS = {

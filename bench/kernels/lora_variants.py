@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.kernels.lora_concat import concat_linear, pack, with_slack
 from liftcore.kernels import reference
 from liftcore.kernels.lora import lora_gate_up, lora_linear, lora_qkv
-from liftcore.kernels.lora_plain import concat_linear, pack, with_slack
 
 SCALING = 2.0
 Run = Callable[[], Any]

@@ -15,9 +15,9 @@ from lora_checks import (
 )
 from torch.utils.checkpoint import checkpoint
 
+from bench.kernels.lora_concat import concat_linear, pack
 from liftcore.kernels import reference
 from liftcore.kernels.lora import lora_gate_up, lora_linear, lora_qkv, path
-from liftcore.kernels.lora_plain import concat_linear, pack
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]

@@ -8,9 +8,9 @@ from errors_and_seeds import fresh_seed, rel
 from lora_checks import SCALINGS
 from torch import Tensor
 
+from bench.kernels.lora_concat import concat_linear, pack
 from liftcore.kernels.head_loss import linear_cross_entropy, linear_soft_cross_entropy
 from liftcore.kernels.lora import add_lora, lora_gate_up, lora_linear, lora_qkv
-from liftcore.kernels.lora_plain import concat_linear, pack
 from liftcore.layers.attention import attend, attend_rows
 from liftcore.layers.norms import _RmsNorm
 
@@ -43,6 +43,22 @@ def _group(op: Callable, members: int, normal, **options) -> tuple[Callable, lis
         return op(x, weights, a, b, SCALINGS[:members], **options)
 
     return call, [normal(T, K), *factors]
+
+
+def _frozen(build: Callable, *at: int) -> Callable:
+    """The op of `build` with those of its trained tensors frozen that stand at these places."""
+
+    def built(normal) -> tuple[Callable, list[Tensor]]:
+        op, tensors = build(normal)
+        frozen = {i: tensors[i] for i in at}
+
+        def call(*trained):
+            rest = iter(trained)
+            return op(*(frozen[i] if i in frozen else next(rest) for i in range(len(tensors))))
+
+        return call, [t for i, t in enumerate(tensors) if i not in frozen]
+
+    return built
 
 
 def _head(normal, train_head: bool) -> tuple[Callable, list[Tensor]]:
@@ -88,6 +104,15 @@ OPS = {
     "attend_rows": lambda normal: _attention(normal, rows=True),
     "norm of Llama": lambda normal: _norm(normal, 0.0),
     "norm of Gemma": lambda normal: _norm(normal, 1.0),
+}
+OPS |= {
+    "lora_linear, A frozen": _frozen(OPS["lora_linear"], 1),
+    "lora_linear, x and A frozen": _frozen(OPS["lora_linear"], 0, 1),
+    "add_lora, A frozen": _frozen(OPS["add_lora"], 2),
+    "lora_qkv, A frozen": _frozen(OPS["lora_qkv"], 1, 2, 3),
+    "lora_qkv, one A and one B frozen": _frozen(OPS["lora_qkv"], 1, 6),
+    "lora_gate_up, A frozen": _frozen(OPS["lora_gate_up, silu"], 1, 2),
+    "lora_gate_up, x and A frozen": _frozen(OPS["lora_gate_up, silu"], 0, 1, 2),
 }
 
 

@@ -13,10 +13,10 @@ from lora_checks import (
 )
 from torch.utils.checkpoint import checkpoint
 
+from bench.kernels.lora_concat import concat_linear, pack, with_slack
 from liftcore.kernels import lora, reference, tiles
 from liftcore.kernels.device import HAS_TRITON, INTERPRET
 from liftcore.kernels.lora import lora_gate_up, lora_linear, lora_qkv, path
-from liftcore.kernels.lora_plain import concat_linear, pack, with_slack
 
 pytestmark = pytest.mark.skipif(INTERPRET, reason="TRITON_INTERPRET=1 takes another path")
 
