@@ -13,7 +13,7 @@ from liftcore.errors import UsageError
 
 OBJECTIVES = ("segments", "recitation", "qa", "distill", "distill-segments", "replay")
 QA_CONTEXTS = ("none", "truncated")
-QA_KINDS = ("question", "quiz", "gap", "continue", "summary", "rephrasing", "facts")
+QA_KINDS = ("question", "quiz", "order", "gap", "continue", "summary", "rephrasing", "facts")
 SCHEDULES = ("jitter", "overlap", "trivial")
 OVERLAP_LOSSES = ("all", "new", "mean")
 LR_SCHEDULES = ("constant", "cosine")

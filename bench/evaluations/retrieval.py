@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 from liftcore.errors import LiftError
+from liftcore.questions import windows
 
 # Sentences a window, and from the start of one to the next.
 WINDOW, STEP = 5, 2
 GAP = "\n...\n"
-# A full stop and the like with the quotes and brackets that close after it, or a blank line.
-_END = re.compile(r"[.!?][\"'”’)\]]*(?=\s)|(?<=\S)(?=\n\s*\n)")
 
 
 def sentence_ends(text: str) -> list[int]:
-    """Offsets just behind the last character of each sentence; the last is the text's own end."""
-    end = len(text.rstrip())
-    ends = [m.end() for m in _END.finditer(text, 0, end)]
-    return sorted({e for e in ends if e < end} | ({end} if end else set()))
+    """Offsets just behind the last character of each sentence."""
+    return [stop for _, stop in windows.sentences(text)]
 
 
 def sentences(text: str) -> list[str]:
     """The sentences in order, without the white space between them."""
-    ends = sentence_ends(text)
-    return [text[a:b].strip() for a, b in zip([0, *ends], ends, strict=False)]
+    return [text[start:stop] for start, stop in windows.sentences(text)]
 
 
 class SentenceIndex:

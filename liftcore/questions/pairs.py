@@ -26,12 +26,15 @@ class Pair:
 
     evidence   words of the document that show the answer, or ""
     window     number of the window of the document that it was made from; -1: the user's
+    group      the same for pairs that ask for one fact, of which an epoch takes one; "": a pair
+               that every epoch takes
     """
 
     question: str
     answer: str
     evidence: str = ""
     window: int = -1
+    group: str = ""
 
 
 class PairSource(Protocol):

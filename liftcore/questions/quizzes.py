@@ -1,5 +1,5 @@
-"""The names, numbers and dates of a sentence, and pairs that need no model: quizzes, gaps,
-continuations.
+"""The names, numbers and dates of a sentence, and pairs that need no model: gaps and
+continuations; forms.py has the quizzes.
 
 Made from the text alone, such a pair is right by construction, however small the model.
 """
@@ -143,18 +143,6 @@ def content_words(text: str) -> set[str]:
 
 def stem(word: str) -> str:
     return word[:-1] if len(word) > 3 and word.endswith("s") and word[-2] != "s" else word
-
-
-def quizzes(window: Window) -> list[Pair]:
-    """The sentence up to a term, with a question word in its place: "... was opened in which
-    year?" For the first three terms that have at least four words before them."""
-    pairs = []
-    for term, sentence in _unique_terms(window):
-        before = sentence[: sentence.index(term)].split()
-        if len(before) >= 4:
-            question = f"{' '.join(before)} {question_word(term)}?"
-            pairs.append(Pair(question, term, sentence, window.number))
-    return pairs[:3]
 
 
 def gaps(window: Window) -> list[Pair]:

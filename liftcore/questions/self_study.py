@@ -1,9 +1,9 @@
 """Self-study: the model reads its document in small parts and makes the pairs itself, offline.
 
-In rotation it is asked for questions, summaries, rephrasings and key facts; quizzes, gaps and
-continuations are cut from the text. A question is made for a name or a number of a sentence, then
-put to the model together with that sentence: it stays when the answer is the same. For a sentence
-without either the model chooses the question, and its answer must rest on the sentence.
+In rotation it is asked for questions, summaries, rephrasings and key facts; quizzes, their order
+in time, gaps and continuations are cut from the text. A question is made for a name or a number of
+a sentence, then put to the model together with that sentence: it stays when the answer is the same.
+For a sentence without either the model chooses the question, and its answer must rest on it.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ from liftcore.layers.attention import own_attention
 from liftcore.layers.determinism import any_algorithm
 from liftcore.model import evaluating
 from liftcore.questions import kinds as kinds_
+from liftcore.questions.forms import forms
 from liftcore.questions.pairs import Deduplicator, GivenPairs, Pair
-from liftcore.questions.quizzes import Topics, continuation, ends, gaps, is_english, quizzes, terms
+from liftcore.questions.quizzes import Topics, continuation, ends, gaps, is_english, terms
+from liftcore.questions.timeline import orders
 from liftcore.questions.windows import Window, blocks, every_sentence
 from liftcore.tokens import Tokenizer, chat_ids, text_ids
 
@@ -54,7 +56,7 @@ class SelfStudy:
     """Pairs about a text, made by the model that will learn them. See PairSource.
 
     without_adapter   a context in which the model is the base model
-    kinds             which of QA_KINDS to make; quizzes are made of English texts only
+    kinds             which of QA_KINDS to make; quizzes and order are made of English texts only
     batch_size        rows generated at once; each poll() makes one batch
 
     A pair's window is the number of its first sentence, its evidence the sentences themselves.
@@ -235,10 +237,10 @@ def _plan(text: str, kinds: tuple[str, ...]) -> list[_Job]:
     """The jobs in the order of the document."""
     windows = every_sentence(text, BEFORE)
     if not is_english(text):
-        kinds = tuple(kind for kind in kinds if kind != "quiz")
+        kinds = tuple(kind for kind in kinds if kind not in ("quiz", "order"))
     jobs: list[tuple[int, _Job]] = []
     for window, following in zip_longest(windows, windows[1:]):
-        for kind, cut in (("quiz", quizzes), ("gap", gaps)):
+        for kind, cut in (("quiz", forms), ("gap", gaps)):
             if kind in kinds and (pairs := cut(window)):
                 jobs.append((window.stop, _Job(kind, window, pairs=tuple(pairs))))
         if "continue" in kinds and following is not None:
@@ -247,6 +249,9 @@ def _plan(text: str, kinds: tuple[str, ...]) -> list[_Job]:
         if "question" in kinds and ends(window.sentence):
             for target in terms(window.sentence)[:2] or [""]:
                 jobs.append((window.stop, _Job("question", window, target)))
+    for pairs in orders(windows) if "order" in kinds else ():
+        window = windows[pairs[0].window]
+        jobs.append((window.stop, _Job("order", window, pairs=tuple(pairs))))
     texts = [kind for kind in kinds if kind in kinds_.TEXTS]
     sentence_at = {window.start: window.number for window in windows}
     for n, block in enumerate(blocks(text, BLOCK)):

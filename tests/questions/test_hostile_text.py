@@ -16,7 +16,9 @@ from liftcore.questions import prompt as qa_prompt
 from liftcore.questions import quizzes as terms
 from liftcore.questions import words
 from liftcore.questions.client import LARGEST, ChatServer, ServerError
+from liftcore.questions.forms import forms
 from liftcore.questions.pairs import stands_in
+from liftcore.questions.timeline import orders
 from liftcore.questions.windows import Passages, Window, blocks, every_sentence, sentences
 
 SIZE = 100_000
@@ -42,7 +44,8 @@ def everything(text):
         "content words": lambda: terms.content_words(text),
         "language": lambda: terms.is_english(text),
         "topics": lambda: terms.Topics(text),
-        "quizzes": lambda: (terms.quizzes(window), terms.gaps(window)),
+        "quizzes": lambda: (forms(window), terms.gaps(window)),
+        "order": lambda: orders([window] * 3),
         "question word": lambda: terms.question_word(text),
         "opening": lambda: study_kinds.opening(text),
         "first question": lambda: study_kinds.first_question(text),

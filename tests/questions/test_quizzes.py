@@ -2,7 +2,8 @@
 
 import pytest
 
-from liftcore.questions.quizzes import quizzes, terms
+from liftcore.questions.forms import forms
+from liftcore.questions.quizzes import terms
 from liftcore.questions.self_study import SelfStudy
 from liftcore.questions.windows import every_sentence
 
@@ -14,7 +15,13 @@ left. In 1810 the tower burned."""
 
 
 def pairs(text):
-    return [(p.question, p.answer) for w in every_sentence(text, 0) for p in quizzes(w)]
+    """(question, answer) of the first form of each fact: the words up to a term."""
+    firsts = {}
+    for window in every_sentence(text, 0):
+        for pair in forms(window):
+            if "of" not in pair.question.split()[:4] and not pair.group.endswith("both"):
+                firsts.setdefault(pair.group, (pair.question, pair.answer))
+    return list(firsts.values())
 
 
 def test_the_words_up_to_a_term_and_a_question_word():
@@ -26,6 +33,7 @@ def test_the_words_up_to_a_term_and_a_question_word():
             "1,204 guilders",
         ),
         ("The clock stopped on which date?", "4 June 1802"),
+        ("In which year was it that the tower burned?", "1810"),
     ]
 
 
@@ -36,15 +44,15 @@ def test_a_term_that_stands_there_twice_or_in_a_heading_is_not_asked_for():
 
 def test_a_sentence_gives_a_few():
     (window,) = every_sentence("They all went by way of Orne, of Brill, of Tarn and of Holt.", 0)
-    assert len(quizzes(window)) == 3
+    assert len({pair.group for pair in forms(window)}) == 4
 
 
 def test_self_study_makes_them_without_asking_the_model():
     plan = SelfStudy(None, None, TEXT, kinds=("quiz",))._jobs
-    assert [job.kind for job in plan] == ["quiz"] * 3
-    made = [(p.question, p.answer) for job in plan for p in job.pairs]
-    assert made == pairs(TEXT)
-    assert all(p.evidence in " ".join(TEXT.split()) for job in plan for p in job.pairs)
+    assert [job.kind for job in plan] == ["quiz"] * 4
+    made = [p for job in plan for p in job.pairs]
+    assert made == [pair for window in every_sentence(TEXT, 300) for pair in forms(window)]
+    assert all(p.evidence in " ".join(TEXT.split()) for p in made)
 
 
 @pytest.mark.parametrize(
