@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from liftcore.device_memory import out_of_memory
-from liftcore.errors import LiftError
+from liftcore.errors import LiftError, first_line
 from liftcore.layers.attention import own_attention
 from liftcore.layers.determinism import any_algorithm, lacks
 from liftcore.layers.last_layer import WORTH, LastLayer
@@ -84,7 +84,7 @@ class Runner:
                     mend = self._allow_any_algorithm
                 else:
                     raise
-                reason = str(error).split("\n")[0]
+                reason = first_line(error)
             # Outside of the handler: its traceback would keep the activations alive.
             self._undo()
             mend(reason)

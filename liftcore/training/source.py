@@ -157,7 +157,9 @@ class StepSource:
         if self.epoch < 0:
             self._begin(0)
         while True:
-            self._take_arrivals()
+            for i, objective in enumerate(self.objectives):
+                if self._first_epoch(i) <= self.epoch and (new := objective.poll()):
+                    self._arrive(i, new)
             before = self._share_drawn()
             samples = self.running.next(self._waits)
             if samples:
@@ -227,11 +229,6 @@ class StepSource:
                 stacklevel=2,
             )
         return weighted(samples, self.weights[i], self.window)
-
-    def _take_arrivals(self) -> None:
-        for i, objective in enumerate(self.objectives):
-            if self._first_epoch(i) <= self.epoch and (new := objective.poll()):
-                self._arrive(i, new)
 
     def _arrive(self, i: int, new: Sequence[Sample]) -> None:
         self.running.arrive(i, new, self._weighted(new, i))
