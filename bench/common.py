@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import importlib.metadata
 import json
 import os
-import platform
 import re
 import statistics
 import sys
@@ -18,6 +16,9 @@ from typing import Any
 
 import torch
 
+from liftcore.cli import info
+from liftcore.cli.info import device_name
+
 # The pause before a timed call: up to this many seconds, at the clock of today's GPUs.
 LONGEST_PAUSE, CYCLES = 0.01, 2e9
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -27,25 +28,10 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def device_name(device: torch.device) -> str:
-    """The card's name, or the processor's with the number of threads in use."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    name_line = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
-    return f"{name_line.group(1) if name_line else cpu} ({torch.get_num_threads()} threads)"
-
-
 def versions() -> dict[str, str]:
     """The versions of Python and of every package that a result may depend on."""
-    used = {"python": platform.python_version(), "cuda": torch.version.cuda or "none"}
-    for name in PACKAGES:
-        try:
-            used[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return used
+    known = {**info.versions(PACKAGES), "cuda": torch.version.cuda or "none"}
+    return {name: version for name, version in known.items() if version != "not installed"}
 
 
 class Timer:
@@ -205,5 +191,5 @@ def results_name(device: torch.device) -> str:
     """The folder of a device under bench/results: the card, or the processor without its maker."""
     if device.type == "cuda":
         return slug(device)
-    words = re.findall(r"[a-z0-9]+", device_name(device).split("(")[0].lower())
+    words = re.findall(r"[a-z0-9]+", device_name(device).split(",")[0].lower())
     return "-".join(["cpu", *(w for w in words if w not in ("amd", "intel", "cpu", "processor"))])

@@ -13,3 +13,8 @@ class NothingToLearnError(LiftError):
 
 class UsageError(LiftError, ValueError):
     """A setting or an argument is not valid; the command line exits with 2."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of somebody else's code says, in short."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

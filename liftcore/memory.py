@@ -23,9 +23,8 @@ from liftcore.document import read_bytes, title_as_text
 from liftcore.errors import LiftError, UsageError
 from liftcore.layers import depth
 from liftcore.layers.linear import features, matrix
-from liftcore.layers.lora import Adapter, linear_layers
+from liftcore.layers.lora import Adapter, linear_layers, without_adapter
 from liftcore.layers.targets import check_mergeable
-from liftcore.objectives.teacher import without_adapter
 from liftcore.output import ADAPTER, DOCUMENT, INFO, MERGED, PICTURE
 from liftcore.report import Report
 from liftcore.terminal import note, one_line

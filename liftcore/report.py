@@ -18,6 +18,7 @@ from torch import nn
 
 from liftcore.answer import greedy
 from liftcore.errors import LiftError
+from liftcore.files import reason
 
 PROBES = 64
 PROMPT = 32
@@ -149,9 +150,9 @@ def try_measuring(model: nn.Module, tokens: np.ndarray, *, prefix: list[int]) ->
     try:
         measure(model, tokens, prefix=prefix, probes=1, new=2)
     except Exception as error:
-        why = " ".join(str(error).split()) or type(error).__name__
         raise LiftError(
-            f"{type(model).__name__} cannot be asked what it recalls, so it is not trained: {why}"
+            f"{type(model).__name__} cannot be asked what it recalls, so it is not trained: "
+            f"{reason(error)}"
         ) from error
 
 

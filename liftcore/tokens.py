@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from liftcore.errors import LiftError
+from liftcore.errors import LiftError, first_line
 
 # A tokenizer of transformers, whose classes share no base that types what is called here.
 Tokenizer = Any
@@ -102,7 +102,7 @@ def chat_pieces(tokenizer: Tokenizer, messages: list[dict[str, str]], **options:
         try:
             rendered = tokenizer.apply_chat_template(turns, tokenize=False, **options)
         except Exception as error:  # the template is a program of its own
-            problem = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            problem = first_line(error)
             continue
         printed = re.search(r"""text["']\s?:\s?["'][^"']*Words\d+Of""", rendered)  # parts as code
         if printed is None and all(mark in rendered for mark in wanted):

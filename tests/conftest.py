@@ -55,6 +55,12 @@ def tiny_folder(tmp_path_factory, tokenizer):
     return folder
 
 
+@pytest.fixture
+def loaded(tiny_folder):
+    """(model, tokenizer) of the folder, in fp32; nobody else's."""
+    return liftcore.load(tiny_folder, device="cpu", dtype=torch.float32)
+
+
 @pytest.fixture(scope="module")
 def memory(tiny_folder):
     model, tokenizer = liftcore.load(tiny_folder, device="cpu", dtype=torch.float32)

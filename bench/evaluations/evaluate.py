@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import re
 import shlex
 import sys
 from collections import Counter
@@ -22,14 +21,12 @@ from bench.evaluations import cases, methods
 from bench.evaluations.cases import Case, Results
 from liftcore import document as documents
 from liftcore import model as models
-from liftcore.cli.options import DTYPES, dtype
+from liftcore.cli.options import DTYPES, dtype, settings
 from liftcore.cli.options import config as config_of
-from liftcore.config import LR_SCHEDULES, OVERLAP_LOSSES, PRESETS, SCHEDULES, LiftConfig
 from liftcore.document import Document
 from liftcore.errors import LiftError
 
 METHODS = ("truncated-icl", "rag", "lift", "lift-icl")
-CHOICES = {"schedule": SCHEDULES, "overlap_loss": OVERLAP_LOSSES, "lr_schedule": LR_SCHEDULES}
 
 
 @dataclass(frozen=True)
@@ -74,22 +71,7 @@ def options(out: argparse.ArgumentParser, default_methods: Sequence[str]) -> Non
     out.add_argument(
         "--report-only", "--plot-only", action="store_true", help="summary and plot from the file"
     )
-    training = out.add_argument_group("settings of the training (LiftConfig)")
-    training.add_argument("--preset", choices=PRESETS, default="memorize", help="(memorize)")
-    for field in dataclasses.fields(LiftConfig):
-        flag = f"--{field.name.replace('_', '-')}"
-        annotation = str(field.type)  # "int", "float | None", "tuple[str, ...]"
-        several = annotation.startswith("tuple[")
-        kind = re.findall(r"\w+", annotation)[several]
-        if kind == "bool":
-            training.add_argument(flag, action="store_const", const=True)
-            continue
-        training.add_argument(
-            flag,
-            type={"int": int, "float": float, "str": str}[kind],
-            nargs="+" if several else None,
-            choices=CHOICES.get(field.name),
-        )
+    settings(out)
 
 
 def _count(text: str) -> int:

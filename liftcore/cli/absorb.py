@@ -1,4 +1,4 @@
-"""liftcore absorb: a document becomes a memory."""
+"""liftcore absorb and sft: a document becomes a memory, a corpus an adapter to begin from."""
 
 from __future__ import annotations
 
@@ -56,6 +56,22 @@ def add(verbs: options.Verbs) -> None:
         action="store_true",
         help="keep no copy of the text beside the adapter",
     )
+    _add_sft(verbs)
+
+
+def _add_sft(verbs: options.Verbs) -> None:
+    parser = options.verb(
+        verbs, "sft", sft, "train a starting adapter on many documents, for absorb --init"
+    )
+    parser.add_argument(
+        "corpus",
+        metavar="CORPUS",
+        help="a folder of .txt files, with questions in a .jsonl of the same name",
+    )
+    options.model_options(parser, options.EMBEDDED)
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder of the adapter")
+    options.settings(parser, options.BY_MODEL)
+    options.force_option(parser)
 
 
 def run(args: argparse.Namespace) -> dict:
@@ -194,3 +210,34 @@ def _questions(made: dict) -> str:
             counts = ", ".join(f"{why} {n}" for why, n in made[name].items())
             text += f"; {name}: {counts}"
     return f"{text}; {made['stopped']}" if made.get("stopped") else text
+
+
+def sft(args: argparse.Namespace) -> dict:
+    from liftcore import output
+    from liftcore.memory import check_room
+    from liftcore.model import load_tokenizer
+    from liftcore.sft import DEFAULTS
+    from liftcore.sft import sft as train
+
+    tokenizer = load_tokenizer(args.model)
+    defaults = {} if args.preset else DEFAULTS
+    config = options.config(args, options.preset(args, tokenizer), **defaults)
+    out = Path(args.out)
+    output.check(out, force=args.force, names=(*output.ADAPTER, output.START))
+    model, _ = options.load(args, tokenizer)
+    check_room(out, model, config)
+    start = train(model, tokenizer, args.corpus, config=config)
+    start.save(out)
+    show(
+        f"{start.documents} documents with {start.pairs} questions in "
+        f"{options.trained(start.training)}\n"
+        f"adapter in {out}\nnext: liftcore absorb FILE --init {options.typed(out)}"
+    )
+    return {
+        "documents": start.documents,
+        "pairs": start.pairs,
+        "seconds": start.training.seconds,
+        "token_passes": start.training.token_passes,
+        "loss": start.training.loss,
+        "out": str(out),
+    }

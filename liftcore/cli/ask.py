@@ -1,10 +1,12 @@
-"""liftcore ask: questions to a memory."""
+"""liftcore ask and report: what a memory answers, and what it recalls."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from liftcore.cli import options
 from liftcore.errors import LiftError, UsageError
@@ -30,6 +32,9 @@ def add(verbs: options.Verbs) -> None:
     parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
     parser.add_argument("--force", action="store_true", help="accept a base model of another name")
     options.model_options(parser, None)
+    parser = options.verb(verbs, "report", report, "show what a memory recalls, and where")
+    parser.add_argument("memory", metavar="DIR")
+    parser.add_argument("--png", metavar="FILE", help="draw the strip")
 
 
 def run(args: argparse.Namespace) -> dict:
@@ -76,3 +81,14 @@ def _typed(title: str) -> Iterator[str]:
             yield question
         elif typed or not line:
             return
+
+
+def report(args: argparse.Namespace) -> dict:
+    from liftcore.memory import read_info
+
+    info = read_info(Path(args.memory))
+    title = info.about.title
+    show(f"{one_line(title)}: {info.about.tokens:,} tokens\n{info.report.text()}")
+    if args.png:
+        info.report.png(Path(args.png), title)
+    return dataclasses.asdict(info.report)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import platform
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from liftcore import __version__
@@ -32,10 +35,10 @@ def run(args: argparse.Namespace) -> dict:
     return facts
 
 
-def versions() -> dict[str, str]:
-    """liftcore, Python and the packages that matter, with "not installed" where so."""
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """liftcore, Python and the packages, with "not installed" where so."""
     known = {"liftcore": __version__, "python": platform.python_version()}
-    for name in PACKAGES:
+    for name in packages:
         try:
             known[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -49,11 +52,17 @@ def device_name(device: torch.device) -> str:
 
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    name = ""
-    if hasattr(torch.cpu, "get_capabilities"):
-        name = torch.cpu.get_capabilities().get("cpu_name")
-    name = name or platform.processor() or platform.machine()
-    return f"{name}, {torch.get_num_threads()} threads"
+    return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+def _processor() -> str:
+    import torch
+
+    with contextlib.suppress(OSError, IndexError):
+        line = Path("/proc/cpuinfo").read_text().split("model name")[1].splitlines()[0]
+        return line.split(":")[1].strip()
+    known = getattr(torch.cpu, "get_capabilities", dict)()
+    return known.get("cpu_name") or platform.processor() or platform.machine()
 
 
 def path(device: torch.device) -> tuple[str, str]:

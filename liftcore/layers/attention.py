@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from liftcore.layers.replaced import first_line, off_by
+from liftcore.errors import first_line
+from liftcore.layers.replaced import off_by
 from liftcore.model import body, causal_lm
 
 NAME = "liftcore_causal"
@@ -216,7 +217,7 @@ def _differs(model: nn.Module, config: Any, length: int) -> str:
         ):
             hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state
     except Exception as error:
-        return f"its own attention stays ({first_line(error)})"
+        return f"its own attention stays ({first_line(error)[:160]})"
     if not own:
         return "nothing of it attends through transformers' interface"
     if len(own) != len(ours):

@@ -65,11 +65,6 @@ def off_by(ours: Tensor, own: Tensor) -> float:
     return float((ours.float() - own.float()).norm() / own.float().norm().clamp_min(1e-30))
 
 
-def first_line(error: BaseException) -> str:
-    """What an error of somebody else's code says, in short."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-
-
 def check_device(x: Tensor | None, weight: Tensor) -> None:
     """Raises LiftError when x lies on another GPU than the module that a function is bound to."""
     if x is not None and x.device.type == weight.device.type and x.device != weight.device:

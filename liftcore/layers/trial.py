@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from liftcore.device_memory import out_of_memory
-from liftcore.errors import LiftError
+from liftcore.errors import LiftError, first_line
 from liftcore.layers.attention import fast_attention
 from liftcore.layers.lora import Adapter
 from liftcore.layers.norms import fast_norms
-from liftcore.layers.replaced import first_line, off_by
+from liftcore.layers.replaced import off_by
 from liftcore.model import body, causal_lm, evaluating, head
 
 TOKENS = 24
@@ -99,7 +99,7 @@ def _outcome(model: nn.Module, adapter: Adapter, size: int) -> tuple[Tensor, Ten
     """
 
     def untrainable(error: Exception) -> LiftError:
-        return LiftError(f"{type(model).__name__} cannot be trained: {first_line(error)}")
+        return LiftError(f"{type(model).__name__} cannot be trained: {first_line(error)[:160]}")
 
     lm_head = head(model)
     random = torch.Generator().manual_seed(0)

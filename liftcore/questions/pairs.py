@@ -45,13 +45,11 @@ class PairSource(Protocol):
     done       nothing more will come
     expected   pairs in all; an estimate until done
     seconds    time that making them took so far
-    failed     windows of the document that gave no answer at all
-    failures   why they failed -> how often
+    failures   why windows of the document gave no answer at all -> how often
     rejected   why single pairs were thrown away -> how often
     """
 
     seconds: float
-    failed: int
     failures: Counter[str]
     rejected: Counter[str]
 
@@ -69,7 +67,7 @@ class PairSource(Protocol):
 class GivenPairs:
     """Pairs that are there from the start, as a source."""
 
-    seconds, failed = 0.0, 0
+    seconds = 0.0
 
     def __init__(self, pairs: Iterable[Pair]):
         self._pairs = list(pairs)

@@ -101,16 +101,16 @@ class ServerPairs:
         self._server = ChatServer(url, model, temperature=temperature, max_tokens=max_tokens)
         self._parameters = {"model": model, "temperature": temperature, "max_tokens": max_tokens}
         self._cache = QaCache(cache) if cache is not None else None
-        self._windows = every_sentence(text, before)
+        windows = every_sentence(text, before)
+        self._waiting = iter(windows)
         self._title, self._per_window = title, per_window
         self._timeout, self._retries, self._backoff = timeout, retries, backoff
-
         self.stopped = ""
         self.failures: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
         self._lock = threading.Lock()
-        self._results: list[list[Pair] | None] = [None] * len(self._windows)
-        self._taken = self._settled = self._polled = self._failed = self._cached = 0
+        self._results: list[list[Pair] | None] = [None] * len(windows)
+        self._settled = self._polled = self._failed = self._cached = 0
         self._made = self._delivered = 0  # pairs
         self._silent = 0  # windows in a row that nobody answered for
         self._heard = 0.0  # when the server last answered
@@ -120,12 +120,10 @@ class ServerPairs:
         self._random = random.Random()  # the global one is the user's
         self._halt, self._finished = threading.Event(), threading.Event()
         self._start = self._end = time.monotonic()
-        if not self._windows:
+        if not windows:
             self._finished.set()
-        for n in range(min(concurrency, len(self._windows))):
+        for n in range(min(concurrency, len(windows))):
             threading.Thread(target=self._work, name=f"liftcore-qa-{n}", daemon=True).start()
-
-    # --- what the user of the pairs sees
 
     def poll(self) -> list[Pair]:
         with self._lock:
@@ -154,14 +152,6 @@ class ServerPairs:
             mean = self._made / answered if answered else self._per_window / 2
             open_windows = len(self._results) - self._settled
             return self._delivered + waiting + round(mean * open_windows)
-
-    @property
-    def windows(self) -> int:
-        return len(self._results)
-
-    @property
-    def failed(self) -> int:
-        return self._failed
 
     @property
     def seconds(self) -> float:
@@ -194,8 +184,6 @@ class ServerPairs:
                 "cache_problem": self._cache.problem if self._cache else "",
             }
 
-    # --- the threads
-
     def _work(self) -> None:
         while (window := self._next()) is not None:
             try:
@@ -209,10 +197,7 @@ class ServerPairs:
 
     def _next(self) -> Window | None:
         with self._lock:
-            if self._halt.is_set() or self._taken == len(self._windows):
-                return None
-            self._taken += 1
-            return self._windows[self._taken - 1]
+            return None if self._halt.is_set() else next(self._waiting, None)
 
     def _answer(self, window: Window) -> list:
         """The server's items for a window, from the cache or after as many tries as it takes."""

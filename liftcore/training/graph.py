@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from liftcore.device_memory import out_of_memory
+from liftcore.errors import first_line
 from liftcore.layers.last_layer import WORTH
 from liftcore.layers.lora import Adapter
 from liftcore.objectives.sample import Sample
@@ -156,8 +157,7 @@ class GraphRunner(Runner):
             _give_back(self.losses.device, self.pool)
             if out_of_memory(reason):
                 raise reason from None
-            first_line = (str(reason).splitlines() or [""])[0]
-            self.why = f"the capture failed: {first_line or type(reason).__name__}"
+            self.why = f"the capture failed: {first_line(reason)}"
             return None
         self.graphs[shape] = graph
         return graph

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from liftcore.device_memory import out_of_memory
-from liftcore.errors import LiftError
+from liftcore.errors import LiftError, first_line
 from liftcore.layers.attention import own_attention
 from liftcore.layers.determinism import any_algorithm, lacks
 from liftcore.layers.last_layer import WORTH, LastLayer
@@ -23,7 +23,7 @@ from liftcore.training.batch import Batch, batch_loss, make, shape_of
 from liftcore.training.memory_plan import MemoryPlan, choose
 from liftcore.training.optimizer import DeviceAdamW, MasterAdamW
 from liftcore.training.source import StepSource
-from liftcore.training.step import Step
+from liftcore.training.step import Step, tokens_of
 
 # Losses are kept for this many steps more than there were, each time that there is no room.
 ROOM = 1024
@@ -46,7 +46,7 @@ class Runner:
         self.head, self.mark = head(self.model), mark
         # Samples may be made with the model.
         with as_owned(self.model):
-            self.rows, self.length, partly = source.rows, source.length, source.partly_scored
+            self.rows, self.length, partly = source.rows, source.length, _partly_scored(source)
         self.plan: MemoryPlan = choose(self.model, adapter, self.rows, self.length)
         last = LastLayer(self.model, self.length) if partly else None
         self.last = last if last is not None and last.works else None
@@ -84,7 +84,7 @@ class Runner:
                     mend = self._allow_any_algorithm
                 else:
                     raise
-                reason = str(error).split("\n")[0]
+                reason = first_line(error)
             # Outside of the handler: its traceback would keep the activations alive.
             self._undo()
             mend(reason)
@@ -172,6 +172,16 @@ class Runner:
         """How the steps run, for people."""
         note = self.adapter.targets.note
         return "; ".join([f"{self.plan}{self.not_repeatable}", *filter(None, [note]), *self.left])
+
+
+def _partly_scored(source: StepSource) -> bool:
+    """Whether there are, or may come, rows with few targets."""
+    for objective in source.objectives:
+        samples = objective.samples(0)
+        scored = sum(np.count_nonzero(s.weights) for s in samples)
+        if not objective.done or scored < WORTH * tokens_of(samples):
+            return True
+    return False
 
 
 @contextmanager

@@ -14,18 +14,24 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from liftcore.config import LiftConfig
-from liftcore.layers.last_layer import WORTH
 from liftcore.objectives import Objective, Repeated
 from liftcore.objectives.sample import Sample
 from liftcore.objectives.segments import Segments
-from liftcore.training.epoch import Epoch
-from liftcore.training.step import Step, learning_rate, pack, target_of, tokens_of
+from liftcore.training.step import (
+    Epoch,
+    Step,
+    counts_of,
+    learning_rate,
+    pack,
+    target_of,
+    tokens_of,
+    weighted,
+)
 
 # Tokens of a sample of which none is known yet.
 GUESS = 64
@@ -59,12 +65,10 @@ class StepSource:
         self.objectives, self.config, self.window = list(objectives), config, window
         self.weights = [1.0] * len(self.objectives) if weights is None else list(weights)
         self.target, self._clock = target_of(config, prefix), share
-        self.left_out = 0
         self.trained = 0  # tokens of the steps drawn so far
         self.done_steps, self.waited = 0, 0.0
-        self._share = 0.0
-        self.running = Epoch(-1, [0] * len(self.objectives), [], self.target)
-        self._epoch_tokens = [0] * len(self.objectives)
+        self._share, self._warned = 0.0, False
+        self.running = Epoch(-1, [[] for _ in self.objectives], [], self.target)
         self._again: dict[str, Any] | None = None  # the epoch that is to be gone through again
 
     @property
@@ -101,16 +105,6 @@ class StepSource:
         most = max(1, self.target // self.length)
         known = sum(o.expected for o in self.objectives)
         return min(most, max(1, known)) if self.complete else most
-
-    @property
-    def partly_scored(self) -> bool:
-        """Whether there are, or may come, rows with few targets."""
-        for objective in self.objectives:
-            samples = objective.samples(0)
-            scored = sum(np.count_nonzero(s.weights) for s in samples)
-            if not objective.done or scored < WORTH * tokens_of(samples):
-                return True
-        return False
 
     @property
     def finished(self) -> bool:
@@ -163,7 +157,9 @@ class StepSource:
         if self.epoch < 0:
             self._begin(0)
         while True:
-            self._take_arrivals()
+            for i, objective in enumerate(self.objectives):
+                if self._first_epoch(i) <= self.epoch and (new := objective.poll()):
+                    self._arrive(i, new)
             before = self._share_drawn()
             samples = self.running.next(self._waits)
             if samples:
@@ -195,15 +191,15 @@ class StepSource:
     def left(self) -> float:
         """Token-passes that are still to be drawn, as far as is known."""
         left = float(self.running.waiting)
-        counts = _counts(self.running.known, self.running.arrivals)
+        counts = counts_of(self.running.known, self.running.arrivals)
         for i, objective in enumerate(self.objectives):
             known, missing = counts[i], 0.0
-            mean = self._epoch_tokens[i] / known if known else GUESS
+            mean = self.running.tokens[i] / known if known else GUESS
             if not objective.done:
                 missing = mean * max(0, objective.expected - known)
             begin = max(self.epoch + 1, self._first_epoch(i))
             later = max(0, self.config.epochs - begin)
-            left += later * (self._epoch_tokens[i] + missing)
+            left += later * (self.running.tokens[i] + missing)
             left += missing if self._first_epoch(i) <= self.epoch else 0.0
         return left
 
@@ -213,43 +209,41 @@ class StepSource:
 
     def _begin(self, epoch: int, known: Sequence[int] | None = None) -> None:
         """Plans an epoch of all samples there are, or of the first `known` of each objective."""
-        counts: list[int] = []
-        planned: list[Sample] = []
+        every: list[Sequence[Sample]] = []
         for i, objective in enumerate(self.objectives):
-            if isinstance(objective, Repeated):
-                counts.append(0)
-                self._epoch_tokens[i] = 0
-                continue
-            samples = objective.samples(epoch)[: None if known is None else known[i]]
-            counts.append(len(samples))
-            self._epoch_tokens[i] = tokens_of(samples)
+            samples = [] if isinstance(objective, Repeated) else objective.samples(epoch)
+            every.append(samples if known is None else samples[: known[i]])
+        tokens = list(map(tokens_of, every))
+        for i, objective in self._repeated:
+            stop = self._enough(i, objective, epoch, tokens, 0) if known is None else known[i]
+            every[i] = objective.drawn(epoch, 0, stop)
+        planned: list[Sample] = []
+        for i, samples in enumerate(every):
             if self._first_epoch(i) <= epoch:
                 planned += self._weighted(samples, i)
-        for i, objective in self._repeated:
-            counts[i] = self._enough(i, objective, epoch, 0) if known is None else known[i]
-            samples = objective.drawn(epoch, 0, counts[i])
-            self._epoch_tokens[i] = tokens_of(samples)
-            planned += self._weighted(samples, i)
         rng = np.random.default_rng([self.config.seed, epoch, 1])
-        self.running = Epoch(epoch, counts, pack(planned, self.target, rng), self.target)
+        self.running = Epoch(epoch, every, pack(planned, self.target, rng), self.target)
 
     @property
     def _repeated(self) -> list[tuple[int, Repeated]]:
         return [(i, o) for i, o in enumerate(self.objectives) if isinstance(o, Repeated)]
 
-    def _missing(self, i: int, share: float, epoch: int) -> float:
-        """Tokens that objective i, which repeats itself, lacks for its share of the epoch."""
+    def _missing(self, i: int, share: float, epoch: int, tokens: Sequence[int]) -> float:
+        """Tokens that objective i, which repeats itself, lacks for its share of an epoch that has
+        so many of each objective."""
         others = sum(
-            tokens
-            for j, tokens in enumerate(self._epoch_tokens)
+            count
+            for j, count in enumerate(tokens)
             if not isinstance(self.objectives[j], Repeated) and self._first_epoch(j) <= epoch
         )
-        return share / (1 - share) * others - self._epoch_tokens[i]
+        return share / (1 - share) * others - tokens[i]
 
-    def _enough(self, i: int, objective: Repeated, epoch: int, known: int) -> int:
+    def _enough(
+        self, i: int, objective: Repeated, epoch: int, tokens: Sequence[int], known: int
+    ) -> int:
         """How many samples of the epoch fill the share of objective i, of which `known` have been
         drawn."""
-        missing = self._missing(i, objective.share, epoch)
+        missing = self._missing(i, objective.share, epoch, tokens)
         lengths = objective.lengths(epoch) if missing > 0 else ()
         while missing > 0:
             missing -= lengths[known % len(lengths)]
@@ -258,34 +252,29 @@ class StepSource:
 
     def _weighted(self, samples: Sequence[Sample], i: int) -> list[Sample]:
         """The samples that are trained on, their weights times the objective's γ."""
-        gamma, weighted = np.float32(self.weights[i]), []
-        for sample in samples:
-            if len(sample) > self.window:
-                if not self.left_out:
-                    warnings.warn(
-                        f"a sample of {sample.source} has {len(sample)} tokens, more than the "
-                        f"model's window of {self.window}: such samples are left out",
-                        stacklevel=2,
-                    )
-                self.left_out += 1
-            elif sample.weights.any():
-                weights = sample.weights * gamma
-                weighted.append(sample if gamma == 1 else replace(sample, weights=weights))
-        return weighted
+        longest = max(samples, key=len, default=None)
+        if longest is not None and len(longest) > self.window and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"a sample of {longest.source} has {len(longest)} tokens, more than the model's "
+                f"window of {self.window}: such samples are left out",
+                stacklevel=2,
+            )
+        return weighted(samples, self.weights[i], self.window)
 
     def _take_arrivals(self) -> None:
         for i, objective in enumerate(self.objectives):
             if self._first_epoch(i) <= self.epoch and (new := objective.poll()):
                 self._arrive(i, new)
         for i, objective in self._repeated:
-            if self._missing(i, objective.share, self.epoch) > 0:
-                known = _counts(self.running.known, self.running.arrivals)[i]
-                stop = self._enough(i, objective, self.epoch, known)
+            tokens = self.running.tokens
+            if self._missing(i, objective.share, self.epoch, tokens) > 0:
+                known = counts_of(self.running.known, self.running.arrivals)[i]
+                stop = self._enough(i, objective, self.epoch, tokens, known)
                 self._arrive(i, objective.drawn(self.epoch, known, stop))
 
     def _arrive(self, i: int, new: Sequence[Sample]) -> None:
-        self._epoch_tokens[i] += tokens_of(new)
-        self.running.arrive(i, len(new), self._weighted(new, i))
+        self.running.arrive(i, new, self._weighted(new, i))
 
     def _waits(self) -> bool:
         """Whether the running epoch goes on until nothing more arrives."""
@@ -324,7 +313,7 @@ class StepSource:
         epoch, drawn, trained, _ = state["source_at"]
         known, arrivals = state["source_known"], state["source_arrivals"]
         if epoch >= 0:
-            counts = _counts(known, arrivals)
+            counts = counts_of(known, arrivals)
             for objective, count in zip(self.objectives, counts, strict=True):
                 if not objective.done and len(objective.samples(epoch)) < count:
                     return False
@@ -357,14 +346,6 @@ class StepSource:
             objective.close()
 
 
-def _counts(known: Sequence[int], arrivals: Sequence[Sequence[int]]) -> list[int]:
-    """Samples of each objective, with those that arrived."""
-    counts = list(known)
-    for _, i, count in arrivals:
-        counts[i] += count
-    return counts
-
-
 def segments_alone(
     tokens: np.ndarray, config: LiftConfig, prefix: Sequence[int], window: int | None = None
 ) -> StepSource:
@@ -376,6 +357,6 @@ def segments_alone(
 def count(length: int, config: LiftConfig, prefix: Sequence[int] = ()) -> tuple[int, int]:
     """(steps, token-passes) of a whole run on the segments of `length` tokens."""
     source = segments_alone(np.zeros(length, dtype=np.int64), config, prefix)
-    while source.draw() is not None:
+    for _ in iter(source.draw, None):
         pass
     return source.done_steps, source.trained

@@ -197,7 +197,7 @@ def test_the_score_is_the_number_as_a_word():
 
 
 def test_every_setting_of_training_is_an_option(command):
-    more = ["--objectives", "segments", "qa", "--mix", "1", "0.5", "--qa-first", "--alpha", "3"]
+    more = ["--objective", "segments,qa", "--mix", "1,0.5", "--qa-first", "--alpha", "3"]
     config = evaluate.config_of(niah.parsed(command("x", *more)))
     assert config.objectives == ("segments", "qa") and config.mix == (1.0, 0.5)
     assert config.qa_first and (config.alpha, config.rank) == (3.0, 2)

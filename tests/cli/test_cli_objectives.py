@@ -5,7 +5,6 @@ import shutil
 from collections import Counter
 
 import pytest
-import torch
 from bees import PAIRS, TEXT
 
 import liftcore
@@ -18,11 +17,6 @@ CONFIG = LiftConfig(
     segment_length=16, epochs=2, rank=4, learning_rate=5e-3, objectives=("segments", "qa")
 )
 FAST = ["--segment-length", "16", "--epochs", "1", "--rank", "4", "--device", "cpu"]
-
-
-@pytest.fixture
-def loaded(tiny_folder):
-    return liftcore.load(tiny_folder, device="cpu", dtype=torch.float32)
 
 
 def run(capsys, *words):

@@ -13,8 +13,8 @@ from peft import LoraConfig
 from tiny import tiny_model
 
 import liftcore
-from liftcore.drop_in import causal_loss
 from liftcore.drop_in import peft_lora as patch_lora
+from liftcore.drop_in.loss_output import LossOutput
 from liftcore.layers import groups
 
 
@@ -154,7 +154,7 @@ def test_a_pickled_model_is_accelerated_and_can_be_restored(rng, monkeypatch):
     seen = count_layers(monkeypatch)
     ours = loaded(input_ids=ids, labels=ids)
     assert seen.count("lora_qkv") == 3 and seen.count("lora_gate_up") == 2 and len(seen) == 7
-    assert isinstance(ours, causal_loss.LossOutput)
+    assert isinstance(ours, LossOutput)
     assert all(torch.equal(a, right[name]) for name, a in run(loaded, ids).items())
     liftcore.restore(loaded)
     assert not any(groups.observed(m) or "forward" in vars(m) for m in loaded.modules())

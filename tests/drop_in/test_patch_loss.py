@@ -11,7 +11,7 @@ from tiny import tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import liftcore
-from liftcore.drop_in.causal_loss import LossOutput
+from liftcore.drop_in.loss_output import LossOutput
 from liftcore.kernels import head_loss_plain
 
 VOCABULARY = 211

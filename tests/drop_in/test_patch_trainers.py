@@ -11,9 +11,9 @@ from peft import LoraConfig, get_peft_model
 from tiny import tiny_model
 
 import liftcore
-from liftcore.drop_in import causal_loss
+from liftcore.drop_in import loss_output
 from liftcore.drop_in import peft_lora as patch_lora
-from liftcore.drop_in.causal_loss import LossOutput
+from liftcore.drop_in.loss_output import LossOutput
 from liftcore.layers.lora import Adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -149,8 +149,8 @@ def test_trainer_saves_and_resumes(tmp_path):
 def test_trainer_evaluates_the_loss_alone_without_logits(bf16, tmp_path, monkeypatch):
     """Logits are formed for predictions and metrics only."""
     found, predicted, formed = [], [], []
-    real = causal_loss.form
-    monkeypatch.setattr(causal_loss, "form", lambda *a: formed.append(1) or real(*a))
+    real = loss_output.form
+    monkeypatch.setattr(loss_output, "form", lambda *a: formed.append(1) or real(*a))
     for accelerate in (False, True):
         model = peft_model()
         if accelerate:

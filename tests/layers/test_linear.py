@@ -8,8 +8,7 @@ from batches import a_batch, randomised
 from errors_and_seeds import rel
 from patch_checks import assert_as_near, ids_of, run
 from peft import LoraConfig, get_peft_model
-from tiny import tiny_model
-from tiny_families import tiny_family
+from tiny import tiny_family, tiny_model
 from torch import nn
 from torch.nn.utils import parametrize
 

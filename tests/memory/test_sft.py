@@ -21,11 +21,6 @@ CONFIG = LiftConfig(
 )
 
 
-@pytest.fixture
-def loaded(tiny_folder):
-    return liftcore.load(tiny_folder, device="cpu", dtype=torch.float32)
-
-
 def test_sft_weighs_all_documents_alike_and_absorb_begins_from_it(
     loaded, corpus, tmp_path, monkeypatch
 ):

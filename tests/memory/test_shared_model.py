@@ -19,11 +19,6 @@ from liftcore.pretrained import dtype_keyword
 CONFIG = LiftConfig(segment_length=16, epochs=2, rank=4, learning_rate=5e-2)
 
 
-@pytest.fixture
-def loaded(tiny_folder):
-    return liftcore.load(tiny_folder, device="cpu", dtype=torch.float32)
-
-
 def training(model):
     model.train()
     model.gradient_checkpointing_enable()

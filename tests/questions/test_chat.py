@@ -41,7 +41,7 @@ def test_what_fails_once_is_asked_again(kind):
     with Stub(behave) as stub:
         source = start(stub, timeout=0.5 if kind == "time-out" else 5.0)
         assert [p.window for p in collect(source)] == list(range(12))
-        assert source.failed == 0 and not source.failures and source.stopped == ""
+        assert source.summary()["failed"] == 0 and not source.failures and source.stopped == ""
         assert len(stub.requests) == 14
 
 
@@ -54,7 +54,7 @@ def test_what_fails_for_good_costs_its_window_alone(kind):
         source = start(stub, retries=2, timeout=0.3 if kind == "time-out" else 5.0)
         pairs = collect(source)
         assert [p.window for p in pairs] == [n for n in range(12) if n != 5]
-        assert source.failures == {REASON.get(kind, kind): 1} and source.failed == 1
+        assert source.failures == {REASON.get(kind, kind): 1} and source.summary()["failed"] == 1
         assert sum(number(r) == 5 for r in stub.requests) == 3
 
 
@@ -71,7 +71,11 @@ def test_a_server_that_answers_one_after_the_other_gets_as_many_as_it_can_answer
     text = " ".join(f"Sentence {n} tells of ship {n} in the harbour." for n in range(60))
     with Stub(behave) as stub:
         source = start(stub, text, timeout=0.4)
-        assert len(collect(source, 60)) == 60 and source.failed == 0 and not source.stopped
+        assert (
+            len(collect(source, 60)) == 60
+            and source.summary()["failed"] == 0
+            and not source.stopped
+        )
         assert source._slots.allowed < 16
 
 
@@ -82,7 +86,7 @@ def test_an_answer_begins_the_count_of_silent_windows_anew():
     text = " ".join(f"Sentence {n} tells of ship {n} in the harbour." for n in range(30))
     with Stub(behave) as stub:
         source = start(stub, text, retries=0, concurrency=1)
-        assert len(collect(source)) == 5 and source.failed == 25 and not source.stopped
+        assert len(collect(source)) == 5 and source.summary()["failed"] == 25 and not source.stopped
 
 
 def test_a_server_that_drips_is_cut_off_in_time():
@@ -97,7 +101,7 @@ def test_retry_after_holds_all_requests_back():
 
     with Stub(behave) as stub:
         source = start(stub, concurrency=1)
-        assert len(collect(source)) == 12 and source.failed == 0
+        assert len(collect(source)) == 12 and source.summary()["failed"] == 0
         assert stub.times[1] - stub.times[0] >= 0.6
     with Stub(lambda *_: (429, "", {"Retry-After": "86400"})) as stub:
         source = start(stub, "One sentence.")
@@ -122,7 +126,7 @@ def test_optional_parameters_that_are_refused_are_left_out():
 
     with Stub(strict) as stub:
         source = start(stub, concurrency=3, max_tokens=77)
-        assert len(collect(source)) == 12 and source.failed == 0
+        assert len(collect(source)) == 12 and source.summary()["failed"] == 0
         assert stub.requests[-1]["max_completion_tokens"] == 77
         assert "temperature" in stub.requests[-1]
         assert len(stub.requests) <= 12 + 2 * 3, "each thread learns it once at most"
@@ -138,7 +142,7 @@ def test_a_refusal_that_cannot_be_helped_is_not_asked_again():
 def test_a_server_that_refuses_everything_is_asked_no_more():
     with Stub(lambda *_: (401, '{"error": {"message": "bad key"}}', {})) as stub:
         source = start(stub, concurrency=2)
-        assert collect(source) == [] and source.failed == 12
+        assert collect(source) == [] and source.summary()["failed"] == 12
         assert len(stub.requests) <= 3
         assert "refuses" in source.stopped and "HTTP 401: bad key" in source.stopped
 
@@ -156,7 +160,7 @@ def test_a_server_that_is_gone_is_given_up_soon():
     stub.close()
     text = " ".join(f"Sentence {n} is here." for n in range(200))
     source = start(stub, text, concurrency=4)
-    assert collect(source) == [] and source.failed == 200
+    assert collect(source) == [] and source.summary()["failed"] == 200
     assert "does not answer" in source.stopped and "connection refused" in source.stopped
     assert source.failures["connection refused"] < 20
     assert source.failures["not asked any more"] > 180

@@ -80,7 +80,7 @@ def test_a_server_stopped_in_the_middle_loses_only_what_is_missing(tmp_path):
     with stub:
         source = start(stub, concurrency=1, retries=1, cache=tmp_path)
         pairs = collect(source)
-    assert [p.window for p in pairs] == list(range(7)) and source.failed == 5
+    assert [p.window for p in pairs] == list(range(7)) and source.summary()["failed"] == 5
     with Stub() as again:
         source = start(again, cache=tmp_path)
         assert [p.window for p in collect(source)] == list(range(12))
@@ -145,7 +145,7 @@ def test_only_good_pairs_pass():
 def test_forms_of_answers(content, questions):
     with Stub(lambda *_: content) as stub:
         source = start(stub, "One sentence.")
-        assert [p.question for p in collect(source)] == questions and not source.failed
+        assert [p.question for p in collect(source)] == questions and not source.summary()["failed"]
 
 
 def test_the_key_goes_into_one_header_and_nowhere_else(tmp_path, monkeypatch, caplog, capfd):
@@ -213,7 +213,7 @@ def test_close_ends_everything_at_once():
             time.sleep(0.005)
         began = time.monotonic()
         source.close()
-        assert source.wait(0) and source.stopped == "closed" and source.failed == 9
+        assert source.wait(0) and source.stopped == "closed" and source.summary()["failed"] == 9
         assert [p.window for p in source.poll()] == [0, 1, 2] and source.done
         while any(t.name.startswith("liftcore-qa") for t in threading.enumerate()):
             assert time.monotonic() - began < 10, "a thread still waits for its answer"

@@ -82,5 +82,5 @@ def test_a_real_server_answers_for_every_window(address, tmp_path, monkeypatch):
 
 def test_a_model_that_the_server_does_not_have(address):
     source = ServerPairs(TEXT, "The Mill", address, "no-such-model", retries=0, timeout=60)
-    assert source.wait(120) and source.failed == 3 and source.poll() == []
+    assert source.wait(120) and source.summary()["failed"] == 3 and source.poll() == []
     assert "no-such-model" in source.stopped or set(source.failures) == {"HTTP 400"}

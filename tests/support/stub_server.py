@@ -133,7 +133,7 @@ def collect(source, seconds=30):
         time.sleep(0.005)
     found = source.summary()
     assert found["answered"] + found["failed"] == found["windows"] and not found["open"]
-    assert sum(source.failures.values()) == source.failed
+    assert sum(source.failures.values()) == found["failed"]
     assert source.expected == len(pairs) == found["pairs"]
     return pairs
 

@@ -17,11 +17,6 @@ CONFIG = LiftConfig(segment_length=24, epochs=6, rank=4, batch_size=1)
 LONG = TEXT.replace("bees", "bees and goats") * 12
 
 
-@pytest.fixture
-def loaded(tiny_folder):
-    return liftcore.load(tiny_folder, device="cpu", dtype=torch.float32)
-
-
 def said(capfd) -> list[str]:
     return [line for line in capfd.readouterr().err.splitlines() if line.startswith("liftcore: ")]
 
