@@ -102,7 +102,11 @@ setup(
         *(f"liftcore.{name}" for name in PACKAGES),
     ],
     package_dir={"liftcore.kernels": "kernels"},
-    package_data={"liftcore": ["py.typed"], "liftcore.fiction": ["prose/*.txt"]},
+    package_data={
+        "liftcore": ["py.typed"],
+        "liftcore.fiction": ["prose/*.txt"],
+        "liftcore.kernels": ["tiles.*.json"],
+    },
     include_package_data=False,  # MANIFEST.in is for the source distribution alone
     ext_modules=extensions(),
     cmdclass={"build_ext": BuildLibrary, "bdist_wheel": Wheel},
