@@ -1,6 +1,7 @@
 # make demo   prepare .venv and absorb a fictional document, with a real model
 # make test   prepare .venv with the test tools and run the whole suite
 # make test-official   the suite with the versions that the official LIFT code pins (Python 3.11)
+# make test-card   the suite with the versions of a GPU machine's image alone (Python 3.12, 5 GB)
 # make lint   ruff and ty: style, format and types
 # make docs   docs/ as a site in build/site, with API pages out of the docstrings
 # make bench  time one step of LIFT against PEFT on this machine
@@ -13,11 +14,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OFFICIAL ?= .venv-official
 OFFICIAL_PYTHON ?= python3.11
+CARD ?= .venv-card
+CARD_PYTHON ?= python3.12
 DOCS ?= .venv-docs
 PIP := .ci/quietly $(VENV)/pip.log $(BIN)/python -m pip --disable-pip-version-check
+CARD_PIP := .ci/quietly $(CARD)/pip.log $(CARD)/bin/python -m pip --disable-pip-version-check
 OFFICIAL_PIP := .ci/quietly $(OFFICIAL)/pip.log $(OFFICIAL)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-official lint docs bench venv pristine clean
+.PHONY: demo test test-official test-card lint docs bench venv pristine clean
 
 demo: $(VENV)/.base
 	@echo "== liftcore demo"
@@ -30,6 +34,13 @@ test: $(VENV)/.test
 test-official: $(OFFICIAL)/.test
 	@echo "== pytest: the whole suite, with requirements-official.lock"
 	@$(OFFICIAL)/bin/python -m pytest -n 2
+
+# From the checkout alone, as on such a machine. The embedded model, which nothing there can read,
+# is converted by .venv; LIFTCORE_CACHE=FOLDER without it shows what is skipped.
+test-card: $(CARD)/.test $(VENV)/.base
+	@$(BIN)/python -c 'from liftcore import embedded; embedded.model_folder()'
+	@echo "== pytest: the whole suite, with requirements-card.lock"
+	@$(CARD)/bin/python -m pytest -n 2
 
 lint: $(VENV)/.test
 	@echo "== ruff"
@@ -78,6 +89,13 @@ $(OFFICIAL)/.test: requirements-official.lock pyproject.toml setup.py
 		--no-deps --no-build-isolation --editable .
 	@touch $@
 
+$(CARD)/.test: requirements-card.lock
+	@echo "== preparing $(CARD) (once)"
+	@test -x $(CARD)/bin/python || $(CARD_PYTHON) -m venv $(CARD)
+	@$(CARD_PIP) install --no-deps -r requirements-card.lock
+	@$(CARD_PIP) check
+	@touch $@
+
 $(DOCS)/.docs: requirements-docs.lock
 	@echo "== preparing $(DOCS) (once)"
 	@test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
@@ -86,4 +104,4 @@ $(DOCS)/.docs: requirements-docs.lock
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(OFFICIAL) $(DOCS) build dist *.egg-info
+	rm -rf $(VENV) $(OFFICIAL) $(CARD) $(DOCS) build dist *.egg-info

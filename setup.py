@@ -106,6 +106,7 @@ setup(
         "liftcore": ["py.typed"],
         "liftcore.fiction": ["prose/*.txt"],
         "liftcore.questions": ["own_words_*.json"],
+        "liftcore.kernels": ["tiles.*.json"],
     },
     include_package_data=False,  # MANIFEST.in is for the source distribution alone
     ext_modules=extensions(),

@@ -5,6 +5,7 @@ import sys
 
 # Name -> module, and the function in it where that is not main().
 BENCHMARKS = {
+    "decode": "bench.decode",
     "demo": "bench.demo",
     "dropin": "bench.step.main:dropin",
     "estimate": "bench.estimate",
@@ -14,10 +15,12 @@ BENCHMARKS = {
     "longbench": "bench.evaluations.longbench",
     "loogle": "bench.evaluations.loogle",
     "niah": "bench.evaluations.niah",
+    "profile": "bench.profile",
     "readme": "bench.readme.main",
     "recall": "bench.recall.main",
     "scaling": "bench.scaling.main",
     "step": "bench.step.main",
+    "tune": "bench.tune",
     "understand": "bench.understand.main",
 }
 

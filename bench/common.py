@@ -164,6 +164,14 @@ class Rows:
         os.fsync(self.file.fileno())
 
 
+def known(file: Path, *columns: str) -> set[tuple[str, ...]]:
+    """What these columns hold in the rows of a CSV file that Rows wrote; of no file nothing."""
+    if not file.exists():
+        return set()
+    with file.open(newline="") as lines:
+        return {tuple(row[c] for c in columns) for row in csv.DictReader(lines)}
+
+
 def _header(path: Path) -> list[str]:
     with path.open(newline="") as file:
         return next(csv.reader(file), [])

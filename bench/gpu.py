@@ -1,8 +1,10 @@
-"""Everything that needs a GPU, in one command, the most important first.
+"""Everything that needs a GPU, in one command, in the order of value.
 
 Runs from a bare checkout with the machine's own Python and no network. Each part is a process of
-its own with a share of the time, and what it finds lies in bench/results/CARD/ as soon as it is
-known. A part that cannot run is named with the reason.
+its own within a time box, and its rows lie in bench/results/CARD/ as soon as they are known. After
+every part the folder is packed into one archive. The same command goes on where it was: parts that
+are done are left out, a part that was cut off measures what it lacks. A part that cannot run is
+named with the reason.
 
     python -m bench gpu
     python -m bench gpu --only kernels --minutes 3
@@ -17,7 +19,9 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,44 +31,60 @@ from bench.common import PACKAGES, RESULTS, results_name, table, versions
 
 ROOT = Path(__file__).resolve().parent.parent
 EMBEDDED = "the embedded model"
+# A part gets so much longer than it is told, to start and to draw.
+GRACE = 0.5
 
 
 @dataclass(frozen=True)
 class Part:
-    """One process: arguments of Python with {minutes} filled in, a share of the time, and the
-    modules that it needs, or EMBEDDED."""
+    """One process.
+
+    command  arguments of Python, with {minutes} and {folder} filled in
+    minutes  its box, as a share of the whole; 0: what others have left over
+    needs    modules, or EMBEDDED
+    resume   added to the command, but for --fresh; `fresh` for it alone
+    """
 
     name: str
     command: tuple[str, ...]
-    share: float
+    minutes: float
     needs: tuple[str, ...] = ()
+    resume: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
 
 
+def _bench(name: str, *options: str) -> tuple[str, ...]:
+    return ("-m", "bench", name, "--device", "cuda", *options, "--minutes", "{minutes}")
+
+
+LLAMA = ("--model", "llama-3-8b")
+RESUME = ("--resume",)
+TESTS = ("steps", "native", "lora", "head_loss", "head_loss_soft")
 PARTS = (
-    Part("tests", ("-m", "pytest", "-q", "-x", "tests/gpu"), 0.25, ("pytest",)),
     Part(
-        "kernels",
-        ("-m", "bench", "kernels", "--device", "cuda", "--minutes", "{minutes}"),
-        0.3,
+        "tests",
+        ("-m", "pytest", "-p", "bench.test_rows", "--rows", "{folder}/tests.jsonl", "-q", "-n", "6",
+         "--maxschedchunk", "1", *(f"tests/gpu/test_{name}_gpu.py" for name in TESTS)),
+        6, ("pytest", "xdist"), RESUME,
     ),
+    Part("kernels", _bench("kernels", *LLAMA, "--tokens", "2048", "8192"), 5, (), RESUME),
     Part(
         "step",
-        ("-m", "bench", "step", "--device", "cuda", "--minutes", "{minutes}"),
-        0.15,
-        ("peft", "accelerate"),
+        _bench("step", "--fast", *LLAMA, "qwen3-8b", "smollm2-135m", "--tokens", "8192", "2048"),
+        5, ("peft", "accelerate"), RESUME,
     ),
+    Part("profile", _bench("profile", *LLAMA, "--tokens", "8192"), 3),
     Part(
-        "scaling",
-        ("-m", "bench", "scaling", "--device", "cuda", "--minutes", "{minutes}"),
-        0.2,
-        ("transformers",),
+        "dropin", _bench("dropin", *LLAMA, "--tokens", "512", "2048"),
+        2.5, ("peft", "accelerate"), RESUME,
     ),
+    Part("decode", _bench("decode", *LLAMA), 1.5, ("peft",)),
+    Part("scaling", _bench("scaling", "--only", "jitter", "icl"), 4, (), (), ("--fresh",)),
+    Part("tune", _bench("tune", *LLAMA), 0),
     Part(
         "recall",
-        ("-m", "bench", "recall", "--device", "cuda", "--minutes", "{minutes}", "--documents",
-         "fiction-0", "fiction-1", "fiction-2", "--only", "schedule"),
-        0.1,
-        ("transformers", EMBEDDED),
+        _bench("recall", "--documents", "fiction-0", "fiction-1", "--only", "schedule"),
+        0, (EMBEDDED,),
     ),
 )  # fmt: skip
 
@@ -79,15 +99,17 @@ def is_there(need: str) -> bool:
     return embedded.is_available()
 
 
-def run(part: Part, minutes: float, folder: Path) -> dict:
+def run(part: Part, minutes: float, folder: Path, fresh: bool = False) -> dict:
     """Runs one part for at most `minutes` and returns how it ended; its output goes into a log."""
     missing = [need for need in part.needs if not is_there(need)]
     if missing:
         return {"part": part.name, "ran": False, "reason": f"{', '.join(missing)} not installed"}
-    # A part that counts its own minutes needs some of them to start and to draw.
-    filled = [a.format(minutes=round(max(0.2, minutes - 0.5), 2)) for a in part.command]
+    own = {"minutes": round(max(0.2, minutes - GRACE), 2), "folder": folder}
+    filled = [a.format(**own) for a in (*part.command, *(part.fresh if fresh else part.resume))]
     started, log = time.perf_counter(), folder / f"{part.name}.log"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    environment = {
+        **os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"
+    }  # fmt: skip
     with log.open("w") as out:
         # A session of its own, so that what the part started ends with it.
         child = subprocess.Popen(
@@ -115,8 +137,41 @@ def said(result: dict) -> str:
     if not result["ran"]:
         return f"not run: {result['reason']}"
     if result["code"] is None:
-        return "cut off: its time was over; what it had found is kept"
+        return "cut off: its time was over; its rows are kept"
     return "done" if result["code"] == 0 else f"failed: {result['last_line']}"
+
+
+def boxes(parts: list[Part], minutes: float) -> dict[str, float]:
+    """Minutes by part: all of them together take `minutes`, in the proportions of their boxes."""
+    whole = sum(part.minutes for part in parts)
+    return {part.name: minutes * part.minutes / whole if part.minutes else 0.0 for part in parts}
+
+
+def pack(folder: Path, archive: Path, mib: float) -> list[str]:
+    """Packs a folder into a .tar.gz of at most so many MiB, and returns what was left out: the
+    largest files, where not all of them fit."""
+    left, out = 2**20 * mib, []
+    files = sorted((f for f in folder.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+    new = archive.with_name(archive.name + ".new")
+    with tarfile.open(new, "w:gz") as tar:
+        for file in files:
+            # A header and the end of a block are about a KiB, whatever is in the file.
+            left -= len(zlib.compress(file.read_bytes())) + 1024
+            name = file.relative_to(folder.parent)
+            if left < 0:
+                out.append(str(name))
+            else:
+                tar.add(file, str(name))
+    new.replace(archive)
+    return out
+
+
+def earlier(file: Path, here: dict[str, str]) -> dict[str, dict]:
+    """How each part ended before, with the same versions."""
+    if not file.exists():
+        return {}
+    known = json.loads(file.read_text())
+    return {r["part"]: r for r in known["parts"]} if known["versions"] == here else {}
 
 
 def main(argv: list[str]) -> int:
@@ -126,36 +181,53 @@ def main(argv: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--only", nargs="+", choices=[p.name for p in PARTS])
-    parser.add_argument("--minutes", type=float, default=8.5, help="for everything")
+    parser.add_argument("--minutes", type=float, default=27.0, help="for everything (%(default)s)")
+    parser.add_argument("--fresh", action="store_true", help="run and measure again what is there")
+    parser.add_argument("--archive", type=Path, help="of the results (bench/results/CARD.tar.gz)")
+    parser.add_argument("--archive-mib", type=float, default=16.0, help="its size at most")
     args = parser.parse_args(argv)
     end = time.monotonic() + 60 * args.minutes
     parts = [p for p in PARTS if not args.only or p.name in args.only]
-    here, results = versions(), []
     if not torch.cuda.is_available():
         for part in parts:
             print(f"{part.name}: skipped, this machine has no CUDA GPU")
         return 0
-    device = torch.device("cuda")
+    device, here = torch.device("cuda"), versions()
     folder = RESULTS / results_name(device)
     folder.mkdir(parents=True, exist_ok=True)
-    for i, part in enumerate(parts):
-        left, shares = (end - time.monotonic()) / 60, sum(p.share for p in parts[i:])
-        if left < 0.3:
+    archive = args.archive or folder.with_name(folder.name + ".tar.gz")
+    file = folder / "gpu.json"
+    results = {} if args.fresh else earlier(file, here)
+    done = {name for name, r in results.items() if r["ran"] and r["code"] == 0}
+    todo = [p for p in parts if p.name not in done]
+    box, left_out = boxes(todo, args.minutes), []
+    for i, part in enumerate(todo):
+        left = (end - time.monotonic()) / 60
+        if left < (0.3 if part.minutes else 1.0):
             result = {"part": part.name, "ran": False, "reason": "the time is over"}
         else:
-            result = run(part, left * part.share / shares, folder)
-        results.append(result)
+            rest = left / (len(todo) - i)
+            result = run(part, min(left, box[part.name] or rest), folder, args.fresh)
+        results[part.name] = result
         print(f"{part.name}: {said(result)}", file=sys.stderr, flush=True)
         about = {"command": " ".join(["python -m bench gpu", *argv]), "versions": here}
-        text = json.dumps({**about, "parts": results}, indent=1)
-        (folder / "gpu.json").write_text(text + "\n")
-    rows = [(r["part"], f"{r.get('seconds', 0):.0f} s", said(r)) for r in results]
+        text = json.dumps({**about, "parts": list(results.values())}, indent=1)
+        file.write_text(text + "\n")
+        left_out = pack(folder, archive, args.archive_mib)
+    rows = [
+        (p.name, f"{results[p.name].get('seconds', 0):.0f} s",
+         said(results[p.name]) + (" before" if p.name in done else ""))
+        for p in parts
+    ]  # fmt: skip
     print(
         f"{torch.cuda.get_device_name(device)}\n{table([('part', 'time', 'how it ended'), *rows])}"
     )
     print("peers not installed, so not run: " + ", ".join(n for n in PACKAGES if n not in here))
-    print(f"results: {folder}")
-    return int(any(r["ran"] and r["code"] not in (0, None) for r in results))
+    print(f"results: {folder}\narchive: {archive}")
+    if left_out:
+        print(f"too large for the archive: {', '.join(left_out)}")
+    failed = [p for p in parts if results[p.name]["ran"] and results[p.name]["code"]]
+    return int(bool(failed))
 
 
 if __name__ == "__main__":

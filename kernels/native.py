@@ -18,6 +18,8 @@ from torch import Tensor
 # LIFTCORE_INTERFACE of csrc/library.h.
 INTERFACE = 2
 NAME = "libliftcore_cuda.so"
+# In a checkout; LIFTCORE_CUDA_ARCHITECTURES=90 builds for one architecture alone.
+BUILD = "LIFTCORE_CUDA=1 python setup.py build_ext --inplace"
 
 _POINTER, _LONG = ctypes.c_void_p, ctypes.c_int64
 _INT, _DOUBLE = ctypes.c_int, ctypes.c_double
@@ -67,12 +69,20 @@ def load(path: Path | str) -> ctypes.CDLL:
     return library
 
 
+def file() -> Path:
+    """Where the library lies, or would."""
+    return Path(os.environ.get("LIFTCORE_CUDA_LIBRARY") or Path(__file__).with_name(NAME))
+
+
 @functools.cache
 def _library() -> tuple[ctypes.CDLL | None, str]:
     """(the library, where it is) or (None, why not)."""
-    path = Path(os.environ.get("LIFTCORE_CUDA_LIBRARY") or Path(__file__).with_name(NAME))
+    path = file()
     if not path.is_file():
-        return None, f"there is no {path.name}: it is built where nvcc and cmake are found"
+        return (
+            None,
+            f"there is no {path.name}: it is built where nvcc and cmake are found, by {BUILD}",
+        )
     try:
         return load(path), str(path)
     except OSError as error:

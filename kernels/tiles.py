@@ -1,14 +1,19 @@
 """Tile sizes and the way to run a product, by GPU, dtype and shape; one entry a line.
 
-None of them is measured yet: an entry that is carries its figure. A tile only changes the speed,
-never the result beyond rounding.
+The tables are not measured yet. `python -m bench tune` measures tiles on a card for the shapes of
+a model and writes tiles.CARD.json, which comes before the tables: the file that LIFTCORE_TILES
+names, else those beside this one. A tile only changes the speed, never the result beyond rounding.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+import os
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,64 @@ class Tile:
     def shape(self) -> dict[str, int]:
         """What a kernel that walks over tiles takes as constants."""
         return {"BM": self.bm, "BN": self.bn, "BK": self.bk, "GROUP": self.group}
+
+
+# By kind: what is taken in place of every other tile, while it is tried.
+_tried: dict[str, Tile] = {}
+
+
+@contextmanager
+def trying(kind: str, tile: Tile) -> Generator[None]:
+    """Within it aligned products of this kind in 16 bits, and the head's, take this tile."""
+    _tried[kind] = tile
+    try:
+        yield
+    finally:
+        del _tried[kind]
+
+
+@functools.cache
+def measured(arch: int) -> dict[tuple[str, int], list[tuple[int, Tile]]]:
+    """(kind, columns) -> [(rows, tile)] of the files of this architecture.
+
+    Raises ValueError when a file cannot be read.
+    """
+    named = os.environ.get("LIFTCORE_TILES")
+    files = [Path(named)] if named else sorted(Path(__file__).parent.glob("tiles.*.json"))
+    entries: dict[tuple[str, int], list[tuple[int, Tile]]] = {}
+    for file in files:
+        try:
+            made = json.loads(file.read_text())
+            for entry in made["tiles"] if made["architecture"] == arch else ():
+                tile = Tile(*map(int, entry["tile"]))
+                key = entry["kind"], int(entry["cols"])
+                entries.setdefault(key, []).append((int(entry["rows"]), tile))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file} is no file of tiles: {error!r}") from error
+    return entries
+
+
+def _fitting(kind: str, arch: int, rows: int, cols: int) -> Tile | None:
+    """The measured tile for an output [rows, cols]: the same columns, and rows at most twice as
+    many or half as many."""
+    near = [
+        (max(n, rows) / max(1, min(n, rows)), tile)
+        for n, tile in measured(arch).get((kind, cols), ())
+    ]
+    ratio, tile = min(near, key=lambda entry: entry[0], default=(0.0, None))
+    return tile if ratio <= 2 else None
+
+
+def file_of(
+    arch: int, about: dict[str, object], entries: Sequence[tuple[str, int, int, Tile, dict]]
+) -> str:
+    """The text of tiles.CARD.json: (kind, rows, cols, tile, what was measured) by entry."""
+    lines = [
+        json.dumps({"kind": kind, "rows": rows, "cols": cols, "tile": astuple(tile), **figures})
+        for kind, rows, cols, tile, figures in entries
+    ]
+    head = json.dumps({**about, "architecture": arch})[:-1]
+    return head + ', "tiles": [\n' + ",\n".join(lines) + "\n]}\n"
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -90,7 +153,6 @@ INTERPRETER_TILE = Tile(64, 64, 64, 1, 1, group=2)  # few, large steps: each cos
 HEAD_INTERPRETER_TILE = Tile(64, 128, 128, 1, 1, group=2)
 
 
-@functools.lru_cache(4096)
 def pick(
     kind: str, arch: int, itemsize: int, rows: int, cols: int, sms: int, aligned: bool = True
 ) -> Tile:
@@ -98,17 +160,32 @@ def pick(
 
     `aligned`: every row starts at a multiple of 16 bytes.
     """
+    return _tried.get(kind) or _pick(kind, arch, itemsize, rows, cols, sms, aligned)
+
+
+@functools.lru_cache(4096)
+def _pick(
+    kind: str, arch: int, itemsize: int, rows: int, cols: int, sms: int, aligned: bool
+) -> Tile:
+    if arch and itemsize == 2 and aligned and (tile := _fitting(kind, arch, rows, cols)):
+        return tile
     for tile in (tiles := _table(BF16_TILES, kind, arch, itemsize, aligned)):
         if 10 * ceil_div(rows, tile.bm) * ceil_div(cols, tile.bn) >= 9 * sms:
             return tile
     return tiles[-1]
 
 
-@functools.lru_cache(4096)
 def pick_split(
     kind: str, arch: int, itemsize: int, rows: int, cols: int, aligned: bool = True
 ) -> Tile:
     """The tile for a split product with an output [rows, cols]; `aligned` as for pick."""
+    return _tried.get(kind) or _pick_split(kind, arch, itemsize, rows, cols, aligned)
+
+
+@functools.lru_cache(4096)
+def _pick_split(kind: str, arch: int, itemsize: int, rows: int, cols: int, aligned: bool) -> Tile:
+    if arch and itemsize == 2 and aligned and (tile := _fitting(kind, arch, rows, cols)):
+        return tile
     for tile in (tiles := _table(BF16_SPLIT_TILES, kind, arch, itemsize, aligned)):
         if tile.bm <= rows and tile.bn <= cols:
             return tile
@@ -121,8 +198,13 @@ def head_tiles(arch: int, itemsize: int, aligned: bool, capped: bool) -> tuple[T
         return HEAD_INTERPRETER_TILE, HEAD_INTERPRETER_TILE
     if itemsize == 2 and not aligned:
         return HEAD_UNALIGNED_TILE, HEAD_UNALIGNED_TILE
-    logits = _table(HEAD_TILES, "capped" if capped else "logits", arch, itemsize)
-    return logits[0], _table(HEAD_TILES, "head_dx", arch, itemsize)[0]
+    first, second = (
+        _tried.get(kind)
+        or (_fitting(kind, arch, 0, 0) if itemsize == 2 else None)
+        or _table(HEAD_TILES, kind, arch, itemsize)[0]
+        for kind in ("capped" if capped else "logits", "head_dx")
+    )
+    return first, second
 
 
 def _table(

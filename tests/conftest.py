@@ -16,6 +16,7 @@ import pytest
 import torch
 from bees import PAIRS, TEXT
 from native_build import on_host, once, tools
+from real_model import skip_without
 from saving import CONFIG
 from tiny import tiny_model
 
@@ -38,6 +39,7 @@ def rng():
 @pytest.fixture(scope="session")
 def embedded():
     """(model, tokenizer) of the embedded model; tests must leave it as they found it."""
+    skip_without()
     return liftcore.load("smollm2-135m", device="cpu")
 
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from bench.common import RESULTS, Rows, Timer, device_name, peak_mib, results_name, table
+from bench.common import RESULTS, Rows, Timer, device_name, known, peak_mib, results_name, table
 from bench.kernels import head_variants, lora_variants
 from bench.kernels.check import DeadDevice, Outcome, check, reason_of
 
@@ -220,6 +220,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seconds", type=float, default=0.15, help="for each variant and shape")
     parser.add_argument("--minutes", type=float, default=9.0, help="no new shape after this long")
     parser.add_argument("--out", type=Path, help="folder of the rows (bench/results/DEVICE)")
+    parser.add_argument("--resume", action="store_true", help="measure only what has no row yet")
     parser.add_argument("--compile-only", action="store_true")
     args = parser.parse_args(argv)
     if args.compile_only:
@@ -236,7 +237,9 @@ def main(argv: list[str]) -> int:
     if not gpu:
         print("no GPU: small shapes on the CPU; these are CPU figures and say nothing of a GPU")
     stem = (args.out or RESULTS / results_name(device)) / "-".join(["kernels", *names])
-    rows = Rows(stem.with_name(stem.name + ".csv"), device, COLUMNS)
+    file = stem.with_name(stem.name + ".csv")
+    measured = known(file, "op", "model", "shape", "tokens", "masked") if args.resume else set()
+    rows = Rows(file, device, COLUMNS, args.resume)
     results, late, dead = [], [], None
     deadline = time.monotonic() + 60 * args.minutes
     for case in cases(args.op, models):
@@ -244,6 +247,9 @@ def main(argv: list[str]) -> int:
             late.append(f"{case.op} {case.model} {case.name}")
             continue
         for tokens in lengths:
+            key = (case.op, case.model, case.name, tokens, case.masked if case.op == "head" else "")
+            if tuple(map(str, key)) in measured:
+                continue
             try:
                 results.append((case, tokens, measure(case, tokens, args, timer, rows)))
             except DeadDevice as error:
@@ -261,7 +267,7 @@ def main(argv: list[str]) -> int:
         print(dead)
     print(f"\nrows: {rows.path}")
     if not results:
-        return 1
+        return 0 if measured and not late else 1
     try:
         from bench.kernels.plot import plot
     except ImportError as error:
@@ -283,6 +289,6 @@ def main(argv: list[str]) -> int:
 def changed(args: argparse.Namespace, parser: argparse.ArgumentParser) -> list[str]:
     """The options that are not the defaults, for the name of the results: but where, and when to
     stop."""
-    usual, silent = vars(parser.parse_args([])), ("device", "out", "minutes")
+    usual, silent = vars(parser.parse_args([])), ("device", "out", "minutes", "resume")
     given = {k: v for k, v in vars(args).items() if k not in silent and v != usual[k]}
     return [re.sub(r"[^a-z0-9.]+", "-", f"{k}-{v}".lower()).strip("-") for k, v in given.items()]

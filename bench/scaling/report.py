@@ -57,7 +57,7 @@ def crossings(lines: dict[str, Line]) -> list[dict]:
                 theirs = icl.cost(questions)
                 at = crossing(ours, theirs)
                 lengths = [n for n in line.lengths if n in icl.lengths]
-                measured = at is not None and min(lengths) <= at <= max(lengths)
+                measured = at is not None and any(n <= at for n in lengths) and at <= max(lengths)
                 crossed.append(
                     {
                         "schedule": line.way,

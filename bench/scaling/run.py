@@ -22,6 +22,7 @@ from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import Cache, PreTrainedModel
 
+from bench import shapes
 from liftcore import device_memory as usage
 from liftcore import model as models
 from liftcore.config import LiftConfig
@@ -46,7 +47,7 @@ LLAMA_8B: dict[str, Any] = dict(
 def load(name: str, device: torch.device) -> PreTrainedModel:
     """A model by name; "llama-3-8b" is the shape with random weights, which needs no download."""
     if name != "llama-3-8b":
-        return models.load(name, device=device)[0]
+        return shapes.build(name, device)[0]
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     with torch.device(device):

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from bench import shapes
-from bench.common import RESULTS, Rows, device_name, results_name, table, versions
+from bench.common import RESULTS, Rows, device_name, known, results_name, table, versions
 from bench.step import stages
 from bench.step.case import Case
 from bench.step.measure import (
@@ -162,6 +162,7 @@ def options(
     parser.add_argument("--fast", action="store_true", help="also with gradient checkpointing")
     parser.add_argument("--out", type=Path, help="folder of the rows (bench/results/DEVICE)")
     parser.add_argument("--append", action="store_true", help="keep the rows that are there")
+    parser.add_argument("--resume", action="store_true", help="measure only what has no row yet")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--memory-of", choices=list(VARIANTS), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -187,10 +188,14 @@ def run(benchmark: str, text: str, argv: list[str], names: list[str], own: str) 
         return 0
     names = [n for n in names if args.fast or not n.endswith("-fast")]
     folder = args.out or RESULTS / results_name(device)
-    rows = Rows(folder / f"{benchmark}.csv", device, COLUMNS, args.append)
+    file = folder / f"{benchmark}.csv"
+    measured = known(file, "model", "tokens", "step_ms") if args.resume else set()
+    rows = Rows(file, device, COLUMNS, args.append or args.resume)
     print(f"python -m bench {benchmark} {' '.join(argv)}".rstrip() + f"\n{device_name(device)}")
     print(" ".join(f"{k}={v}" for k, v in versions().items()))
+    there = {(model, tokens) for model, tokens, milliseconds in measured if milliseconds}
     todo = [(model, tokens) for model in args.model for tokens in args.tokens]
+    todo = [(model, tokens) for model, tokens in todo if (model, str(tokens)) not in there]
     end = time.perf_counter() + (60 * args.minutes if args.minutes else np.inf)
     added, ok, current, model = [], True, None, None
     for done, (name, tokens) in enumerate(todo):

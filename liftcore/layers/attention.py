@@ -2,7 +2,7 @@
 
 transformers builds masks by the name of the attention function. Under a name of our own it builds
 none: it then neither reads the position ids back from the device, once a step, nor hands over a
-mask tensor while a CUDA graph is captured, which would rule out the flash and cuDNN kernels.
+mask tensor while a CUDA graph is captured, which would rule out the flash kernel.
 
 On a CPU, torch's flash kernel is made for long sequences; for bf16 segments of up to 512 tokens
 three products and a softmax take about half its time, forward and backward. Elsewhere SDPA stays.
@@ -11,14 +11,13 @@ three products and a softmax take about half its time, forward and backward. Els
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from liftcore.errors import first_line
 from liftcore.layers.replaced import off_by
@@ -157,8 +156,9 @@ def fast_attention(model: nn.Module, length: int | None = None) -> Generator[str
     Left as they are: models that do not use SDPA, whose sliding window is shorter than `length`
     (any window when it is None), or whose attention is not causal, soft-capped or with dropout;
     fp32 on a CPU, where nothing is gained; and any model whose attention computes something else
-    in a trial, or not at all through transformers' interface. Yields why, "" when it is taken. On
-    sm_90 and newer cuDNN comes first, then flash; this choice has not run on a GPU.
+    in a trial, or not at all through transformers' interface. Yields why, "" when it is taken.
+    Training asks for deterministic algorithms, and then torch refuses cuDNN's attention: flash
+    attention is what runs.
     """
     from transformers import AttentionInterface
 
@@ -176,7 +176,7 @@ def fast_attention(model: nn.Module, length: int | None = None) -> Generator[str
     if why := _differs(model, config, length or LONGEST // 8):
         yield why
         return
-    with attending(config, NAME), _kernels(parameter.device) if on_gpu else nullcontext():
+    with attending(config, NAME):
         yield ""
 
 
@@ -273,16 +273,3 @@ def _plainly_causal(config: Any, length: int | None, training: bool) -> bool:
         and not getattr(config, "use_bidirectional_attention", False)
         and bool(getattr(config, "is_causal", True))
     )
-
-
-def _kernels(device: torch.device) -> AbstractContextManager:
-    """cuDNN's attention, then flash, on Hopper and newer; torch's own order elsewhere."""
-    if torch.cuda.get_device_capability(device) < (9, 0):
-        return nullcontext()
-    order = [
-        SDPBackend.CUDNN_ATTENTION,
-        SDPBackend.FLASH_ATTENTION,
-        SDPBackend.EFFICIENT_ATTENTION,
-        SDPBackend.MATH,
-    ]
-    return sdpa_kernel(order, set_priority=True)

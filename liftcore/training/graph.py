@@ -13,7 +13,8 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from liftcore.device_memory import out_of_memory
 from liftcore.errors import first_line
@@ -48,7 +49,7 @@ class GraphRunner(Runner):
         source: StepSource,
         mark: Callable[[str], None] = lambda part: None,
     ) -> None:
-        self.why = _why_not(adapter.values.device)
+        self.why = _why_not(adapter.values.device) or waiting_positions(adapter.model)
         super().__init__(adapter, source, mark)
 
     def _start(self) -> None:
@@ -211,6 +212,37 @@ def _why_not(device: torch.device) -> str:
     if torch.cuda.get_device_capability(device) < (8, 0):
         return "the head loss of GPUs before sm_80 waits for the device"
     return ""
+
+
+def waiting_positions(model: nn.Module) -> str:
+    """Why the model's rotary positions cannot be captured; empty when they can.
+
+    "dynamic" and "longrope" choose their frequencies by the longest position. Some versions of
+    transformers do so on the host, which waits for the device.
+    """
+    for module in model.modules():
+        kinds = getattr(module, "rope_type", None)
+        for layer, kind in (kinds if isinstance(kinds, dict) else {None: kinds}).items():
+            if isinstance(kind, str) and ("dynamic" in kind or kind == "longrope"):
+                place = next(model.parameters())
+                positions = torch.arange(2, device=place.device)[None]
+                with _HostReads() as reads, torch.no_grad():
+                    module(place.new_zeros(1, 2, 1), positions, *[layer] * (layer is not None))
+                if reads.seen:
+                    return f"rotary positions of the kind {kind!r} wait for the device"
+    return ""
+
+
+class _HostReads(TorchDispatchMode):
+    """Within it `seen` tells whether the host has read a number of a tensor."""
+
+    seen = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        self.seen |= func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
 
 
 def _give_back(device: torch.device, pool: Any) -> None:

@@ -1,7 +1,9 @@
 """The one command for a GPU machine, and the figures of docs/measurements.md."""
 
 import json
+import os
 import re
+import tarfile
 import time
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from bench import gpu
+from bench.__main__ import BENCHMARKS
 from bench.readme import main as readme
 from bench.readme import measured as readme_measured
 from liftcore import embedded
@@ -72,6 +75,73 @@ def test_a_part_that_hangs_is_cut_off_with_what_it_started(tmp_path):
         time.sleep(0.05)
     else:
         raise AssertionError("what a part started lives on")
+
+
+def test_the_tests_come_first_and_those_of_steps_before_all_others():
+    first, *rest = gpu.PARTS
+    files = [a for a in first.command if a.startswith("tests/")]
+    assert first.name == "tests" and files[0] == "tests/gpu/test_steps_gpu.py"
+    assert {*files} == {f"tests/gpu/{f.name}" for f in (gpu.ROOT / "tests/gpu").glob("test_*.py")}
+    assert [p.minutes for p in rest] == sorted((p.minutes for p in rest), key=lambda m: m == 0)
+    # Every part is a benchmark that there is, with options that it takes.
+    for part in rest:
+        assert part.command[:2] == ("-m", "bench") and part.command[2] in BENCHMARKS
+
+
+def test_boxes_share_the_time_and_what_is_left_goes_to_parts_without_one():
+    parts = [gpu.Part("a", (), 6), gpu.Part("b", (), 3), gpu.Part("c", (), 0)]
+    assert gpu.boxes(parts, 18) == {"a": 12, "b": 6, "c": 0}
+    assert gpu.boxes(parts[1:], 3) == {"b": 3, "c": 0} and gpu.boxes(parts[2:], 3) == {"c": 0}
+
+
+def test_the_same_command_goes_on_where_it_was(card, monkeypatch, capsys):
+    """What is done is left out; what failed, was cut off or had no time runs again."""
+    begun, ends = [], {"a": 0, "b": 1, "c": None}
+
+    def run(part, minutes, folder, fresh):
+        begun.append((part.name, round(minutes), fresh))
+        return {"part": part.name, "ran": True, "seconds": 1.0, "code": ends[part.name],
+                "last_line": "no", "command": ""}  # fmt: skip
+
+    monkeypatch.setattr(gpu, "run", run)
+    monkeypatch.setattr(gpu, "PARTS", [gpu.Part("a", (), 6), gpu.Part("b", (), 3),
+                                       gpu.Part("c", (), 0)])  # fmt: skip
+    assert gpu.main(["--minutes", "18"]) == 1
+    assert begun == [("a", 12, False), ("b", 6, False), ("c", 18, False)]
+    ends["b"] = 0
+    begun.clear()
+    assert gpu.main(["--minutes", "18"]) == 0 and [name for name, *_ in begun] == ["b", "c"]
+    assert "done before" in capsys.readouterr().out
+    begun.clear()
+    assert gpu.main(["--minutes", "18", "--fresh"]) == 0
+    assert [(name, fresh) for name, _, fresh in begun] == [("a", True), ("b", True), ("c", True)]
+    begun.clear()
+    monkeypatch.setattr(gpu, "versions", lambda: {"torch": "another"})
+    gpu.main(["--minutes", "18"])
+    assert [name for name, *_ in begun] == ["a", "b", "c"]
+
+
+def test_resuming_and_measuring_anew_are_options_of_the_part(tmp_path):
+    part = gpu.Part("says", ("-c", "import sys; print(sys.argv[1:])", "{folder}"), 1, (),
+                    ("--resume",), ("--fresh",))  # fmt: skip
+    gpu.run(part, 1, tmp_path)
+    assert (tmp_path / "says.log").read_text() == f"['{tmp_path}', '--resume']\n"
+    gpu.run(part, 1, tmp_path, fresh=True)
+    assert "'--fresh'" in (tmp_path / "says.log").read_text()
+
+
+def test_the_archive_fits_and_names_what_it_leaves_out(tmp_path):
+    folder = tmp_path / "card"
+    (folder / "deeper").mkdir(parents=True)
+    (folder / "rows.csv").write_text("a,b\n1,2\n")
+    (folder / "deeper" / "more.jsonl").write_text("{}\n" * 1000)
+    (folder / "trace.bin").write_bytes(os.urandom(2**20))
+    archive = tmp_path / "card.tar.gz"
+    assert gpu.pack(folder, archive, 16) == []
+    assert gpu.pack(folder, archive, 0.5) == ["card/trace.bin"]
+    assert archive.stat().st_size < 2**19
+    with tarfile.open(archive) as tar:
+        assert sorted(tar.getnames()) == ["card/deeper/more.jsonl", "card/rows.csv"]
 
 
 def test_no_part_is_begun_when_the_time_is_over(card, capsys):

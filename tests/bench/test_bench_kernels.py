@@ -39,6 +39,21 @@ def test_rows_reasons_and_plot(toy, capsys):
     assert "CPU figures" in out and "not run: ours triton" in out
 
 
+def test_a_run_that_goes_on_measures_only_what_is_missing(toy, monkeypatch):
+    options = ("--op", "linear", "head", "--rank", "4", "--dtype", "float32")
+    _, rows = run(toy, *options, "--minutes", "-1")
+    assert not rows
+    monkeypatch.setattr(kernels, "MASKED", (0.0,))
+    code, rows = run(toy, *options, "--resume")
+    assert code == 0 and {r["masked"] for r in rows if r["op"] == "head"} == {"0.0"}
+    code, again = run(toy, *options, "--resume")
+    assert code == 0 and again == rows
+    monkeypatch.setattr(kernels, "MASKED", (0.0, 0.5))
+    code, more = run(toy, *options, "--resume")
+    assert code == 0 and more[: len(rows)] == rows
+    assert {r["masked"] for r in more[len(rows) :]} == {"0.5"}
+
+
 def test_wrong_numbers_are_not_compared(toy, monkeypatch, capsys):
     good = head_variants.VARIANTS["ours, rows known"]
 

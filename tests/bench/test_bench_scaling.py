@@ -13,8 +13,9 @@ from bench.scaling import fit as scaling_fit
 from bench.scaling import main as scaling
 from bench.scaling import report as scaling_report
 from bench.scaling import run as scaling_run
-from bench.scaling.fit import Fit
+from bench.scaling.fit import Fit, Line
 from liftcore.config import LiftConfig
+from liftcore.errors import LiftError
 
 LENGTHS = [1024, 2048, 4096, 8192, 16384]
 
@@ -44,6 +45,35 @@ def test_crossings_of_known_curves():
     assert twice == pytest.approx(5)
     assert scaling_fit.crossing(Fit((1.0, 0.5), 1.0), Fit((2.0, 0.6), 1.0)) == 0.0
     assert scaling_fit.crossing(Fit((1.0, 0.5), 1.0), Fit((9.0, 0.4), 1.0)) is None
+
+
+def test_lines_that_share_no_length_cross_beyond_what_was_measured():
+    def line(way, lengths, *first):
+        rows = [{"tokens": n} for n in lengths]
+        made = Line(way, rows, None, lengths=lengths, first=Fit(first, 1.0))
+        made.question = made.token = Fit((0.0,), 1.0)
+        return made
+
+    lift = line("jitter", [1024, 2048], 10.0, 2e-3)
+    for lengths, within in (([4096, 8192], False), ([1024, 8192], False), ([1024, 2048], True)):
+        lines = {"jitter": lift, "icl": line("icl", lengths, 0.0, 0.0, 5.5e-6)}
+        cross = scaling_report.crossings(lines)
+        once = [c for c in cross if c["epochs"] == 1 and not c["questions"]]
+        assert 1024 < once[0]["tokens"] < 2048 and once[0]["within_measured_lengths"] == within
+
+
+def test_a_model_that_cannot_be_had_is_measured_as_a_shape(monkeypatch):
+    """The embedded model needs a package; its cost does not depend on its weights."""
+
+    def absent(name, device):
+        raise LiftError("the embedded model is not installed")
+
+    monkeypatch.setattr(scaling_run.shapes.models, "load", absent)
+    monkeypatch.setattr(scaling_run.shapes, "config", lambda *a: tiny_model().config)
+    model = scaling_run.load("smollm2-135m", torch.device("cpu"))
+    assert model.config.hidden_size == 48 and not model.training
+    with pytest.raises(LiftError):
+        scaling_run.load("a-folder", torch.device("cpu"))
 
 
 def test_the_cost_of_questions():

@@ -187,6 +187,15 @@ def test_when_the_time_is_up_the_rest_is_named(toy):
     assert len(toy("--minutes", "1e-9")[1]) == 1
 
 
+def test_a_run_that_goes_on_measures_only_what_is_missing(toy):
+    toy("--minutes", "1e-9", "--resume")
+    _, rows = toy("--resume")
+    assert len(rows) == 3, "what had no time is measured"
+    # One step of another size is new; the first one is there.
+    _, more = toy("--resume", "--tokens", "32", "64")
+    assert more[:3] == rows and [r["tokens"] for r in more[3:]] == ["64", "64"]
+
+
 def test_a_round_is_enough_when_the_deadline_has_passed():
     args, _ = step.options(["--device", "cpu", "--steps", "1", *SMALL])
     case = step_case.Case(tiny_model(), None, 16, args)

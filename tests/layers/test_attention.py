@@ -5,7 +5,6 @@ import torch
 import transformers
 from errors_and_seeds import fresh_seed
 from tiny import FAMILIES, OLD_TRANSFORMERS, tiny_model
-from torch.nn.attention import SDPBackend
 
 from liftcore.layers import attention
 from liftcore.layers.attention import NAME, attend_rows, causal_attention, fast_attention
@@ -118,21 +117,6 @@ def test_what_would_be_wrong_is_refused():
         given = {"key": q, "value": q, "attention_mask": None, **arguments}
         with pytest.raises(ValueError):
             causal_attention(torch.nn.Module(), q, **given)
-
-
-@pytest.mark.parametrize("capability", [(8, 9), (9, 0), (10, 0)])
-def test_cudnn_comes_first_on_hopper(monkeypatch, capability):
-    """The order only: no GPU is needed to set it."""
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    plain = torch._C._get_sdp_priority_order()
-    with attention._kernels(torch.device("cuda")):
-        order = torch._C._get_sdp_priority_order()
-        if capability >= (9, 0):
-            first = (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION)
-            assert order[:2] == [int(backend.value) for backend in first]
-        else:
-            assert order == plain
-    assert torch._C._get_sdp_priority_order() == plain
 
 
 @pytest.mark.parametrize("name", ["position_bias", "sinks", "s_aux", "block_indices", "novelty"])

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 import transformers
+from real_model import skip_without, skip_without_its_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import liftcore
@@ -61,6 +62,7 @@ def test_the_cache_folder_without_platformdirs(monkeypatch, tmp_path, variable):
 
 
 def test_a_cache_that_cannot_be_written_names_the_variable(monkeypatch, tmp_path):
+    skip_without_its_file()
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LIFTCORE_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(LiftError, match="LIFTCORE_CACHE"):
@@ -78,6 +80,7 @@ print(model_folder())
 
 def test_the_conversion_needs_nothing_but_gguf_and_gives_what_transformers_gives(tmp_path):
     """Bit for bit: the weights, the logits, the settings and the tokenizer."""
+    skip_without_its_file()
     cache = str(tmp_path / "cache")
     done = subprocess.run(
         [sys.executable, "-c", BARE],
@@ -116,6 +119,7 @@ def test_the_conversion_needs_nothing_but_gguf_and_gives_what_transformers_gives
 
 def test_the_conversion_draws_no_random_numbers():
     """The first run of a machine must not differ from the second."""
+    skip_without_its_file()
     before = torch.random.get_rng_state()
     package.dequantised(package._gguf_file())
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -129,11 +133,20 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch, tmp_pat
 
 
 def test_a_conversion_that_fails_leaves_no_half_model(monkeypatch, tmp_path):
+    skip_without_its_file()
     monkeypatch.setenv("LIFTCORE_CACHE", str(tmp_path))
     monkeypatch.setattr(package, "dequantised", lambda file: _Model())
     with pytest.raises(LiftError, match=r"no space left.*LIFTCORE_CACHE"):
         package.model_folder()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_where_the_model_cannot_be_had_its_tests_skip_and_say_why(monkeypatch, tmp_path):
+    monkeypatch.setenv("LIFTCORE_CACHE", str(tmp_path))
+    monkeypatch.setattr(package, "GGUF", "no such file")
+    for skip, reason in ((skip_without, "cannot be had"), (skip_without_its_file, "not installed")):
+        with pytest.raises(pytest.skip.Exception, match=reason):
+            skip()
 
 
 class _Model:

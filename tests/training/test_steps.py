@@ -14,7 +14,7 @@ from liftcore.errors import LiftError
 from liftcore.layers.attention import fast_attention
 from liftcore.layers.lora import Adapter
 from liftcore.training import batch, runner
-from liftcore.training.graph import GraphRunner, rounded
+from liftcore.training.graph import GraphRunner, rounded, waiting_positions
 from liftcore.training.loop import train
 from liftcore.training.memory_plan import MemoryPlan
 from liftcore.training.runner import Runner
@@ -86,6 +86,28 @@ class NoWaiting(TorchDispatchMode):
         if "aten.index." in name:
             assert all(i is None or i.dtype != torch.bool for i in args[1]), "a boolean index"
         return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", ["default", "linear", "dynamic", "longrope"])
+def test_rotary_positions_that_read_the_device_are_not_captured(kind):
+    """ "dynamic" and, in some versions of transformers, "longrope" look at the longest position."""
+    scaling = {"rope_type": kind, "rope_theta": 1e4, "factor": 2.0}
+    if kind == "longrope":
+        factors = {name: [1.0] * 6 for name in ("short_factor", "long_factor")}
+        scaling |= {**factors, "original_max_position_embeddings": 64}
+    model = tiny_model(rope_scaling=None if kind == "default" else scaling)
+
+    def waits():
+        with NoWaiting(), torch.no_grad(), fast_attention(model, 8):
+            try:
+                model.model(input_ids=torch.ones(1, 8, dtype=torch.int64), use_cache=False)
+            except AssertionError as error:
+                return "_local_scalar_dense" in str(error)
+        return False
+
+    why = waiting_positions(model)
+    assert (kind in why) == waits() and bool(why) == (kind in why)
+    assert bool(why) == (kind == "dynamic") or kind == "longrope"
 
 
 def fixed_rows_loss(hidden, weight, labels, *, token_weights, row_index, **options):

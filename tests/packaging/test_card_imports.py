@@ -1,0 +1,48 @@
+"""Everything can be imported with the packages of requirements-card.lock alone."""
+
+import json
+import os
+import subprocess
+import sys
+
+from bench.gpu import ROOT
+
+# Of this machine's packages those that the lock does not name are made to be missing.
+CODE = """
+import importlib, json, re, sys
+from importlib.metadata import packages_distributions
+
+names, modules = json.loads(sys.argv[1])
+known = {*names, "liftcore"}
+for module, owners in packages_distributions().items():
+    if not known & {re.sub("[-_.]+", "-", owner).lower() for owner in owners}:
+        sys.modules[module] = None
+failed = {}
+for module in modules:
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        failed[module] = str(error)
+print(json.dumps([failed, sys.modules.get("gguf", "") is None]))
+"""
+
+
+def test_all_but_scores_need_no_more_than_a_gpu_machine_has():
+    lines = (ROOT / "requirements-card.lock").read_text().splitlines()
+    names = [n.split("==")[0].replace("_", "-").lower() for n in lines if "==" in n]
+    assert {"torch", "triton", "transformers"} <= {*names}
+    assert not {"platformdirs", "gguf"} & {*names}
+    files = [*ROOT.glob("liftcore/**/*.py"), *ROOT.glob("bench/**/*.py")]
+    modules = [".".join(f.relative_to(ROOT).with_suffix("").parts) for f in files]
+    modules += [f"liftcore.kernels.{f.stem}" for f in ROOT.glob("kernels/*.py")]
+    modules = [m for m in modules if not m.endswith(("__init__", "__main__"))]
+    given = json.dumps([names, sorted(modules)])
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, given], cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    failed, blocked = json.loads(done.stdout.splitlines()[-1])
+    assert blocked, "what the lock lacks is missing here too"
+    # The scores of answers need packages of their own.
+    assert not [name for name in failed if not name.startswith("bench.evaluations")], failed
