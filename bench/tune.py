@@ -60,6 +60,7 @@ class Problem:
 def problems(model: Model, tokens: int, device: torch.device) -> list[Problem]:
     """Every shape of the kernels in a model's layers and head, each once; of several products
     with the same output the largest."""
+    from liftcore.kernels.head_loss import Inputs
     from liftcore.kernels.head_loss_logits import head_loss
     from liftcore.kernels.lora_split_triton import split_product
     from liftcore.kernels.lora_triton import chain, gate_up
@@ -96,7 +97,8 @@ def problems(model: Model, tokens: int, device: torch.device) -> list[Problem]:
         scored = m(tokens, hidden), m(model.vocab, hidden) * 0.02
         labels = torch.randint(model.vocab, (tokens,), device=device)
         weights = torch.ones(tokens, device=device)
-        return lambda: head_loss(*scored, labels, weights, None, softcap, 1.0, True)
+        given = Inputs(*scored, labels, weights, None, softcap, 1.0, True, False, "triton")
+        return lambda: head_loss(given)
 
     ranks = (RANK, 2 * RANK, 3 * RANK)
     return [

@@ -2,8 +2,9 @@
 
 Each case trains on one invented document for the same work (bench/understand/train.py: so many
 seconds a step and a token, whatever the machine) and is then asked what stands there in other
-words, with no document in the prompt, and with half of it (LIFT+ICL). The rows go into bench/results/DEVICE/understand.jsonl as they come; a killed run
-goes on where it was. The table and the picture are made from that file.
+words, with no document in the prompt, and with half of it (LIFT+ICL). The rows go into
+bench/results/DEVICE/understand.jsonl as they come; a killed run goes on where it was. The table
+and the picture are made from that file.
 
     python -m bench understand
     python -m bench understand --plot-only

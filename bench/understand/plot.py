@@ -11,8 +11,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from bench.plot_names import Dot, names_beside
-from bench.understand.general import GENERAL
 from bench.understand.answers import KINDS
+from bench.understand.general import GENERAL
 
 COLOURS = {"single": "#1a73e8", "two": "#188038", "timeline": "#e8710a", "unanswerable": "#9aa0a6"}
 NONE, HALF, WHOLE = "#1a73e8", "#e8710a", "#9aa0a6"

@@ -21,7 +21,6 @@ from liftcore.training.loop import train
 from liftcore.training.source import StepSource
 from liftcore.training.step import Step
 
-
 # Seconds of one thread of a processor with bf16, fitted to 84 runs: a step costs STEP, and TOKEN
 # for each of its tokens, where LoRA is on all layers.
 STEP, TOKEN = 0.03, 0.0033

@@ -14,7 +14,7 @@ from liftcore.questions.windows import Window
 NEAR = 4  # of the other events that each is compared with
 
 _NAMES = "January February March April May June July August September October November December"
-_MONTHS = _NAMES.split()
+_MONTHS = list(map(str, _NAMES.split()))
 _DAY = re.compile(r"(\d{1,2}) ([A-Z][a-z]+) (\d{4})|([A-Z][a-z]+) (\d{1,2}), (\d{4})")
 
 

@@ -17,7 +17,6 @@ from bench.understand.general import GENERAL
 from bench.understand.lines import EXTRA, LINES, MAIN, Case, Line, cases
 from bench.understand.train import STEP, TOKEN, Worked, share_of_work, train_for
 from liftcore import answer
-from liftcore import model as models
 from liftcore.config import LiftConfig
 from liftcore.fiction.documents import Question
 from liftcore.layers import depth
