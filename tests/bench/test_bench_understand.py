@@ -207,7 +207,7 @@ def test_a_killed_sweep_goes_on(model, tokenizer, tmp_path, monkeypatch):
     lines = file.read_text().splitlines(keepends=True)
     rows = [json.loads(line) for line in lines]
     assert [r["line"] for r in rows] == ["base", "segments", "+ quiz"]
-    assert rows[2]["training"]["samples"]["qa"] == 11
+    assert 0 < rows[2]["training"]["samples"]["qa"] < 11, "questions share rows"
     assert rows[0]["answers"].keys() == {"none", "half", "whole"}
     file.write_text(lines[0] + lines[1] + lines[2][:50])
     ran = []
