@@ -31,6 +31,12 @@ def chat(tiny_folder):
     return liftcore.load(tiny_folder, device="cpu", dtype=torch.float32)
 
 
+@pytest.fixture(scope="module")
+def plain():
+    """A small vocabulary and no chat template: soon made."""
+    return lively(), Letters()
+
+
 def same(one, two):
     assert len(one) == len(two)
     for a, b in zip(one, two, strict=True):
@@ -55,8 +61,8 @@ def test_a_row_is_the_template_with_a_question_and_the_models_reply(chat):
     assert len(keys) == 14, "no question stands twice"
 
 
-def test_an_installed_adapter_has_no_part_in_them(chat, tmp_path):
-    model, tokenizer = chat
+def test_an_installed_adapter_has_no_part_in_them(plain, tmp_path):
+    model, tokenizer = plain
     right = collect(model, tokenizer, 3, kept_in=tmp_path / "one").rows
     adapter = Adapter(model, 4, 64.0)
     adapter.values.normal_(generator=torch.Generator().manual_seed(0))
@@ -68,8 +74,8 @@ def test_an_installed_adapter_has_no_part_in_them(chat, tmp_path):
         adapter.remove()
 
 
-def test_they_are_made_once_and_leave_other_random_numbers_alone(chat, monkeypatch):
-    model, tokenizer = chat
+def test_they_are_made_once_and_leave_other_random_numbers_alone(plain, monkeypatch):
+    model, tokenizer = plain
     before = torch.get_rng_state()
     made = collect(model, tokenizer, 9)
     assert torch.equal(torch.get_rng_state(), before)
@@ -82,8 +88,8 @@ def test_they_are_made_once_and_leave_other_random_numbers_alone(chat, monkeypat
     assert again.seconds == 0
 
 
-def test_a_killed_run_goes_on(chat, tmp_path, monkeypatch):
-    model, tokenizer = chat
+def test_a_killed_run_goes_on(plain, tmp_path, monkeypatch):
+    model, tokenizer = plain
     whole = collect(model, tokenizer, 40, kept_in=tmp_path / "whole").rows
 
     def killed(what, done, of):
@@ -97,8 +103,8 @@ def test_a_killed_run_goes_on(chat, tmp_path, monkeypatch):
     assert chunks and chunks[0] == 1, "the first chunk is not made again"
 
 
-def test_a_damaged_file_counts_as_none(chat, tmp_path):
-    model, tokenizer = chat
+def test_a_damaged_file_counts_as_none(plain, tmp_path):
+    model, tokenizer = plain
     right = collect(model, tokenizer, 3, kept_in=tmp_path).rows
     (file,) = tmp_path.glob("*.json")
     file.write_bytes(file.read_bytes()[:-40])
