@@ -7,7 +7,6 @@ import pytest
 import torch
 from distill_checks import Letters, lively
 
-import liftcore
 from liftcore import answer
 from liftcore.embedded import NAME
 from liftcore.errors import LiftError
@@ -27,8 +26,8 @@ def small(monkeypatch, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def chat(tiny_folder):
-    return liftcore.load(tiny_folder, device="cpu", dtype=torch.float32)
+def chat(tokenizer):
+    return lively(vocab_size=len(tokenizer)), tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -27,22 +27,25 @@ CONFIG = LiftConfig(
 
 
 class Run:
-    """A run with a budget on a fresh tiny model."""
+    """A run on a fresh tiny model whose budget is how far its adapter goes from its beginning."""
 
     def __init__(self, tokens, rows, keep, **changes):
         config = CONFIG.replace(**changes)
         self.model = tiny_model(initializer_range=0.2)
         self.adapter = Adapter(self.model, config.rank, config.lora_alpha, config.seed)
         self.adapter.install()
-        self.forgetting = Forgetting(self.model, rows[:6])
-        self.replay = Replay(self.model, rows[6:], config)
+        self.start = self.adapter.values.clone()
+        self.replay = Replay(self.model, rows, config)
         self.budget = Budget(self.adapter, keep, self.rise, [self.replay])
         objectives = [Segments(tokens, config, [1]), self.replay]
         self.source = StepSource(objectives, config, 200, weights=[1, 2], prefix=1)
         self.checks, self.shares = [], []
 
+    def distance(self):
+        return float((self.adapter.values - self.start).norm())
+
     def rise(self):
-        self.checks.append(self.forgetting.rise())
+        self.checks.append(self.distance())
         self.shares.append(self.replay.share)
         return self.checks[-1]
 
@@ -83,28 +86,25 @@ def test_a_run_ends_with_its_last_adapter_within_the_budget(tokens, rows):
     free = Run(tokens, rows, 1e9).train()
     assert free.result.limit == "epochs" and free.result.kept == 1.0
     assert len(free.checks) == CHECKS and set(free.shares) == {0.2}
-    assert max(free.checks) > 0.05, "the tiny run forgets something"
-    keep = sorted(free.checks)[1] + 1e-6
+    keep = free.checks[1]
+    assert keep < free.checks[-1]
     run = Run(tokens, rows, keep).train()
-    assert max(run.shares) > 0.2, "replay grows while too much is forgotten"
-    now = run.forgetting.rise()
-    assert now <= keep + 1e-4
-    if run.result.limit == "keep":
-        assert run.checks[-1] > keep and 0 <= run.result.kept < 1
-        within = [n for n, rise in enumerate(run.checks, 1) if rise <= keep]
-        assert run.result.kept == pytest.approx(max(within, default=0) / CHECKS, abs=0.1)
+    assert run.checks[:2] == free.checks[:2] and run.shares[:3] == [0.2] * 3
+    assert run.shares[3] > 0.2, "replay grows while too much is forgotten"
+    within = [n for n, rise in enumerate(run.checks, 1) if rise <= keep]
+    assert run.result.limit == "keep" and run.distance() == run.checks[max(within) - 1] <= keep
+    assert run.result.kept == pytest.approx(max(within) / CHECKS, abs=0.1)
 
 
 def test_a_budget_that_nothing_fits_leaves_the_beginning(tokens, rows):
     run = Run(tokens, rows, -1.0).train()
     assert run.result.limit == "keep" and run.result.kept == 0
-    assert run.forgetting.rise() == pytest.approx(0, abs=1e-5)
-    assert run.replay.share == 0.5
+    assert torch.equal(run.adapter.values, run.start) and run.replay.share == 0.5
 
 
 @pytest.mark.parametrize("steps", [8, 17])
 def test_a_run_that_goes_on_ends_with_the_same_bits(tokens, rows, steps, tmp_path):
-    keep = 0.02
+    keep = Run(tokens, rows, 1e9).train().checks[0]
     whole = Run(tokens, rows, keep).train()
     file = tmp_path / "state.safetensors"
     with pytest.raises(KeyboardInterrupt):
