@@ -66,7 +66,9 @@ def objectives_of(
             return DistilledSegments(model, tokenizer, document, config, cache=cache)
         if name == "replay":
             rows = own_words.rows(model, tokenizer, config.replay_rows) if own is None else own
-            return Replay(model, rows, config, cache=own_words.folder() / "targets")
+            place = own_words.folder()
+            targets = None if place is None else place / "targets"
+            return Replay(model, rows, config, cache=targets)
         raise UsageError(f"unknown objective {name!r}")
 
     return [made(name) for name in config.objectives]

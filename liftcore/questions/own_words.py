@@ -108,9 +108,11 @@ def held_out(model: nn.Module, tokenizer: Tokenizer) -> list[OwnWords]:
     return maker.rows(0, HELD_OUT) if len(maker.known) >= HELD_OUT else []
 
 
-def folder() -> Path:
-    """Where own words are kept."""
-    return cache_folder() / "own-words"
+def folder() -> Path | None:
+    """Where own words are kept; None for a user without a folder for caches."""
+    with suppress(LiftError):
+        return cache_folder() / "own-words"
+    return None
 
 
 class Maker:
@@ -125,13 +127,16 @@ class Maker:
         self.model, self.tokenizer = model, tokenizer
         with without_adapter(model):
             own = fingerprint(model, with_dtype=False)
-        template = tokenizer.chat_template
-        self.key = hashlib.sha256(f"{VERSION} {own} {template}".encode()).hexdigest()
-        self.file = (kept_in or folder()) / f"{self.key[:32]}.json"
+        # What a row begins with.
+        form = tokenizer.chat_template or models.prefix_ids(tokenizer)
+        self.key = hashlib.sha256(f"{VERSION} {own} {form}".encode()).hexdigest()
+        place = kept_in or folder()
+        self.file = None if place is None else place / f"{self.key[:32]}.json"
         self.known: list[tuple[str, list[int]]] = []
         self.chunks, self.seconds = 0, 0.0
         for file in (SHIPPED, self.file):
-            self._read(file)
+            if file is not None:
+                self._read(file)
 
     def _read(self, file: Path) -> None:
         """Takes the rows of a file that is of this model and has more of them."""
@@ -177,7 +182,8 @@ class Maker:
                     "are needed to replay them: train without the objective replay and keep"
                 )
             try:
-                self.write(self.file)
+                if self.file is not None:
+                    self.write(self.file)
             except LiftError as error:
                 if not told:
                     warnings.warn(f"{error}; the next run makes them anew", stacklevel=3)

@@ -15,7 +15,7 @@ from liftcore.objectives import Repeated
 from liftcore.training.step import Step
 
 # How often a run is checked, at equal shares of its token-passes.
-CHECKS = 8
+CHECKS = 6
 # The share of replay is multiplied or divided by GROWTH, within [that of the settings, MOST].
 GROWTH, LEAST_RISE, MOST = 1.5, 0.05, 0.5
 

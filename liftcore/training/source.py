@@ -157,9 +157,7 @@ class StepSource:
         if self.epoch < 0:
             self._begin(0)
         while True:
-            for i, objective in enumerate(self.objectives):
-                if self._first_epoch(i) <= self.epoch and (new := objective.poll()):
-                    self._arrive(i, new)
+            self._take_arrivals()
             before = self._share_drawn()
             samples = self.running.next(self._waits)
             if samples:
