@@ -205,8 +205,9 @@ def needed_flops(
     only the forward counts, and a frozen A has no dA. `model` carries no adapter."""
     every, trained = linear_layers(model), linear_layers(model, numbers).values()
     first, lists = min(numbers, default=0) if numbers else 0, depth.list_path(model)
+    below = {f"{lists}.{number}." for number in range(first)}
     base = sum(
-        matrix(m).numel() * (2 if (depth.number_of(path, lists) or first) < first else 4)
+        matrix(m).numel() * (2 if any(path.startswith(b) for b in below) else 4)
         for path, m in every.items()
     )
     of_a, of_b = (rank * sum(features(m)[side] for m in trained) for side in (0, 1))
