@@ -33,7 +33,9 @@ from liftcore.tokens import Tokenizer
 # What is known of a model's own words is kept on disk up to this size, and for each model for as
 # long as it lives: reading them takes longer than a short run.
 LARGEST_FILE = 256 * 2**20
-VERSION = 1  # of what a key stands for
+VERSION = 2  # of what a key stands for
+# Rows of own words that are read: more of them take longer than they help.
+ROWS = 128
 _known: WeakKeyDictionary[nn.Module, dict[str, dict[str, Against]]] = WeakKeyDictionary()
 
 
@@ -49,19 +51,19 @@ def begin(
     """Has a fresh adapter begin as config.adapter_init says; the seconds that it took.
 
     documents   token ids of those to be trained on, int64 [L] each
-    own         rows of the base model's own words; empty: the first config.replay_rows, made where
-                they are not known. `say` hears of their making, whose seconds do not count
+    own         rows of the base model's own words; empty: the first ROWS, made where they are not
+                known. `say` hears of their making, whose seconds do not count
     """
     if config.adapter_init == "random":
         return 0.0
-    own = own or own_words.rows(adapter.model, tokenizer, config.replay_rows, say=say)
+    own = own or own_words.rows(adapter.model, tokenizer, ROWS, say=say)
     started, prefix = time.perf_counter(), np.array(prefix_ids(tokenizer), dtype=np.int64)
     rows = []
     for tokens in documents:
         segments = cut(len(tokens), config)
         parts = zip(segments.start, segments.stop, strict=True)
         rows += [np.concatenate([prefix, tokens[start:stop]]) for start, stop in parts]
-    known = known_words(adapter, [each.tokens for each in own], config.init_damping)
+    known = known_words(adapter, [each.tokens for each in own[:ROWS]], config.init_damping)
     document_init.begin(adapter, rows, known, skip=len(prefix))
     return time.perf_counter() - started
 

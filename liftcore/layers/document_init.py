@@ -126,18 +126,14 @@ def against(own: Inputs, damping: float) -> Against:
 def own_words(
     adapter: Adapter, rows: Sequence[np.ndarray], damping: float = 0.001
 ) -> dict[str, Against]:
-    """M of each group, by its first layer's path, over rows of token ids int [n]. Of a beginning
-    that all rows share, such as a chat template's, each token counts once."""
-    skips = [0, *[_shared(rows)] * (len(rows) - 1)]
-    gathered = inputs(adapter, list(zip(rows, skips, strict=True)))
+    """M of each group, by its first layer's path, over rows of token ids int [n].
+
+    A chat template's beginning counts in every row: all that the model says in its form stands
+    behind these tokens. Counted once, the loss on unrelated text rose by 0.9 nats in place of
+    0.35.
+    """
+    gathered = inputs(adapter, [(row, 0) for row in rows])
     return {path: against(gathered.pop(path), damping) for path in list(gathered)}
-
-
-def _shared(rows: Sequence[np.ndarray]) -> int:
-    """How many tokens all rows begin with alike."""
-    size = min(map(len, rows), default=0) if len(rows) > 1 else 0
-    same = [len({int(row[i]) for row in rows}) == 1 for i in range(size)]
-    return same.index(False) if False in same else size
 
 
 def begin(
