@@ -65,7 +65,6 @@ class SelfStudy:
     generated, `seconds` the time of that. Raises UsageError for a kind it does not know.
     """
 
-
     def __init__(
         self,
         model: nn.Module,
