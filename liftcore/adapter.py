@@ -225,6 +225,7 @@ def settings_of(folder: str | Path | None) -> dict[str, Any]:
         return {}
     settings = read_json(Path(folder) / CONFIG)
     begun = {"rank": settings.get("r"), "alpha": settings.get("lora_alpha"), "layers": None}
+    begun |= {"adapter_init": "random", "train_a": True}
     if layers := settings.get("layers_to_transform"):
         with contextlib.suppress(TypeError):
             layers = sorted({layers} if isinstance(layers, int) else layers)

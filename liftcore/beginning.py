@@ -52,20 +52,33 @@ def begin(
 
     documents   token ids of those to be trained on, int64 [L] each
     own         rows of the base model's own words; empty: the first ROWS, made where they are not
-                known. `say` hears of their making, whose seconds do not count
+                known. `say` hears of their making, whose seconds do not count, nor do those of
+                reading them
     """
     if config.adapter_init == "random":
         return 0.0
-    own = own or own_words.rows(adapter.model, tokenizer, ROWS, say=say)
+    against = known(adapter, tokenizer, config, own=own, say=say)
     started, prefix = time.perf_counter(), np.array(prefix_ids(tokenizer), dtype=np.int64)
     rows = []
     for tokens in documents:
         segments = cut(len(tokens), config)
         parts = zip(segments.start, segments.stop, strict=True)
         rows += [np.concatenate([prefix, tokens[start:stop]]) for start, stop in parts]
-    known = known_words(adapter, [each.tokens for each in own[:ROWS]], config.init_damping)
-    document_init.begin(adapter, rows, known, skip=len(prefix))
+    document_init.begin(adapter, rows, against, skip=len(prefix))
     return time.perf_counter() - started
+
+
+def known(
+    adapter: Adapter,
+    tokenizer: Tokenizer,
+    config: LiftConfig,
+    *,
+    own: Sequence[OwnWords] = (),
+    say: Callable[[str, int, int], None] = lambda what, done, of: None,
+) -> dict[str, Against]:
+    """What a beginning needs to know of the model alone; kept with the model and on disk."""
+    own = own or own_words.rows(adapter.model, tokenizer, ROWS, say=say)
+    return known_words(adapter, [each.tokens for each in own[:ROWS]], config.init_damping)
 
 
 def known_words(adapter: Adapter, rows: Sequence[np.ndarray], damping: float) -> dict[str, Against]:

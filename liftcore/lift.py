@@ -117,7 +117,10 @@ def absorb(
             resumed = state_file is not None and state_file.exists()
             begins = config.adapter_init == "document" and init is None and not resumed
             if "replay" in config.objectives or begins:
-                own = own_words.collect(model, tokenizer, config.replay_rows, say=line.count)
+                count = config.replay_rows if "replay" in config.objectives else beginning.ROWS
+                own = _own_words(model, tokenizer, count, line.count)
+                if not own.rows:
+                    config, begins = _without_replay(config), False
             starting = 0.0
             if begins:
                 line.say("fitting the adapter to the document")
@@ -178,6 +181,25 @@ def _why_nothing(sources: Sequence[PairSource]) -> Generator[None]:
             getattr(s, "stopped", "") or ", ".join([*s.failures, *(+s.rejected)]) for s in sources
         ]
         raise LiftError("; ".join([str(error), *filter(None, met)])) from error
+
+
+def _own_words(
+    model: nn.Module, tokenizer: Tokenizer, count: int, say: Callable[[str, int, int], None]
+) -> Collection:
+    """Rows of the model's own words; none, with a warning, where it writes too few."""
+    try:
+        return own_words.collect(model, tokenizer, count, say=say)
+    except LiftError as error:
+        warnings.warn(f"{error}: more of what the model knew is lost", stacklevel=3)
+        return Collection([], [], 0.0)
+
+
+def _without_replay(config: LiftConfig) -> LiftConfig:
+    kept = [i for i, name in enumerate(config.objectives) if name != "replay"]
+    if not kept:
+        raise LiftError("nothing is left to train on without the model's own words")
+    names, mix = (tuple(x[i] for i in kept) for x in (config.objectives, config.weights))
+    return config.replace(objectives=names, mix=mix)
 
 
 def _with_questions(config: LiftConfig) -> LiftConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -25,7 +26,11 @@ from liftcore.training.loop import Result, train
 from liftcore.training.progress import ProgressLine
 from liftcore.training.source import StepSource
 
-DEFAULTS = {"objectives": ("segments", "qa"), "epochs": 3}
+# Many documents have no directions of their own: plain LoRA on all layers.
+DEFAULTS: dict[str, Any] = dict(
+    **dict(objectives=("segments", "qa"), epochs=3, rank=16, learning_rate=2e-3, beta2=0.999),
+    **dict(adapter_init="random", train_a=True, layers=None),
+)
 # What looks like a part of a corpus, and is none.
 OTHER_TEXTS = {".md", ".rst", ".markdown", ".text", ".tex", ".html", ".json"}
 

@@ -20,6 +20,7 @@ from bench.recall.documents import Sample
 from bench.recall.official import train_official
 from bench.recall.probes import Curve, Enough, Watch, clocks
 from bench.recall.settings import Case, Setting
+from liftcore import beginning
 from liftcore.config import LiftConfig
 from liftcore.layers.lora import Adapter, own_adapter_after
 from liftcore.model import prefix_ids
@@ -51,16 +52,24 @@ def run(
     # A cosine is judged where it ends.
     at_end = not (case.setting.passes or case.setting.trainer)
     curve = Curve(model, tokenizer, sample, case.seed, number_of_probes, at_end)
-    with trained(case.setting, config, model, sample.tokens, curve):
+    with trained(case.setting, config, model, tokenizer, sample.tokens, curve):
         return _row(case, model, tokenizer, sample, curve, config)
 
 
 @contextlib.contextmanager
 def trained(
-    setting: Setting, config: LiftConfig, model: PreTrainedModel, tokens: np.ndarray, watch: Watch
+    setting: Setting,
+    config: LiftConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tokens: np.ndarray,
+    watch: Watch,
 ) -> Generator[None]:
     """Trains until the epochs are over or `watch` has seen enough; within it the adapter is on
-    the model, afterwards the model is as before."""
+    the model, afterwards the model is as before.
+
+    Fitting the adapter to the document counts as training. What is known of the model's own words
+    does not: it is there once a model."""
     if setting.trainer:
         with train_official(model, tokens, config, watch):
             yield
@@ -73,9 +82,12 @@ def trained(
         watch.step(seen, progress.loss)
 
     with own_adapter_after(model):
-        adapter = Adapter(model, config.rank, config.lora_alpha, config.seed)
-        adapter.install()
+        adapter = Adapter.of(model, config)
+        if config.adapter_init == "document":
+            beginning.known(adapter, tokenizer, config)
         watch.started = clocks()
+        beginning.begin(adapter, tokenizer, [tokens], config)
+        adapter.install()
         with contextlib.suppress(Enough):
             train(adapter, segments_alone(tokens, config, watch.prefix), on_step=on_step)
         if not watch.points or watch.points[-1]["passes"] != seen:
@@ -159,7 +171,7 @@ def tokens_per_second(
     watch = Stopwatch(prefix_ids(tokenizer))
     # An epoch of few steps would be mostly the first one.
     config = setting.config(0).replace(epochs=1 if setting.trainer else 2)
-    with trained(setting, config, model, sample.tokens, watch):
+    with trained(setting, config, model, tokenizer, sample.tokens, watch):
         return watch.rate
 
 

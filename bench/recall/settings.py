@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from liftcore.config import LiftConfig
+from liftcore.config import PRESETS, LiftConfig
 
 DOCUMENTS = (
     "fiction-0", "essay-addiction", "fiction-1", "essay-submarine", "fiction-2", "essay-vb",
@@ -88,11 +88,28 @@ FINAL = (
     _line("cosine", "cosine 10 epochs, batch 2, rank 64", 0, epochs=10, batch_size=2, rank=64,
           **COSINE),
 )  # fmt: skip
+# An adapter made for the document, and what each part of it gives.
+MADE: dict[str, Any] = {**PRESETS["memorize"], "epochs": 6}
+
+
+def _made(name: str, **changes: Any) -> Setting:
+    return Setting(name, "document", {**COSINE, **MADE, **changes}, 0)
+
+
+DOCUMENT = (
+    _made("memorize, 6 epochs"),
+    _made("memorize", epochs=PRESETS["memorize"]["epochs"]),
+    _made("6 epochs, random A, frozen", adapter_init="random"),
+    _made("6 epochs, random A, trained, rate 2e-3", adapter_init="random", train_a=True,
+          learning_rate=2e-3),
+    _made("6 epochs, segment 128, rate 4e-3", segment_length=128, learning_rate=4e-3),
+    _made("6 epochs, all layers", layers=None),
+)  # fmt: skip
 PEERS = tuple(
     Setting(f"official {rate}", "official", dict(learning_rate=float(rate)), 40, trainer=True)
     for rate in ("3e-4", "1e-3", "5e-5")
 )
-SETTINGS = {s.name: s for s in (*SCHEDULES, *LINES, *FINAL, *PEERS)}
+SETTINGS = {s.name: s for s in (*SCHEDULES, *LINES, *FINAL, *DOCUMENT, *PEERS)}
 
 
 @dataclass(frozen=True)
@@ -113,6 +130,8 @@ def cases() -> Iterator[Case]:
     early, late = LINES[:6], LINES[6:]
     yield from _cross([0], DOCUMENTS, main)
     yield from _cross([0], two, weighted)
+    yield from _cross(SEEDS, DOCUMENTS, DOCUMENT[:2])
+    yield from _cross([0], DOCUMENTS[:4], DOCUMENT[2:])
     yield from _cross([0], two, (*early, *FINAL[:-3]))
     yield from _cross([0], two[:1], PEERS[:2])
     yield from _cross([1], DOCUMENTS, main)

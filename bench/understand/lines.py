@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.understand.documents import NAMES
-from liftcore.config import QA_KINDS, LiftConfig
+from liftcore.config import PRESETS, QA_KINDS, LiftConfig
 
 SEEDS = (0, 1)
 # Small steps, of a segment or a question or two, suit a short run.
 BASE: dict[str, Any] = dict(
-    segment_length=128, tokens_per_step=128, rank=16, learning_rate=2e-3, epochs=1000
+    segment_length=128, batch_size=1, rank=16, learning_rate=2e-3, epochs=1000
 )
 GAMMA = 4.0
+MADE = {k: v for k, v in PRESETS["understand"].items() if k not in ("objectives", "epochs")}
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ def _line(
     return Line(name, objectives, tuple(pairs.split()), changes or {})
 
 
+def _made(name: str, changes: dict[str, Any] | None = None, **objectives: float) -> Line:
+    """A line with an adapter made for the document, as the preset "understand" has it."""
+    return _line(name, "self:quiz", {**MADE, **(changes or {})}, **objectives)
+
+
 BARE = _line("base")
 SEGMENTS = _line("segments", segments=1.0)
 MAIN = (
@@ -71,7 +77,14 @@ EXTRA = (
     _line("+ qa (quizzes, gaps)", "self:quiz,gap", segments=1.0, qa=GAMMA),
     _line("+ qa (all kinds)", "self:" + ",".join(QA_KINDS), segments=1.0, qa=GAMMA),
 )
-LINES = {line.name: line for line in (BARE, *MAIN, *EXTRA)}
+# An adapter made for the document, with and without the model's own words beside it.
+DOCUMENT = (
+    _made("understand", segments=1.0, qa=GAMMA, replay=2.0),
+    _made("understand, no replay", segments=1.0, qa=GAMMA),
+    _made("understand, random A, trained", dict(adapter_init="random", train_a=True),
+          segments=1.0, qa=GAMMA),
+)  # fmt: skip
+LINES = {line.name: line for line in (BARE, *DOCUMENT, *MAIN, *EXTRA)}
 
 
 @dataclass(frozen=True)
@@ -90,5 +103,5 @@ def cases() -> Iterator[Case]:
     yield from (Case(name, 0, BARE) for name in NAMES)
     for seed in SEEDS:
         for name in NAMES:
-            yield from (Case(name, seed, line) for line in MAIN)
+            yield from (Case(name, seed, line) for line in (*DOCUMENT, *MAIN))
     yield from (Case(name, 0, line) for name in NAMES for line in EXTRA)

@@ -20,7 +20,10 @@ from bench.understand.train import train_for
 from liftcore import answer, beginning, report
 from liftcore.layers.lora import Adapter, own_adapter_after
 from liftcore.model import prefix_ids
+from liftcore.questions import own_words
+from liftcore.questions.own_words import OwnWords
 from liftcore.questions.pairs import GivenPairs
+from liftcore.questions.quizzes import content_words
 from liftcore.questions.self_study import SelfStudy
 
 NEW_TOKENS = 24
@@ -47,8 +50,11 @@ def run(
         config = case.line.config(case.seed)
         with own_adapter_after(model):
             adapter = Adapter.of(model, config)
+            made = config.adapter_init == "document" or "replay" in config.objectives
+            own = own_apart(model, tokenizer, config.replay_rows) if made else []
             tokens = [told.document.tokens]
-            row["starting"] = round(beginning.begin(adapter, tokenizer, tokens, config), 2)
+            begun = beginning.begin(adapter, tokenizer, tokens, config, own=own)
+            row["starting"] = round(begun, 2)
             adapter.install()
             trained = train_for(
                 seconds,
@@ -58,12 +64,24 @@ def run(
                 told.document,
                 config,
                 sources(case, model, tokenizer, told),
+                own,
             )
             row["config"] = {k: v for k, v in dataclasses.asdict(config).items() if k != "seed"}
             row["training"] = dataclasses.asdict(trained)
             return {**row, **measure(model, tokenizer, told, seed=case.seed)}
     finally:
         torch.set_num_threads(threads)
+
+
+def own_apart(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int
+) -> list[OwnWords]:
+    """At most so many rows of the model's own words, none with a content word of the general
+    questions or their answers: what is asked for is not practised."""
+    asked = set().union(*(content_words(f"{q} {a}") for q, a in GENERAL))
+    rows = own_words.rows(model, tokenizer, 2 * count)
+    words = [content_words(str(tokenizer.decode(r.tokens, skip_special_tokens=True))) for r in rows]
+    return [row for row, said in zip(rows, words, strict=True) if not said & asked][:count]
 
 
 def sources(

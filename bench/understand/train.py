@@ -17,6 +17,7 @@ from liftcore.document import Document
 from liftcore.layers.depth import decoder_layers
 from liftcore.layers.lora import Adapter
 from liftcore.objectives.build import objectives_of
+from liftcore.questions.own_words import OwnWords
 from liftcore.training.loop import train
 from liftcore.training.source import StepSource
 from liftcore.training.step import Step
@@ -81,13 +82,14 @@ def train_for(
     document: Document,
     config: LiftConfig,
     sources: Sequence = (),
+    own: Sequence[OwnWords] | None = None,
 ) -> Trained:
     """Trains the adapter for that work on config.objectives; samples are made before it begins. The
     epochs of the settings are a bound that is never reached."""
     begun = time.process_time()
     source = Worked(
         seconds,
-        objectives_of(model, tokenizer, document, config, sources),
+        objectives_of(model, tokenizer, document, config, sources, own=own),
         config,
         models.window(model),
         weights=config.weights,

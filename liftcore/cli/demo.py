@@ -71,7 +71,7 @@ def demo(
     check_output(out, force=(out / INFO).is_file())
     if tokens is not None:
         _check_tokens(tokens)
-    config = LiftConfig(seed=seed)
+    config = LiftConfig.preset("memorize", seed=seed)
     with ProgressLine() as line:
         line.say("loading the model and measuring this machine")
         model, tokenizer = models.load(embedded.NAME, dtype=dtype)

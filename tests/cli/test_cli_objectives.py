@@ -167,9 +167,9 @@ def test_a_chat_model_is_taught_to_answer_and_others_to_recite(
 
     model = tiny_folder
     chat = settings_of("chat")
-    assert (chat["objectives"], chat["mix"]) == (["segments", "qa"], [1.0, 4.0])
+    assert (chat["objectives"], chat["mix"]) == (["segments", "qa", "replay"], [1.0, 4.0, 2.0])
     assert settings_of("named", "--preset", "memorize")["objectives"] == ["segments"]
-    assert settings_of("alone", "--objective", "segments")["batch_size"] == 2
+    assert settings_of("alone", "--objective", "segments")["adapter_init"] == "document"
     model = shutil.copytree(tiny_folder, tmp_path / "plain")
     (model / "chat_template.jinja").unlink()
     assert settings_of("plain-memory")["objectives"] == ["segments"]
