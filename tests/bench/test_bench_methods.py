@@ -10,11 +10,11 @@ import liftcore
 from bench.evaluations import memories, methods
 from bench.evaluations.methods import METHODS, Bench, DoesNotFit, find, set_window
 from bench.evaluations.prompts import Prompt
-from bench.evaluations.retrieval import GAP, SentenceIndex, sentences
 from liftcore import document
 from liftcore import model as models
 from liftcore.config import LiftConfig
 from liftcore.errors import UsageError
+from liftcore.questions.retrieval import GAP, SentenceIndex
 
 CONFIG = LiftConfig(segment_length=32, epochs=2, rank=4, learning_rate=2e-2)
 TEXT = "".join(
@@ -184,12 +184,6 @@ def test_every_sentence_is_in_a_window(rng):
     text = " ".join(f"Sentence {i}." for i in range(number))
     index = SentenceIndex(text)
     assert set().union(*index.windows) == set(range(number))
-
-
-def test_sentences_end_at_stops_and_blank_lines():
-    text = 'He said "no." Then 3.5 men came!\n\nA heading\n\nThe rest'
-    assert sentences(text) == ['He said "no."', "Then 3.5 men came!", "A heading", "The rest"]
-    assert sentences(" \n") == []
 
 
 def test_all_methods_get_the_same_question_and_opening(bench, log, monkeypatch):
