@@ -161,9 +161,11 @@ def test_a_window_can_only_become_smaller(model):
 def test_rag_finds_the_sentence_and_keeps_the_order(bench, log, monkeypatch):
     text = f"{TEXT} The cook baked a plum cake for the harbour master. {TEXT} The end."
     log = document.from_text(text, bench.tokenizer, "The log")
-    rag = prepared("rag", bench, log)
-    asked = prompt_of(rag, monkeypatch, "For whom did the cook bake a cake?")
-    assert "plum cake for the harbour master" in asked and rag.prompt_tokens + 4 <= 256
+    for name in ("rag", "lift-rag"):
+        rag = prepared(name, bench, log)
+        asked = prompt_of(rag, monkeypatch, "For whom did the cook bake a cake?")
+        assert "plum cake for the harbour master" in asked and rag.prompt_tokens + 4 <= 256
+        assert (rag.memory is not None) == (name == "lift-rag")
     two = SentenceIndex("Bees hum. " + "Rain falls. " * 20 + "Bees hum in Rome. Bees sleep.", 1, 1)
 
     def words(text):
@@ -190,7 +192,7 @@ def test_all_methods_get_the_same_question_and_opening(bench, log, monkeypatch):
     prompt = Prompt(
         beside="{title}|{document}|{question}", alone="{title}|{question}", opening="It was"
     )
-    for name in ("truncated-icl", "rag", "lift", "lift-icl"):
+    for name in ("truncated-icl", "rag", "lift", "lift-rag", "lift-icl"):
         text = prompt_of(prepared(name, bench, log), monkeypatch, prompt=prompt)
         assert f"|{QUESTION}" in text and text.endswith("assistant\nIt was")
         assert ("keeper" in text) == (name != "lift")
