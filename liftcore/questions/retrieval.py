@@ -99,7 +99,7 @@ class SentenceIndex:
         first, last = (self.text.count("\n", 0, at) + 1 for at in (start, stop))
         lines = f"line {first}" if first == last else f"lines {first} to {last}"
         of = f"{lines} of {self.text.count(chr(10)) + 1}"
-        part = source.part(start) if source is not None else ""
+        part = source.place(start, stop) if source is not None else ""
         return f"{part}, {of}" if part else of
 
     def _joined(self, chosen: set[int]) -> str:

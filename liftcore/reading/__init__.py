@@ -53,10 +53,13 @@ class Source:
     unit: str = ""
     starts: list[int] = field(default_factory=list)
 
-    def part(self, at: int) -> str:
-        """The part that holds the character `at`: "page 3"; "" for a text without parts."""
-        number = sum(start <= at for start in self.starts)
-        return f"{self.unit} {number}" if self.unit and number else ""
+    def place(self, start: int, stop: int) -> str:
+        """The parts that hold the characters from `start` up to `stop`: "page 3", "pages 3 to 4";
+        "" for a text without parts."""
+        first, last = (sum(begin <= at for begin in self.starts) for at in (start, stop - 1))
+        if not (self.unit and first):
+            return ""
+        return f"{self.unit} {first}" if first == last else f"{self.unit}s {first} to {last}"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,10 @@ _AROUND = (
     " | //body/header[.//a] | //body/footer | //body//a[contains(@class, 'headerlink')]"
 )
 _LINKS = 0.85  # a list with a larger share of its letters in links leads elsewhere
-_FEWEST_LINKS = 3
+_FEWEST_LINKS = 2
+# Links from page to page, in a line of their own.
+_TURNS = "//a[@rel='next' or @rel='prev' or @rel='previous' or @rel='up']/.."
+_LONGEST_TURN = 300  # letters
 
 
 def read_html(text: str, name: str, notes: list[str] | None = None) -> Parts:
@@ -51,7 +54,7 @@ def _drop_navigation(tree: Any) -> int:
     for element in tree.xpath(_AROUND):
         dropped += element.tag == "nav" or element.get("role") == "navigation"
         element.drop_tree()
-    lists = set()
+    lists = {line for line in tree.xpath(_TURNS) if _letters(line) < _LONGEST_TURN}
     for element in tree.xpath("//ul | //ol | //dl"):
         links = element.xpath(".//a")
         letters, linked = _letters(element), sum(map(_letters, links))

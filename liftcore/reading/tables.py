@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from typing import Any
 
 from liftcore.errors import LiftError
@@ -52,6 +53,6 @@ def read_csv(text: str, notes: list[str]) -> Parts:
 
 
 def _names(row: list[str]) -> bool:
-    """Whether a row names columns: different words in all cells, and no numbers."""
-    letters = all(cell and not cell.replace(".", "").replace("-", "").isdigit() for cell in row)
-    return letters and len(set(row)) == len(row)
+    """Whether a row names columns: different words in all cells of at least two."""
+    letters = all(re.search(r"[^\W\d_]", cell) for cell in row)
+    return letters and len(set(row)) == len(row) > 1

@@ -195,6 +195,8 @@ def _wide(content: bytes) -> str | None:
 
 def _guessed(content: bytes, name: str, at: int) -> str:
     """The encoding that charset-normalizer takes the bytes for. Raises LiftError for none."""
+    if b"\0" in content[:_SAMPLE]:
+        raise LiftError(f"{name} is a binary file, not text")
     what = f"{name} is not UTF-8 text (byte {at})"
     best = library("charset_normalizer", f"{what}: another encoding").from_bytes(content).best()
     if best is None:

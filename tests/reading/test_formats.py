@@ -18,19 +18,20 @@ PAGE = """<!DOCTYPE html><html><head><title>Salt</title><style>p {}</style></hea
 by sea.</p><script>alert("no")</script>
 <ul><li>rope, see <a href="x">x</a></li><li>tar</li></ul>
 <table><tr><th>Ship</th><th>Year</th></tr><tr><td>Anna</td><td>1701</td></tr></table>
+<p>Next: <a href="2" rel="next">Rope</a>, Up: <a href="0" rel="up">All</a></p>
 <pre>for ship:
     load</pre><footer>Contact us</footer></body></html>"""
 
 
 def test_a_page_without_its_navigation():
     reading = read_content(PAGE.encode(), "a.html", ".html")
-    for gone in ("Home", "next", "alert", "Three", "¶", "Contact", "p {}"):
+    for gone in ("Home", "next", "alert", "Three", "¶", "Contact", "p {}", "Rope"):
         assert gone not in reading.text, gone
     for kept in ("Salt", "It came & went by sea.", "rope, see x", "tar", "for ship:\n    load"):
         assert kept in reading.text, kept
     row = next(line for line in reading.text.splitlines() if "Anna" in line)
     assert row.split() == ["Anna", "1701"]
-    assert reading.source.notes == ["navigation dropped: 3 blocks"]
+    assert reading.source.notes == ["navigation dropped: 4 blocks"]
     # Without a name it is known by its beginning; with a declaration that contradicts it, too.
     assert read_content(PAGE.encode(), "-").text == reading.text
     declared = f'<?xml version="1.0" encoding="ascii"?>{PAGE}é'.encode()
@@ -49,8 +50,8 @@ def test_a_book_in_the_order_of_its_spine():
     reading = read_content(book, "a.epub")
     assert reading.text == "One\n\nFirst words.\n\nWords between.\n\nLast words."
     source = reading.source
-    assert source.part(reading.text.index("between")) == "chapter 2"
-    assert source.part(0) == "chapter 1" and source.kind == "EPUB"
+    assert source.place(reading.text.index("between"), 30) == "chapter 2"
+    assert source.place(0, 1) == "chapter 1" and source.kind == "EPUB"
     locked = "<encryption><x Algorithm='http://www.w3.org/2001/04/xmlenc#aes128-cbc'/></encryption>"
     with pytest.raises(LiftError, match="DRM"):
         read_content(epub(chapters, {"META-INF/encryption.xml": locked}), "a.epub")
@@ -82,7 +83,7 @@ def test_slides():
     reading = read_content(out.getvalue(), "a.pptx")
     assert reading.text.startswith("Title 0\n\nOne line\nAnother\n\nTitle 1\n\n")
     assert "Anna; 1701" in reading.text and reading.text.endswith("Say this.")
-    assert reading.source.part(reading.text.index("Title 1")) == "slide 2"
+    assert reading.source.place(reading.text.index("Title 1"), len(reading.text)) == "slide 2"
 
 
 def test_a_notebook():
@@ -107,6 +108,7 @@ def test_a_notebook():
         ("Ship,Year\nAnna,1701\n\nBerta,\n", "Ship: Anna; Year: 1701\nShip: Berta"),
         ('Ship;Said\nAnna;"salt; rope"\n', "Ship: Anna; Said: salt; rope"),
         ("1,2\n3,4\n", "1; 2\n3; 4"),
+        ("0   0\n1   1\n", "0   0\n1   1"),
         ("a\tb\n1\t2\n", "a: 1; b: 2"),
     ],
 )

@@ -75,7 +75,9 @@ def test_the_places_of_pages_are_known(rng):
     assert source.name == "a.pdf" and source.unit == "page" and len(source.starts) == 7
     for n in range(6):
         at = reading.text.index(f"On day {days[n]} the keeper saw 3")
-        assert source.part(at) == f"page {n + 1 + (n > 1)}"
+        assert source.place(at, at + 1) == f"page {n + 1 + (n > 1)}"
+    assert source.place(0, source.starts[1]) == "page 1"
+    assert source.place(0, source.starts[1] + 1) == "pages 1 to 2"
 
 
 def test_what_repeats_within_pages_or_counts_nothing_stays():
