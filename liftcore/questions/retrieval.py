@@ -45,14 +45,17 @@ class SentenceIndex:
         self.windows = [
             range(i, min(i + window, len(self.sentences))) for i in range(0, last, step)
         ]
-        self.bm25 = self.bm25s.BM25()
-        texts = [self._joined(set(window)) for window in self.windows]
-        self.bm25.index(self._words(texts), show_progress=False)
+        self.bm25 = None
+        tokens = self._words([self._joined(set(window)) for window in self.windows])
+        # bm25s fails on texts without a word.
+        if any(len(ids) for ids in tokens.ids):
+            self.bm25 = self.bm25s.BM25()
+            self.bm25.index(tokens, show_progress=False)
 
     def ranked(self, question: str) -> list[range]:
         """The windows, the best first; equal ones as in the document."""
         words = self._words([question], return_ids=False)[0]
-        if not words:
+        if self.bm25 is None or not words:
             return list(self.windows)
         scores = self.bm25.get_scores(words)
         return [self.windows[i] for i in (-scores).argsort(kind="stable")]

@@ -66,6 +66,13 @@ def test_bm25s_that_is_missing_names_the_extra(told, monkeypatch):
         told.evidence("Who?")
 
 
+@pytest.mark.parametrize("text", ["", " \n", "1, 2. 3! " * 9, "A. B. C."])
+def test_a_text_without_words_is_found_from_its_beginning(text):
+    index = SentenceIndex(text)
+    assert text.startswith(index.passages("Who?", 99, len, most=1))
+    assert [e.start for e in index.evidence("Who?", 1, None)] == [0] * bool(text.strip())
+
+
 def test_words_without_spaces_are_found():
     text = "海は静かだった。" * 30 + "マルタは屋根で蜂を飼う。" + "海は静かだった。" * 30
     index = SentenceIndex(text, 1, 1)
