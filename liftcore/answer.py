@@ -1,10 +1,11 @@
-"""Generation: answers from the weights alone (LIFT), or beside a truncated copy (LIFT+ICL)."""
+"""Generation: answers from the weights alone (LIFT), or beside text of the document: a truncated
+copy (LIFT+ICL), or passages (LIFT+RAG)."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from liftcore import model as models
 from liftcore.errors import UsageError
 from liftcore.tokens import Tokenizer, chat_ids, chat_pieces, text_ids
 
-CONTEXTS = ("none", "truncated")
+CONTEXTS = ("none", "truncated", "passages")
 SHARED = 512  # tokens at the beginning of all prompts of a batch that are worth reading apart
 SPLIT = 4  # tokens that one character may be split into, at most: the bytes of UTF-8
 
@@ -89,12 +90,18 @@ def complete_all(
     ]
 
 
-def complete(model: nn.Module, tokenizer: Tokenizer, text: str, max_new_tokens: int) -> str:
-    """The text that follows `text` as the document would go on, greedily."""
+def complete(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    text: str,
+    max_new_tokens: int,
+    on_text: Callable[[str], None] | None = None,
+) -> str:
+    """The text that follows `text` as the document would go on, greedily; `on_text` as in ask()."""
     ids = models.prefix_ids(tokenizer) + text_ids(tokenizer, text)
     if not ids:
         raise UsageError("there is nothing to complete: the text is empty")
-    return generate(model, tokenizer, ids, max_new_tokens)
+    return generate(model, tokenizer, ids, max_new_tokens, on_text)
 
 
 def ask(
@@ -103,24 +110,25 @@ def ask(
     question: str,
     *,
     title: str,
-    document: list[int] | None = None,
+    context: Callable[[int], str] | None = None,
     max_new_tokens: int,
+    on_text: Callable[[str], None] | None = None,
 ) -> str:
     """The answer to a question about the document called `title`.
 
-    With `document` (token ids) the prompt also holds it, truncated to fill the model's window:
-    head half, "...", tail half.
+    context   gives text of the document that stands in the prompt too, of at most so many tokens
+    on_text   is called with each piece of the answer as it is generated
     """
     if not question.strip():
         raise UsageError("the question is empty")
     text = ""
-    if document is not None:
+    if context is not None:
         left = room(tokenizer, title, question, models.window(model) - max_new_tokens)
         if left < 2:
             raise UsageError("the question and the answer leave no room for the document")
-        text = truncate(tokenizer, document, left)
+        text = context(left)
     ids = question_ids(tokenizer, title, text, question)
-    return generate(model, tokenizer, ids, max_new_tokens)
+    return generate(model, tokenizer, ids, max_new_tokens, on_text)
 
 
 def room(tokenizer: Tokenizer, title: str, question: str, window: int) -> int:
@@ -218,11 +226,50 @@ def end_of_turn(tokenizer: Tokenizer) -> list[int]:
     return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
 
-def generate(model: nn.Module, tokenizer: Tokenizer, ids: list[int], max_new_tokens: int) -> str:
-    """The text that follows the prompt `ids`, greedily, up to the end of the model's turn."""
+def generate(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    ids: list[int],
+    max_new_tokens: int,
+    on_text: Callable[[str], None] | None = None,
+) -> str:
+    """The text that follows the prompt `ids`, greedily, up to the end of the model's turn.
+
+    `on_text` is called with each piece as it comes; together they are the text.
+    """
     models.check_tokens(model, ids)
-    (reply,) = replies(model, tokenizer, [ids], max_new_tokens)
-    return tokenizer.decode(reply, skip_special_tokens=True)
+    stream = None if on_text is None else _Stream(tokenizer, on_text)
+    (reply,) = replies(model, tokenizer, [ids], max_new_tokens, streamer=stream)
+    text = tokenizer.decode(reply, skip_special_tokens=True)
+    if stream is not None:
+        stream.say(text)
+    return text
+
+
+class _Stream:
+    """A streamer of transformers' generate(): new tokens become pieces of text."""
+
+    def __init__(self, tokenizer: Tokenizer, on_text: Callable[[str], None]):
+        self.tokenizer, self.on_text = tokenizer, on_text
+        self.ids: list[int] = []
+        self.calls = self.said = 0  # said: characters given on
+
+    def put(self, ids: Tensor) -> None:
+        """The prompt first, then a token at a time."""
+        if self.calls:
+            # The newest may end the turn, which is known later; the last may be half a character.
+            text = self.tokenizer.decode(self.ids, skip_special_tokens=True)
+            self.say(text.rstrip("\ufffd"))
+            self.ids += ids.flatten().tolist()
+        self.calls += 1
+
+    def end(self) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        if len(text) > self.said:
+            self.on_text(text[self.said :])
+            self.said = len(text)
 
 
 @torch.no_grad()
@@ -234,6 +281,7 @@ def replies(
     *,
     worth: int | None = None,
     top_p: float | None = None,
+    streamer: Any = None,
 ) -> list[list[int]]:
     """The tokens that follow each prompt, greedily and in one batch: at most `new_tokens`, up to
     the one that ends the model's turn.
@@ -264,6 +312,7 @@ def replies(
     options: dict = dict(max_new_tokens=new_tokens, do_sample=False, use_cache=True)
     if top_p is not None:
         options |= dict(do_sample=True, temperature=1.0, top_p=top_p, top_k=0)
+    options |= {} if streamer is None else {"streamer": streamer}
     causal.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=pad)
     try:
         with models.evaluating(model):

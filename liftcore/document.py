@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import dataclasses
 import hashlib
 import os
@@ -14,28 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from liftcore.errors import LiftError
-from liftcore.tokens import Tokenizer, check_text, text_ids
+from liftcore.reading import Source, read_file
+from liftcore.reading.text import plain_text
+from liftcore.tokens import Tokenizer, text_ids
 
 UNTITLED = "the document"
-MAX_BYTES = 64 * 2**20
 LONGEST_PATH = 4096
-# The longer marks first: that of UTF-32 begins with that of UTF-16.
-_MARKS = {
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
-# Files that are no text though all their bytes may be characters, and others that users meet.
-_NO_TEXT = {
-    b"%PDF-": "a PDF",
-    b"{\\rtf": "an RTF document",
-    b"%!PS": "a PostScript file",
-    b"PK\x03\x04": "a ZIP archive, as DOCX, ODT and EPUB are",
-    b"\xd0\xcf\x11\xe0": "an old Office document",
-    b"\x1f\x8b": "a gzip archive",
-}
 _SUFFIX = re.compile(r"[^\s./\\]\.[A-Za-z0-9]{1,10}$")
 _ROOT = re.compile(r"(?:[A-Za-z]:)?[/\\]\S|~\w*[/\\]|\.{1,2}[/\\]")
 
@@ -46,6 +29,7 @@ class Document:
     text: str
     title: str
     sha256: str  # of the text
+    source: Source | None = None  # the file that it was read from
 
 
 def read(
@@ -53,9 +37,10 @@ def read(
 ) -> Document:
     """The document as tokens.
 
-    A Path, or a string without a line break that looks like one, is read with read_text(); any
-    other string is the text itself; a sequence of integers is token ids. Raises LiftError for
-    what cannot be read, is too large, or holds fewer than two tokens.
+    A Path, or a string without a line break that looks like one, is read with
+    liftcore.reading.read_file(); any other string is the text itself; a sequence of integers is
+    token ids. Raises LiftError for what cannot be read, is too large, or holds fewer than two
+    tokens.
     """
     if isinstance(document, Document):
         return dataclasses.replace(document, title=title_as_text(title or document.title))
@@ -67,20 +52,24 @@ def read(
         document = Path(document)
     if isinstance(document, os.PathLike):
         file = Path(document)
-        return from_text(read_text(file), tokenizer, title or title_of(file))
+        reading = read_file(file)
+        return from_text(reading.text, tokenizer, title or title_of(file), reading.source)
     if isinstance(document, str):
         return from_text(document, tokenizer, title)
     tokens = _token_ids(document, tokenizer)
     return _document(tokens, tokenizer.decode(tokens.tolist()), title)
 
 
-def from_text(text: str, tokenizer: Tokenizer, title: str | None = None) -> Document:
+def from_text(
+    text: str, tokenizer: Tokenizer, title: str | None = None, source: Source | None = None
+) -> Document:
     """The document of a text. Raises LiftError when it has fewer than two tokens, or is no text
-    (see decode)."""
-    text = _plain_text(text, "the document")
+    (see reading.text.plain_text)."""
+    text = plain_text(text, "the document")
     if not text.strip():
         raise LiftError("the document is empty")
-    return _document(np.asarray(text_ids(tokenizer, text), dtype=np.int64), text, title)
+    tokens = np.asarray(text_ids(tokenizer, text), dtype=np.int64)
+    return dataclasses.replace(_document(tokens, text, title), source=source)
 
 
 def title_of(file: Path) -> str:
@@ -120,77 +109,6 @@ def _names_a_file(document: str) -> bool:
     parted = len(words) <= 4 and any(c in word.strip(c) for word in words for c in "/\\")
     hidden = len(words) == 1 and last[0] == "." and last[1:].isalnum()
     return named or parted or hidden or _ROOT.match(document) is not None
-
-
-def read_text(path: Path) -> str:
-    """The text of a file, see decode(). Raises LiftError with one line that says what is wrong."""
-    return decode(read_bytes(path), str(path))
-
-
-def read_bytes(path: Path, limit: float = MAX_BYTES) -> bytes:
-    """A file of at most `limit` bytes. Raises LiftError with one line that says what is wrong."""
-    try:
-        if path.is_dir():
-            raise LiftError(f"{path} is a directory, not a text file")
-        return _bytes_of(path, limit)
-    except FileNotFoundError as error:
-        raise LiftError(f"no such file: {path}") from error
-    except PermissionError as error:
-        raise LiftError(f"no permission to read {path}") from error
-    except OSError as error:
-        raise LiftError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _bytes_of(path: Path, limit: float) -> bytes:
-    """What a file or a pipe such as /dev/stdin holds. Raises LiftError for too much."""
-    if path.exists() and not path.is_file():
-        with open(path, "rb") as stream:
-            content = stream.read(int(min(limit, MAX_BYTES)) + 1)
-        size = len(content)
-    else:
-        size = path.stat().st_size
-        content = b"" if size > limit else path.read_bytes()
-    if size > limit:
-        raise LiftError(
-            f"{path} has {size / 2**20:,.0f} MiB; at most {limit // 2**20} MiB of text "
-            "are taken at once: split it"
-        )
-    return content
-
-
-def decode(content: bytes, name: str) -> str:
-    """The text of bytes: UTF-8, or UTF-16 or UTF-32 where a byte order mark says so; the mark is
-    no part of it.
-
-    Raises LiftError, which begins with `name`, for other encodings and for what is no text, such
-    as a PDF or NUL bytes.
-    """
-    for start, kind in _NO_TEXT.items():
-        if content.startswith(start):
-            raise LiftError(f"{name} is {kind}, not text: convert it to a text file first")
-    encoding = next((e for mark, e in _MARKS.items() if content.startswith(mark)), "utf-8")
-    try:
-        return _plain_text(content.decode(encoding), name)
-    except UnicodeDecodeError as error:
-        kind = encoding.removesuffix("-sig").upper()
-        raise LiftError(
-            f"{name} is not {kind} text (byte {error.start}): convert it to UTF-8 first"
-        ) from error
-
-
-def _plain_text(text: str, name: str) -> str:
-    """The text without a byte order mark. Raises LiftError when it is none."""
-    check_text(text, name)
-    text = text.lstrip("\ufeff")
-    if "\0" in text:
-        raise LiftError(
-            f"{name} holds NUL characters: it is a binary file, or UTF-16 or UTF-32 without a byte "
-            "order mark; convert it to UTF-8 text first"
-        )
-    for start, kind in _NO_TEXT.items():
-        if start.isascii() and text.lstrip()[:8].encode().startswith(start):
-            raise LiftError(f"{name} is {kind}, not text: convert it to a text file first")
-    return text
 
 
 def _token_ids(document: Sequence[int], tokenizer: Tokenizer) -> np.ndarray:

@@ -55,7 +55,7 @@ def absorb(
 ) -> Memory:
     """Trains a LoRA adapter on the document (LIFT) and measures what it recalls.
 
-    document   text, the path of a UTF-8 text file, token ids, or a Document read before
+    document   text, the path of a file (liftcore.reading), token ids, or a Document read before
     title      how questions name the document; the file's name by default
     config     settings; None: the preset understand for a chat model, which is then trained on
                questions too, and memorize for any other (config.preset_for), with the rank and
@@ -159,6 +159,7 @@ def absorb(
         config=config,
         report=measured,
         training=result,
+        source=document.source,
     )
 
 

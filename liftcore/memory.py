@@ -8,7 +8,9 @@ import hashlib
 import importlib.util
 import os
 import typing
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,13 +21,17 @@ from liftcore import adapter as adapters
 from liftcore import answer, embedded, files, model, output
 from liftcore.adapter import alone_with
 from liftcore.config import LiftConfig
-from liftcore.document import read_bytes, title_as_text
+from liftcore.document import title_as_text
 from liftcore.errors import LiftError, UsageError
 from liftcore.layers import depth
 from liftcore.layers.linear import features, matrix
 from liftcore.layers.lora import Adapter, linear_layers, without_adapter
 from liftcore.layers.targets import check_mergeable
 from liftcore.output import ADAPTER, DOCUMENT, INFO, MERGED, PICTURE
+from liftcore.questions import retrieval
+from liftcore.questions.retrieval import Evidence
+from liftcore.reading import Source
+from liftcore.reading.text import read_bytes
 from liftcore.report import Report
 from liftcore.terminal import note, one_line
 from liftcore.tokens import text_ids
@@ -43,6 +49,7 @@ class About:
     tokens: int
     base_model: str
     adapter_sha256: str
+    source: dict = field(default_factory=dict)  # the fields of a Source
 
     def __post_init__(self) -> None:
         self.title = title_as_text(self.title)
@@ -57,6 +64,7 @@ class Info:
     report: Report
     training: Result
     files: list[str] | None
+    source: Source | None
 
 
 def read_info(folder: Path) -> Info:
@@ -65,10 +73,13 @@ def read_info(folder: Path) -> Info:
     info = adapters.read_json(folder / INFO)
     try:
         known = {**info, **info["document"]}
-        about = from_json(About, {f.name: known[f.name] for f in dataclasses.fields(About)})
+        names = [f.name for f in dataclasses.fields(About) if f.name in known]
+        about = from_json(About, {name: known[name] for name in names})
         report, training = from_json(Report, info["report"]), from_json(Result, info["training"])
         report.text()
-        return Info(about, LiftConfig(**info["config"]), report, training, info.get("files"))
+        source = from_json(Source, about.source) if about.source else None
+        config = LiftConfig(**info["config"])
+        return Info(about, config, report, training, info.get("files"), source)
     except (LookupError, TypeError, ArithmeticError, ValueError) as error:
         raise LiftError(f"{folder / INFO} is damaged or of another version: {error}") from error
 
@@ -109,38 +120,78 @@ class Memory:
     config: LiftConfig
     report: Report
     training: Result
+    source: Source | None = None  # the file that the document was read from
+    _index: retrieval.SentenceIndex | None = field(default=None, init=False, repr=False)
 
-    def ask(self, question: str, *, context: str = "none", max_new_tokens: int = 64) -> str:
+    def ask(
+        self,
+        question: str,
+        *,
+        context: str = "none",
+        max_new_tokens: int = 64,
+        on_text: Callable[[str], None] | None = None,
+    ) -> str:
         """The model's answer, greedily decoded.
 
-        context "none": from the weights alone; "truncated": the prompt also holds the document,
-        cut to the model's window (LIFT+ICL). Raises UsageError for anything else.
+        context   "none": from the weights alone; "truncated": the prompt also holds the document,
+                  cut to the model's window (LIFT+ICL); "passages": it holds the passages that
+                  evidence() gives (LIFT+RAG). Raises UsageError for anything else
+        on_text   is called with each piece of the answer as it is generated; together they are
+                  the answer, with white space around it
         """
         check_length(max_new_tokens)
         if context not in answer.CONTEXTS:
-            raise UsageError(f"unknown context {context!r}: choose none or truncated")
-        tokens = None
+            raise UsageError(f"unknown context {context!r}: choose {', '.join(answer.CONTEXTS)}")
+        beside: Callable[[int], str] | None = None
         if context == "truncated":
-            if self.text is None:
-                raise LiftError("this memory was saved without its document; use context none")
-            tokens = text_ids(self.tokenizer, self.text)
+            tokens = text_ids(self.tokenizer, self._text())
+            beside = partial(answer.truncate, self.tokenizer, tokens)
+        elif context == "passages":
+            index, most = self._passages(), retrieval.MOST
+            beside = partial(index.passages, question, count=self._count, most=most)
         with alone_with(self.model):
             self.adapter.install()
             return answer.ask(
-                self.model,
-                self.tokenizer,
-                question,
+                *(self.model, self.tokenizer, question),
                 title=self.title,
-                document=tokens,
+                context=beside,
                 max_new_tokens=max_new_tokens,
+                on_text=on_text,
             ).strip()
 
-    def complete(self, text: str, *, max_new_tokens: int = 32) -> str:
-        """How the document goes on after `text`, from the weights alone, greedily decoded."""
+    def evidence(self, question: str, most: int = retrieval.MOST) -> list[Evidence]:
+        """The passages of the document that hold most of the question's words (BM25), in the
+        document's order, of the `most` best windows of five sentences. Raises LiftError when the
+        memory has no document, or bm25s is missing."""
+        return self._passages().evidence(question, most, self.source)
+
+    def complete(
+        self,
+        text: str,
+        *,
+        max_new_tokens: int = 32,
+        on_text: Callable[[str], None] | None = None,
+    ) -> str:
+        """How the document goes on after `text`, from the weights alone, greedily decoded;
+        `on_text` as in ask()."""
         check_length(max_new_tokens)
         with alone_with(self.model):
             self.adapter.install()
-            return answer.complete(self.model, self.tokenizer, text, max_new_tokens)
+            return answer.complete(self.model, self.tokenizer, text, max_new_tokens, on_text)
+
+    def _text(self) -> str:
+        if self.text is None:
+            raise LiftError("this memory was saved without its document; use context none")
+        return self.text
+
+    def _passages(self) -> retrieval.SentenceIndex:
+        text = self._text()
+        if self._index is None or self._index.text != text:
+            self._index = retrieval.SentenceIndex(text)
+        return self._index
+
+    def _count(self, text: str) -> int:
+        return len(text_ids(self.tokenizer, text))
 
     def save(
         self,
@@ -180,13 +231,19 @@ class Memory:
         return INFO, {
             "liftcore": __version__,
             "base_model": adapters.base_name(self.model),
-            "document": {"title": self.title, "sha256": self.sha256, "tokens": self.length},
+            "document": self._document(),
             "config": dataclasses.asdict(self.config),
             "training": dataclasses.asdict(self.training),
             "report": dataclasses.asdict(self.report),
             "adapter_sha256": sha256,
             "vllm_max_lora_rank": adapters.vllm_rank(self.adapter.rank),
         }
+
+    def _document(self) -> dict:
+        about: dict = {"title": self.title, "sha256": self.sha256, "tokens": self.length}
+        if self.source is not None:
+            about["source"] = dataclasses.asdict(self.source)
+        return about
 
     def _write_merged(self, folder: Path) -> None:
         model.causal_lm(merged(self.adapter)).save_pretrained(folder / MERGED)
@@ -287,7 +344,7 @@ def load_memory(
     about = info.about
     return Memory(
         *(base_model, tokenizer, adapter, about.title, text, about.sha256, about.tokens),
-        *(info.config, info.report, info.training),
+        *(info.config, info.report, info.training, info.source),
     )
 
 

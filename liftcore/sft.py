@@ -21,6 +21,7 @@ from liftcore.layers.lora import Adapter, own_adapter_after
 from liftcore.objectives.build import objectives_of
 from liftcore.output import START as INFO
 from liftcore.questions.pairs import GivenPairs, read_pairs
+from liftcore.reading import SUFFIXES
 from liftcore.tokens import Tokenizer
 from liftcore.training.loop import Result, train
 from liftcore.training.progress import ProgressLine
@@ -32,7 +33,7 @@ DEFAULTS: dict[str, Any] = dict(
     **dict(adapter_init="random", train_a=True, layers=None),
 )
 # What looks like a part of a corpus, and is none.
-OTHER_TEXTS = {".md", ".rst", ".markdown", ".text", ".tex", ".html", ".json"}
+OTHER_TEXTS = {".markdown", ".text", ".tex", ".json", ".rtf", ".odt", ".doc", ".ppt"}
 
 
 @dataclasses.dataclass
@@ -76,8 +77,8 @@ def sft(
 ) -> Start:
     """Trains one LoRA adapter on a folder of documents: (1/N) Σ_n (L_input(n) + γ L_AT(n)).
 
-    corpus     *.txt files, each with or without a .jsonl of the same name that holds its
-               question-answer pairs
+    corpus     files of the kinds in liftcore.reading.SUFFIXES, each with or without a .jsonl of
+               the same name that holds its question-answer pairs
     config     by default segments and questions, three epochs, on the preset for such a model
                (config.preset_for); γ is config.mix
 
@@ -111,7 +112,7 @@ def sft(
         objectives += objectives_of(model, tokenizer, document, config, [GivenPairs(pairs)])
         weights += config.weights
     if "qa" in config.objectives and not count:
-        raise LiftError(f"{corpus} holds no questions: one .jsonl beside each .txt")
+        raise LiftError(f"{corpus} holds no questions: one .jsonl beside each document")
     prefix = len(models.prefix_ids(tokenizer))
     source = StepSource(objectives, config, window, weights=weights, prefix=prefix)
     with alone_with(model), own_adapter_after(model):
@@ -125,7 +126,7 @@ def sft(
 
 
 def files_of(corpus: Path) -> list[tuple[Path, Path | None]]:
-    """The text files of a folder, each with its questions or None, by name.
+    """The documents of a folder, each with its questions or None, by name.
 
     Raises LiftError for a folder without texts. Warns of what looks like a part of the corpus and
     is left out.
@@ -133,11 +134,11 @@ def files_of(corpus: Path) -> list[tuple[Path, Path | None]]:
     try:
         entries = sorted(e for e in corpus.iterdir() if not e.name.startswith("."))
     except OSError as error:
-        raise LiftError(f"{corpus} holds no .txt files: {error.strerror or error}") from error
-    texts = [e for e in entries if e.suffix.lower() == ".txt"]
+        raise LiftError(f"{corpus} holds no documents: {error.strerror or error}") from error
+    texts = [e for e in entries if e.suffix.lower() in SUFFIXES]
     questions = {e.stem: e for e in entries if e.suffix.lower() == ".jsonl"}
     if not texts:
-        raise LiftError(f"{corpus} holds no .txt files")
+        raise LiftError(f"{corpus} holds no documents: {', '.join(SUFFIXES)}")
     stems = {text.stem for text in texts}
     idle = [e.name for stem, e in questions.items() if stem not in stems]
     idle += [e.name for e in entries if e.suffix.lower() in OTHER_TEXTS]

@@ -45,6 +45,27 @@ def note(text: str) -> None:
         print(plain(text), file=sys.stderr)
 
 
+class Typewriter:
+    """Prints pieces of a text from outside as they come, without white space before the first.
+
+    What could be the beginning of an escape sequence waits for its end.
+    """
+
+    def __init__(self) -> None:
+        self.begun, self.waits = False, ""
+
+    def __call__(self, piece: str) -> None:
+        text = self.waits + piece
+        at = max(text.rfind("\x1b"), text.rfind("\x9b"))
+        # A sequence is short; a longer text behind its mark is none.
+        open_end = at >= 0 and len(text) - at < 32 and plain(text[at:] + "m") == ""
+        text, self.waits = (text[:at], text[at:]) if open_end else (text, "")
+        text = plain(text if self.begun else text.lstrip())
+        if text:
+            self.begun = True
+            print(text, end="", flush=True)
+
+
 @contextlib.contextmanager
 def guarded() -> Generator[None]:
     """Within it no character is one that the streams cannot write, and warnings are plain lines."""

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from liftcore.document import MAX_BYTES
 from liftcore.errors import LiftError
+from liftcore.reading.text import MAX_BYTES
 
 TASKS = ("shortdep_qa", "longdep_qa", "shortdep_cloze", "longdep_summarization")
 # The benchmark's own kinds of long-dependency questions.

@@ -4,6 +4,7 @@
     truncated-icl   its head and tail, as much as the window holds
     rag             the passages that BM25 finds, as many as the window holds
     lift            from the weights alone
+    lift-rag        from the weights, with those passages beside the question
     lift-icl        from the weights, with the truncated document beside the question
     lift-paper      lift-icl with the published settings of training (LiftConfig.paper)
 
@@ -36,7 +37,6 @@ from types import ModuleType
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bench.evaluations import retrieval
 from bench.evaluations.memories import Memories
 from bench.evaluations.prompts import Prompt
 from liftcore import model as models
@@ -46,6 +46,7 @@ from liftcore.document import Document
 from liftcore.errors import LiftError, UsageError
 from liftcore.layers.lora import installed
 from liftcore.memory import Memory
+from liftcore.questions import retrieval
 from liftcore.tokens import text_ids
 
 
@@ -190,13 +191,7 @@ class RAG(Method):
         self.prepare_seconds = time.perf_counter() - started
 
     def context(self, question: str, room: int) -> str:
-        def count(text: str) -> int:
-            return len(text_ids(self.bench.tokenizer, text))
-
-        passages = self.index.passages(question, room, count)
-        if not passages:
-            raise DoesNotFit(f"no passage of the document fits {room} tokens")
-        return passages
+        return _passages(self.bench.tokenizer, self.index, question, room)
 
 
 class Lift(Method):
@@ -219,6 +214,21 @@ class LiftICL(Lift):
         return _truncated(self.bench.tokenizer, self.document, room)
 
 
+class LiftRAG(Lift):
+    name = "lift-rag"
+
+    @classmethod
+    def check(cls) -> None:
+        retrieval.library()
+
+    def prepare(self, document: Document) -> None:
+        super().prepare(document)
+        self.index = retrieval.SentenceIndex(document.text)
+
+    def context(self, question: str, room: int) -> str:
+        return _passages(self.bench.tokenizer, self.index, question, room)
+
+
 class LiftPaper(LiftICL):
     name = "lift-paper"
 
@@ -229,7 +239,7 @@ class LiftPaper(LiftICL):
         return paper.replace(segment_length=min(paper.segment_length, room))
 
 
-METHODS = {m.name: m for m in (FullICL, TruncatedICL, RAG, Lift, LiftICL, LiftPaper)}
+METHODS = {m.name: m for m in (FullICL, TruncatedICL, RAG, Lift, LiftRAG, LiftICL, LiftPaper)}
 
 
 def find(name: str) -> type[Method]:
@@ -259,6 +269,15 @@ def _module(where: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def _passages(
+    tokenizer: PreTrainedTokenizerBase, index: retrieval.SentenceIndex, question: str, room: int
+) -> str:
+    passages = index.passages(question, room, lambda text: len(text_ids(tokenizer, text)))
+    if not passages:
+        raise DoesNotFit(f"no passage of the document fits {room} tokens")
+    return passages
 
 
 def _truncated(tokenizer: PreTrainedTokenizerBase, document: Document, room: int) -> str:

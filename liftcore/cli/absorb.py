@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def add(verbs: options.Verbs) -> None:
-    parser = options.verb(verbs, "absorb", run, "train an adapter on a text file")
-    parser.add_argument("file", metavar="FILE", help="a UTF-8 text file; - is standard input")
+    parser = options.verb(verbs, "absorb", run, "train an adapter on a document")
+    options.file_argument(parser)
     options.model_options(parser, options.EMBEDDED)
     parser.add_argument("--out", metavar="DIR", help="folder of the adapter (FILE's name-memory)")
     parser.add_argument("--title", help="how questions name the document (FILE's name)")
@@ -66,7 +66,7 @@ def _add_sft(verbs: options.Verbs) -> None:
     parser.add_argument(
         "corpus",
         metavar="CORPUS",
-        help="a folder of .txt files, with questions in a .jsonl of the same name",
+        help="a folder of documents, with questions in a .jsonl of the same name",
     )
     options.model_options(parser, options.EMBEDDED)
     parser.add_argument("--out", metavar="DIR", required=True, help="folder of the adapter")
@@ -86,7 +86,8 @@ def run(args: argparse.Namespace) -> dict:
     tokenizer = load_tokenizer(args.model)
     config = options.config(args, options.preset(args, tokenizer), **adapter.settings_of(args.init))
     file = options.text_file(args.file)
-    text = documents.read_text(file)
+    reading = options.reading(file)
+    text = reading.text
     title = args.title or (None if file == options.STDIN else documents.title_of(file))
     out = Path(args.out or f"{file.stem}-memory")
     keep = not args.without_document
@@ -106,7 +107,7 @@ def run(args: argparse.Namespace) -> dict:
         if args.merge:
             check_mergeable(base, targets(base, depth.numbers(base, config.layers)).layers)
         check_room(out, base, config, merge=args.merge)
-        document = documents.from_text(text, tokenizer, title)
+        document = documents.from_text(text, tokenizer, title, reading.source)
         if not args.resume:
             state.unlink(missing_ok=True)
         started = time.perf_counter()

@@ -7,10 +7,14 @@ import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from liftcore.cli import options
 from liftcore.errors import LiftError, UsageError
-from liftcore.terminal import note, one_line, show
+from liftcore.terminal import Typewriter, note, one_line, show
+
+if TYPE_CHECKING:
+    from liftcore.memory import Memory
 
 
 def add(verbs: options.Verbs) -> None:
@@ -19,10 +23,16 @@ def add(verbs: options.Verbs) -> None:
     parser.add_argument("question", nargs="*", metavar="QUESTION")
     parser.add_argument(
         "--context",
-        choices=("none", "truncated"),
+        choices=("none", "truncated", "passages"),
         default="none",
         help="none: from the weights alone; truncated: beside the text cut to the "
-        "model's window (LIFT+ICL)",
+        "model's window (LIFT+ICL); passages: beside the passages of the text that hold most of "
+        "the question's words (LIFT+RAG)",
+    )
+    parser.add_argument(
+        "--evidence",
+        action="store_true",
+        help="also print those passages, with their places, below each answer",
     )
     parser.add_argument(
         "--complete",
@@ -50,17 +60,35 @@ def run(args: argparse.Namespace) -> dict:
         dtype=options.dtype(args.dtype),
         force=args.force,
     )
-    most, answers = args.max_new_tokens, []
+    answers = []
     for question in args.question or _typed(memory.title):
-        if args.complete:
-            answer = memory.complete(question, max_new_tokens=most)
-        else:
-            answer = memory.ask(question, context=args.context, max_new_tokens=most)
-        answers.append({"question": question, "answer": answer})
         if len(args.question) > 1:
             show(f"Q: {question}")
-        show(f"{question}{answer}" if args.complete else answer)
+        answers.append(_answered(memory, question, args))
     return {"memory": args.memory, "answers": answers}
+
+
+def _answered(memory: Memory, question: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Answers a question, on a terminal piece by piece, and prints the answer."""
+    passages = memory.evidence(question) if args.evidence else []
+    most, streams = args.max_new_tokens, sys.stdout is not None and sys.stdout.isatty()
+    on_text = Typewriter() if streams else None
+    if args.complete:
+        if on_text is not None:
+            on_text(question)
+        answer = memory.complete(question, max_new_tokens=most, on_text=on_text)
+    else:
+        answer = memory.ask(question, context=args.context, max_new_tokens=most, on_text=on_text)
+    if on_text is not None:
+        show()
+    else:
+        show(f"{question}{answer}" if args.complete else answer)
+    for passage in passages:
+        show(f"\n[{passage.place}]\n{passage.text}")
+    answered: dict[str, Any] = {"question": question, "answer": answer}
+    if args.evidence:
+        answered["evidence"] = [dataclasses.asdict(passage) for passage in passages]
+    return answered
 
 
 def _typed(title: str) -> Iterator[str]:

@@ -15,7 +15,7 @@ MOST_TOKENS = 1_000_000_000
 
 def add(verbs: options.Verbs) -> None:
     parser = options.verb(verbs, "estimate", run, "seconds, memory and FLOPs of segments alone")
-    parser.add_argument("what", metavar="FILE|TOKENS", help="a text file or a number of tokens")
+    parser.add_argument("what", metavar="FILE|TOKENS", help="a document or a number of tokens")
     options.model_options(parser, options.EMBEDDED)
     options.settings(parser)
 
@@ -29,7 +29,8 @@ def run(args: argparse.Namespace) -> dict:
     tokens = count_of(args.what)
     model, tokenizer = options.load(args)
     if tokens is None:
-        tokens = len(document.read(options.text_file(args.what), tokenizer).tokens)
+        text = options.reading(options.text_file(args.what)).text
+        tokens = len(document.from_text(text, tokenizer).tokens)
     cost = estimate(model, tokens, config)
     show(
         f"{tokens:,} tokens: about {_duration(cost.seconds)}, peak memory "

@@ -11,7 +11,7 @@ import traceback
 from typing import NoReturn
 
 from liftcore import __version__
-from liftcore.cli import absorb, ask, demo, estimate, info
+from liftcore.cli import absorb, ask, demo, estimate, info, read
 from liftcore.errors import LiftError, UsageError
 from liftcore.terminal import guarded, note, one_line, plain, show
 
@@ -96,6 +96,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"liftcore {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for each in (demo, absorb, ask, estimate, info):
+    for each in (demo, absorb, read, ask, estimate, info):
         each.add(verbs)
     return parser

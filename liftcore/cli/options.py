@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from liftcore.config import CHOICES, PRESETS, LiftConfig, preset_for
-from liftcore.terminal import plain
+from liftcore.terminal import note, one_line, plain
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from liftcore.reading import Reading
     from liftcore.training.loop import Result
 
 EMBEDDED = "smollm2-135m"
@@ -153,9 +154,28 @@ def dtype(name: str | None) -> torch.dtype | None:
     return getattr(torch, DTYPES[name])
 
 
+def file_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        help="text, PDF, DOCX, PPTX, HTML, EPUB, a notebook or CSV; - is standard input",
+    )
+
+
 def text_file(name: str) -> Path:
     """The file of a command line, where - stands for standard input."""
     return STDIN if name == "-" else Path(name)
+
+
+def reading(file: Path) -> Reading:
+    """What a file holds; a note on standard error says what was done to make text of it."""
+    from liftcore.reading import read_file
+
+    made = read_file(file)
+    if made.source.kind != "text" or made.source.notes:
+        said = ", ".join([made.source.kind, *made.source.notes])
+        note(f"liftcore: {one_line(str(file))}: {said}")
+    return made
 
 
 def trained(training: Result) -> str:

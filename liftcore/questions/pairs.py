@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from liftcore.document import read_text
 from liftcore.errors import LiftError, UsageError
 from liftcore.questions.words import goes_on, has_words, normalised, question_key
+from liftcore.reading.text import decode, read_bytes
 from liftcore.tokens import check_text
 
 # What may stand around JSON: white space, and the byte order marks of files put together.
@@ -146,14 +146,14 @@ def stands_in(evidence: str, text: str) -> bool:
 
 
 def read_pairs(path: str | Path) -> list[Pair]:
-    """The user's pairs: a text file (see document.decode) with one JSON object a line, or an array
-    of such objects, keys question and answer, and evidence if wanted; others are ignored. A
+    """The user's pairs: a text file (see reading.text.decode) with one JSON object a line, or an
+    array of such objects, keys question and answer, and evidence if wanted; others are ignored. A
     question asked twice counts once.
 
     Raises UsageError that names the line or the pair, and LiftError for a file without pairs.
     """
     path = Path(path)
-    text = read_text(path)
+    text = decode(read_bytes(path), str(path))
     whole = _whole(text)
     if whole is not None:
         pairs = [as_pair(each, f"{path}, pair {n}") for n, each in enumerate(whole, 1)]

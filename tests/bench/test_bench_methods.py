@@ -10,11 +10,11 @@ import liftcore
 from bench.evaluations import memories, methods
 from bench.evaluations.methods import METHODS, Bench, DoesNotFit, find, set_window
 from bench.evaluations.prompts import Prompt
-from bench.evaluations.retrieval import GAP, SentenceIndex, sentences
 from liftcore import document
 from liftcore import model as models
 from liftcore.config import LiftConfig
 from liftcore.errors import UsageError
+from liftcore.questions.retrieval import GAP, SentenceIndex
 
 CONFIG = LiftConfig(segment_length=32, epochs=2, rank=4, learning_rate=2e-2)
 TEXT = "".join(
@@ -161,9 +161,11 @@ def test_a_window_can_only_become_smaller(model):
 def test_rag_finds_the_sentence_and_keeps_the_order(bench, log, monkeypatch):
     text = f"{TEXT} The cook baked a plum cake for the harbour master. {TEXT} The end."
     log = document.from_text(text, bench.tokenizer, "The log")
-    rag = prepared("rag", bench, log)
-    asked = prompt_of(rag, monkeypatch, "For whom did the cook bake a cake?")
-    assert "plum cake for the harbour master" in asked and rag.prompt_tokens + 4 <= 256
+    for name in ("rag", "lift-rag"):
+        rag = prepared(name, bench, log)
+        asked = prompt_of(rag, monkeypatch, "For whom did the cook bake a cake?")
+        assert "plum cake for the harbour master" in asked and rag.prompt_tokens + 4 <= 256
+        assert (rag.memory is not None) == (name == "lift-rag")
     two = SentenceIndex("Bees hum. " + "Rain falls. " * 20 + "Bees hum in Rome. Bees sleep.", 1, 1)
 
     def words(text):
@@ -186,17 +188,11 @@ def test_every_sentence_is_in_a_window(rng):
     assert set().union(*index.windows) == set(range(number))
 
 
-def test_sentences_end_at_stops_and_blank_lines():
-    text = 'He said "no." Then 3.5 men came!\n\nA heading\n\nThe rest'
-    assert sentences(text) == ['He said "no."', "Then 3.5 men came!", "A heading", "The rest"]
-    assert sentences(" \n") == []
-
-
 def test_all_methods_get_the_same_question_and_opening(bench, log, monkeypatch):
     prompt = Prompt(
         beside="{title}|{document}|{question}", alone="{title}|{question}", opening="It was"
     )
-    for name in ("truncated-icl", "rag", "lift", "lift-icl"):
+    for name in ("truncated-icl", "rag", "lift", "lift-rag", "lift-icl"):
         text = prompt_of(prepared(name, bench, log), monkeypatch, prompt=prompt)
         assert f"|{QUESTION}" in text and text.endswith("assistant\nIt was")
         assert ("keeper" in text) == (name != "lift")

@@ -14,9 +14,9 @@ import pytest
 from bench.evaluations import cases, evaluate, niah
 from bench.evaluations import niah_documents as stacks
 from bench.evaluations.cases import Case, Results
-from bench.evaluations.retrieval import sentence_ends
 from liftcore.errors import LiftError, UsageError
 from liftcore.output import STATE
+from liftcore.questions.windows import sentences
 
 WORDS = ("wind", "harbour", "keeper", "lamp", "stone", "boat", "night", "water", "letter", "road")
 
@@ -50,7 +50,7 @@ def test_needles_stand_at_their_true_depths(rng, tokenizer, length):
         assert abs(made.positions[i] - before / tokens) <= 2 / tokens
     assert text.startswith(needles[0].text) and text.endswith(needles[-1].text)
     places = [text.index(n.text) for n in needles]
-    ends = sentence_ends(text)
+    ends = [stop for _, stop in sentences(text)]
     assert places == sorted(places) and all(p == 0 or p - 1 in ends for p in places)
 
 

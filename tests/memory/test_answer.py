@@ -1,6 +1,7 @@
 """Answers are greedy, whatever a model's generation_config says."""
 
 import pytest
+import torch
 from tiny import tiny_model
 
 from liftcore import answer
@@ -53,6 +54,28 @@ def test_a_cut_parts_no_character(tokenizer, text):
         assert len(start) % unit in good
         # A cut may begin within a long row of flags, which then are counted from there.
         assert text[0] == "🇫" or (len(text) - len(end)) % unit in good
+
+
+@pytest.mark.parametrize("new", [1, 2, 9])
+def test_the_pieces_of_an_answer_are_the_answer(model, tokenizer, new):
+    ids = tokenizer("Marta keeps bees on the roof")["input_ids"]
+    pieces = []
+    whole = answer.generate(model, tokenizer, ids, new, pieces.append)
+    assert "".join(pieces) == whole == answer.generate(model, tokenizer, ids, new)
+    assert len(pieces) > 1 or new < 3
+
+
+def test_no_piece_holds_half_a_character_or_the_end_of_a_turn():
+    tokenizer, pieces = byte_fallback(), []
+    stream = answer._Stream(tokenizer, pieces.append)
+    ids = tokenizer("a漢字👍 b")["input_ids"]
+    end = torch.tensor([0])  # <unk>, as a token that ends the turn and is no special one
+    for token in (torch.tensor([[1, 2, 3]]), *map(torch.tensor, [[i] for i in ids]), end):
+        stream.put(token)
+    stream.end()
+    stream.say("a漢字👍 b")
+    assert "".join(pieces) == "a漢字👍 b" and len(pieces) >= 5
+    assert not any("\ufffd" in piece for piece in pieces)
 
 
 def byte_fallback():

@@ -194,7 +194,7 @@ def test_the_truncated_prompt_fits_the_window(memory, monkeypatch):
     from liftcore import answer
 
     seen = []
-    monkeypatch.setattr(answer, "generate", lambda m, t, ids, n: seen.append(len(ids)) or "")
+    monkeypatch.setattr(answer, "generate", lambda m, t, ids, *_: seen.append(len(ids)) or "")
     memory.text = TEXT * 40
     memory.ask("Who keeps bees?", context="truncated", max_new_tokens=20)
     assert 256 - 40 <= seen[0] + 20 <= 256

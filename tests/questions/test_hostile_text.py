@@ -9,7 +9,6 @@ from errors_and_seeds import fresh_seed
 from stub_server import Stub
 
 from bench.evaluations import metrics
-from bench.evaluations.retrieval import sentence_ends
 from liftcore.cli.demo import is_right
 from liftcore.questions import kinds as study_kinds
 from liftcore.questions import prompt as qa_prompt
@@ -18,8 +17,11 @@ from liftcore.questions import words
 from liftcore.questions.client import LARGEST, ChatServer, ServerError
 from liftcore.questions.forms import forms
 from liftcore.questions.pairs import stands_in
+from liftcore.questions.retrieval import SentenceIndex
 from liftcore.questions.timeline import orders
 from liftcore.questions.windows import Passages, Window, blocks, every_sentence, sentences
+from liftcore.reading.html import html_text
+from liftcore.reading.text import cleaned
 
 SIZE = 100_000
 FOOD = [
@@ -39,7 +41,9 @@ def everything(text):
         "sentences": lambda: sentences(text),
         "windows": lambda: every_sentence(text, 50),
         "blocks": lambda: blocks(text, 3),
-        "bench sentences": lambda: sentence_ends(text),
+        "retrieval": lambda: SentenceIndex(text).passages(text[:200], 50, len),
+        "cleaned": lambda: cleaned("word " * len(text) + text, "a"),
+        "page": lambda: html_text(text, "a"),
         "terms": lambda: terms.terms(text),
         "content words": lambda: terms.content_words(text),
         "language": lambda: terms.is_english(text),
