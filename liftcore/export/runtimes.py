@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.util
 import tempfile
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,6 +17,7 @@ from liftcore import model as models
 from liftcore.adapter import base_name
 from liftcore.errors import LiftError, UsageError
 from liftcore.export.gguf import write_gguf
+from liftcore.export.llama_cpp import served
 from liftcore.export.mlx import write_mlx
 from liftcore.export.saved import Saved, read_saved
 from liftcore.export.verify import Complete, Prompt, in_process
@@ -118,7 +117,6 @@ def _again(memory: Memory, name: str):
 def _llama_cpp(
     saved: Saved, lora: Path | None, base: Path | None, new: Path
 ) -> Generator[Complete]:
-    """llama.cpp's own server within this process, on a free port of this machine alone."""
     _check("xllamacpp")
     if base is None and saved.info.about.base_model == embedded.NAME:
         base = embedded.gguf_file()
@@ -127,21 +125,10 @@ def _llama_cpp(
     if lora is None:
         lora = new / "adapter.gguf"
         write_gguf(saved, lora)
-    xllamacpp: Any = importlib.import_module("xllamacpp")  # it has no types
-
-    params = xllamacpp.CommonParams()
-    params.model.path = str(base)
-    params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(lora), 1.0)]
     report = saved.info.report
-    params.n_ctx, params.n_parallel = 2 * (report.prompt_tokens + report.new_tokens + 8), 1
-    params.verbosity, params.warmup = -1, False
-    # Its threads spin while they wait: more of them than cores are free would take ages.
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = torch.get_num_threads()
-    try:
-        running = xllamacpp.Server(params)
-    except Exception as error:
-        raise LiftError(f"llama.cpp cannot load {lora} on {base}: {_first_line(error)}") from error
-    yield server(f"{running.listening_address}/v1", "memory")
+    context = 2 * (report.prompt_tokens + report.new_tokens + 8)
+    with served(base, lora, context=context, threads=torch.get_num_threads()) as address:
+        yield server(f"{address}/v1", "memory")
 
 
 def _mlx(saved: Saved, folder: Path | None, new: Path) -> Complete:

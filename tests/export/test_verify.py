@@ -9,6 +9,7 @@ import torch
 import liftcore
 from liftcore.cli.main import main
 from liftcore.errors import LiftError, UsageError
+from liftcore.export.llama_cpp import served
 from liftcore.export.runtimes import opened
 from liftcore.export.saved import read_saved
 from liftcore.export.verify import _verdict, in_process, verify
@@ -92,6 +93,16 @@ def test_what_cannot_be_asked(learnt, tmp_path):
     ):
         with pytest.raises(error, match=words), opened(runtime, memory, folder) as complete:
             verify(memory, complete)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("xllamacpp") is None, reason="needs xllamacpp")
+def test_a_file_that_llama_cpp_cannot_read(tmp_path):
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF")
+    with (
+        pytest.raises(LiftError, match=r"llama\.cpp cannot load .*broken\.gguf"),
+        served(tmp_path / "broken.gguf", None, context=64, threads=1),
+    ):
+        pass
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mlx_lm") is None, reason="needs mlx-lm")

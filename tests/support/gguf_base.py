@@ -6,9 +6,9 @@ from contextlib import contextmanager
 
 import gguf
 import torch
-import xllamacpp
 
 from liftcore.export.gguf import FAMILIES
+from liftcore.export.llama_cpp import served
 
 
 def write_base(model, file):
@@ -70,23 +70,15 @@ def write_base(model, file):
 @contextmanager
 def llama_cpp(base, lora=None):
     """A function: token ids -> {token: log-probability} of the likeliest next tokens."""
-    params = xllamacpp.CommonParams()
-    params.model.path, params.n_ctx, params.n_parallel = str(base), 128, 1
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
-    params.verbosity, params.warmup = -1, False
-    if lora is not None:
-        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(lora), 1.0)]
-    server = xllamacpp.Server(params)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with served(base, lora, context=128, threads=1) as address:
 
-    def likeliest(ids):
-        asked = {"prompt": ids, "n_predict": 1, "n_probs": 5, "temperature": 0}
-        request = urllib.request.Request(
-            f"{server.listening_address}/completion", json.dumps(asked).encode(),
-            {"Content-Type": "application/json"},
-        )  # fmt: skip
-        answer = json.load(opener.open(request, timeout=60))
-        top = answer["completion_probabilities"][0]["top_logprobs"]
-        return {each["id"]: each["logprob"] for each in top}
+        def likeliest(ids):
+            asked = json.dumps({"prompt": ids, "n_predict": 1, "n_probs": 5, "temperature": 0})
+            kind = {"Content-Type": "application/json"}
+            request = urllib.request.Request(f"{address}/completion", asked.encode(), kind)
+            answer = json.load(opener.open(request, timeout=60))
+            top = answer["completion_probabilities"][0]["top_logprobs"]
+            return {each["id"]: each["logprob"] for each in top}
 
-    yield likeliest
+        yield likeliest
