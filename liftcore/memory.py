@@ -28,6 +28,7 @@ from liftcore.layers.linear import features, matrix
 from liftcore.layers.lora import Adapter, linear_layers, without_adapter
 from liftcore.layers.targets import check_mergeable
 from liftcore.output import ADAPTER, DOCUMENT, INFO, MERGED, PICTURE
+from liftcore.pretrained import HUB_NAME, memory_from_hub
 from liftcore.questions import retrieval
 from liftcore.questions.retrieval import Evidence
 from liftcore.reading import Source
@@ -215,7 +216,7 @@ class Memory:
         output.save(folder, lambda new: self._write(new, with_document), force=force)
         if merge:
             with output.or_warning(f"{folder / MERGED}"):
-                output.add(folder, INFO, self._write_merged)
+                output.add(folder, INFO, lambda new: self.write_merged(new / MERGED))
         return folder
 
     def _write(self, folder: Path, with_document: bool) -> tuple[str, dict]:
@@ -245,9 +246,11 @@ class Memory:
             about["source"] = dataclasses.asdict(self.source)
         return about
 
-    def _write_merged(self, folder: Path) -> None:
-        model.causal_lm(merged(self.adapter)).save_pretrained(folder / MERGED)
-        self.tokenizer.save_pretrained(folder / MERGED)
+    def write_merged(self, folder: Path) -> None:
+        """Writes the model with the adapter added to its weights, and the tokenizer. Raises
+        LiftError when a layer shares its weight with another."""
+        model.causal_lm(merged(self.adapter)).save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
 
 
 def check_length(max_new_tokens: int) -> None:
@@ -304,12 +307,14 @@ def load_memory(
 ) -> Memory:
     """A saved memory, on the base model that it was trained on.
 
+    folder   where it was saved, or USER/NAME on the hub
+
     The base is loaded by its recorded name unless `model_and_tokenizer` gives one; a line on
     standard error says which, but for the embedded model. Raises LiftError when the folder is
     damaged or the model is another one; force skips the check of the name (never that of the
     shapes).
     """
-    folder = Path(folder)
+    folder = local_folder(folder)
     info = read_info(folder)
     base = info.about.base_model
     if model_and_tokenizer is None:
@@ -346,6 +351,14 @@ def load_memory(
         *(base_model, tokenizer, adapter, about.title, text, about.sha256, about.tokens),
         *(info.config, info.report, info.training, info.source),
     )
+
+
+def local_folder(folder: str | Path) -> Path:
+    """The memory's folder, brought from the hub where the name is one there and nothing here."""
+    name, folder = str(folder), Path(folder)
+    if folder.exists() or folder.parent.exists() or not HUB_NAME.fullmatch(name):
+        return folder
+    return memory_from_hub(name)
 
 
 def _has_matplotlib() -> bool:

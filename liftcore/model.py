@@ -86,6 +86,11 @@ def load_tokenizer(name_or_path: str | Path) -> Tokenizer:
         raise LiftError(f"{name} has no tokenizer that transformers can load") from error
 
 
+def load_config(name_or_path: str | Path) -> Any:
+    """The configuration of the model that load() gives; raises LiftError as that does."""
+    return _loaded("AutoConfig", _name(name_or_path))
+
+
 def _loaded(kind: str, name: str, **options: Any) -> Any:
     """from_pretrained(), whose errors say what to do."""
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import re
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 # Loading imports every quantiser that is installed, and some of these talk while they are.
 TALKATIVE = ("torchao", "torch.utils._pytree")
 LFS_POINTER = b"version https://git-lfs"
+# USER/NAME on the hub.
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+MEMORY_FILES = ("*.json", "adapter_model.safetensors", "document.txt", "recall.png")
 
 
 def from_pretrained(
@@ -83,6 +87,22 @@ def _parts(config: Any) -> Iterator:
     for value in list(vars(config).values()):
         if hasattr(value, "model_type") and hasattr(value, "to_dict"):
             yield from _parts(value)
+
+
+def memory_from_hub(name: str) -> Path:
+    """The folder with a memory that is called USER/NAME on the hub; none of its other files comes.
+
+    Raises LiftError, in one line, when it cannot be had.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(MEMORY_FILES)))
+    except Exception as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise LiftError(
+            f"{name} is neither a folder with a memory nor reachable on the hub ({why})"
+        ) from error
 
 
 def lfs_pointer(folder: str | Path) -> Path | None:

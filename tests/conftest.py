@@ -94,6 +94,15 @@ def saved_memory(tiny_folder, tmp_path_factory):
     return memory.save(tmp_path_factory.mktemp("saved") / "memory")
 
 
+@pytest.fixture(scope="session")
+def learnt(tiny_folder, tmp_path_factory):
+    """(memory, its folder) of a tiny model that recites the document; tests leave it as it is."""
+    model, tokenizer = liftcore.load(tiny_folder, device="cpu", dtype=torch.float32)
+    config = liftcore.LiftConfig(segment_length=64, epochs=100, rank=16, learning_rate=1e-2)
+    memory = liftcore.absorb(model, tokenizer, TEXT, title="Bees", config=config, progress=False)
+    return memory, memory.save(tmp_path_factory.mktemp("learnt") / "bees")
+
+
 @pytest.fixture
 def memory_folder(saved_memory, tmp_path):
     """A memory's folder to change at will."""

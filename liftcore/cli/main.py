@@ -11,7 +11,7 @@ import traceback
 from typing import NoReturn
 
 from liftcore import __version__
-from liftcore.cli import absorb, ask, demo, estimate, info, read
+from liftcore.cli import absorb, ask, demo, estimate, export, info, read
 from liftcore.errors import LiftError, UsageError
 from liftcore.terminal import guarded, note, one_line, plain, show
 
@@ -20,7 +20,8 @@ _WORD = "\0"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one verb; returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Runs one verb; returns the exit code: 0 done, 1 failed, or verify found no arrival; 2 wrong
+    usage, 130 interrupted."""
     with guarded():
         args = _parse(sys.argv[1:] if argv is None else argv)
         try:
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
                 note(traceback.format_exc())
             note(f"liftcore: error: {_one_line(error)}")
             return 2 if isinstance(error, UsageError) else 1
-    return 0
+        return 0 if result.get("arrived", True) else 1
 
 
 class _Parser(argparse.ArgumentParser):
@@ -96,6 +97,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"liftcore {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for each in (demo, absorb, read, ask, estimate, info):
+    for each in (demo, absorb, read, ask, export, estimate, info):
         each.add(verbs)
     return parser

@@ -1,4 +1,5 @@
-"""One request to an OpenAI-compatible server: POST {url}/chat/completions, with a hard time limit.
+"""One request to an OpenAI-compatible server: POST {url}/chat/completions or {url}/completions,
+with a hard time limit.
 
 The key comes from the environment alone, LIFTCORE_QA_KEY or else OPENAI_API_KEY. It goes into one
 header and nowhere else: no message, repr, log or file holds it, and no redirect is followed.
@@ -74,6 +75,8 @@ class ChatServer:
     then on; max_tokens becomes max_completion_tokens.
     """
 
+    ENDPOINT = "/chat/completions"
+
     def __init__(self, url: str, model: str, *, temperature: float, max_tokens: int):
         parts = urlsplit(url.strip().rstrip("/"))
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -82,7 +85,7 @@ class ChatServer:
             raise UsageError(f"no key in the address, please: put it into {KEYS[0]}")
         if not model:
             raise UsageError("a server needs the name of a model")
-        path = parts.path.removesuffix("/chat/completions") + "/chat/completions"
+        path = parts.path.removesuffix(self.ENDPOINT) + self.ENDPOINT
         self.path = f"{path}?{parts.query}" if parts.query else path
         self.secure, self.host = parts.scheme == "https", parts.hostname
         self.port = parts.port or (443 if self.secure else 80)
@@ -100,18 +103,20 @@ class ChatServer:
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"ChatServer({self.host}:{self.port}, {self.model})"
+        return f"{type(self).__name__}({self.host}:{self.port}, {self.model})"
 
     def ask(self, messages: list[dict[str, str]], timeout: float) -> str:
         """The model's answer to a chat, messages of role and content. Raises ServerError."""
+        return _content(self._answer({"messages": messages}, timeout))
+
+    def _answer(self, asked: dict, timeout: float) -> bytes:
+        """The body of the answer to a request."""
         while True:
             with self._lock:
                 optional = dict(self._optional)
-            status, headers, body = self._post(
-                {"model": self.model, "messages": messages, **optional}, timeout
-            )
+            status, headers, body = self._post({"model": self.model, **asked, **optional}, timeout)
             if status == 200:
-                return _content(body)
+                return body
             said = self._key.hidden(_message(body))
             if status not in (400, 422) or not self._simpler(optional, said):
                 raise _refusal(status, headers, said)
@@ -218,6 +223,33 @@ class ChatServer:
         return ServerError("request failed", type(error).__name__, retry=False)
 
 
+class TextServer(ChatServer):
+    """The same for a server that goes on with a text, greedily."""
+
+    ENDPOINT = "/completions"
+
+    def __init__(self, url: str, model: str, *, max_tokens: int):
+        super().__init__(url, model, temperature=0.0, max_tokens=max_tokens)
+        self._optional = {"max_tokens": max_tokens}
+        self._takes_ids = True
+
+    def complete(self, ids: list[int], text: str, timeout: float) -> str:
+        """How the model goes on behind a prompt, given as its token ids or, to a server that takes
+        none, as its text. Raises ServerError."""
+        if self._takes_ids:
+            try:
+                return self._completed(ids, timeout)
+            except ServerError as error:
+                if error.reason not in ("HTTP 400", "HTTP 422", "HTTP 500"):
+                    raise
+                self._takes_ids = False
+        return self._completed(text, timeout)
+
+    def _completed(self, prompt: list[int] | str, timeout: float) -> str:
+        # Not optional: an answer that was drawn at random says nothing.
+        return _completion(self._answer({"prompt": prompt, "temperature": 0.0}, timeout))
+
+
 def _cut(each: socket.socket) -> None:
     """Ends a connection under another thread's hands; that thread's read or write then fails."""
     with contextlib.suppress(OSError, ValueError):
@@ -254,6 +286,17 @@ def _content(body: bytes) -> str:
     if not isinstance(content, str) or not content.strip():
         raise ServerError("empty answer")
     return content
+
+
+def _completion(body: bytes) -> str:
+    """The text of a completion, which may be empty."""
+    try:
+        text = json.loads(body)["choices"][0]["text"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        raise ServerError("not a completion") from None
+    if not isinstance(text, str):
+        raise ServerError("not a completion")
+    return text
 
 
 def _message(body: bytes) -> str:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import liftcore
 from liftcore import embedded as package
 from liftcore.errors import LiftError
+from liftcore.export.runtimes import opened
+from liftcore.export.verify import Prompt, verify
 from liftcore.fiction.documents import fictional_document
 from liftcore.model import default_dtype
 
@@ -90,7 +93,7 @@ def test_the_conversion_needs_nothing_but_gguf_and_gives_what_transformers_gives
     )
     assert done.returncode == 0, done.stderr
     pytest.importorskip("accelerate")
-    file = package._gguf_file()
+    file = package.gguf_file()
     source = {"gguf_file": file.name}
     how = {"quantization_config": GgufConfig(dequantize=True)} if GgufConfig else {}
     theirs = AutoModelForCausalLM.from_pretrained(
@@ -121,7 +124,7 @@ def test_the_conversion_draws_no_random_numbers():
     """The first run of a machine must not differ from the second."""
     skip_without_its_file()
     before = torch.random.get_rng_state()
-    package.dequantised(package._gguf_file())
+    package.dequantised(package.gguf_file())
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -155,20 +158,52 @@ class _Model:
         raise OSError("no space left")
 
 
-def test_absorb_makes_the_model_recall_a_document_it_never_saw(embedded):
-    """The quality claim in small: 500 words, a fraction of the demo's time."""
+@pytest.fixture(scope="module")
+def remembered(embedded):
+    """(a memory of 400 words on the embedded model, its facts): a fraction of the demo's time."""
     model, tokenizer = embedded
     fiction = fictional_document(seed=11, words=400)
     try:
         config = liftcore.LiftConfig(segment_length=128, epochs=12, rank=32, learning_rate=2e-3)
-        memory = liftcore.absorb(model, tokenizer, fiction.text, config=config, progress=False)
-        assert memory.report.recall > 0.6
-        right = sum(memory.complete(f.cue, max_new_tokens=12).strip().startswith(f.answer)
-                    for f in fiction.facts)  # fmt: skip
-        assert right >= len(fiction.facts) // 2
+        memory = liftcore.absorb(
+            model, tokenizer, fiction.text, title=fiction.title, config=config, progress=False
+        )
+        yield memory, fiction.facts
     finally:
         if getattr(model, "_liftcore_adapter", None):
             model._liftcore_adapter.remove()
+
+
+def right(facts, complete):
+    return sum(complete(f.cue).strip().startswith(f.answer) for f in facts)
+
+
+def test_absorb_makes_the_model_recall_a_document_it_never_saw(remembered):
+    """The quality claim in small."""
+    memory, facts = remembered
+    assert memory.report.recall > 0.6
+    assert right(facts, lambda cue: memory.complete(cue, max_new_tokens=12)) >= len(facts) // 2
+
+
+@pytest.mark.skipif(find_spec("xllamacpp") is None, reason="llama.cpp needs xllamacpp")
+def test_llama_cpp_remembers_it_too(remembered, tmp_path):
+    """The package's own GGUF file with the exported adapter completes the facts as liftcore does,
+    and not without it."""
+    memory, facts = remembered
+    folder = memory.save(tmp_path / "memory")
+    ours = right(facts[:8], lambda cue: memory.complete(cue, max_new_tokens=8))
+
+    def completed(complete):
+        def one(cue):
+            ids = memory.tokenizer(cue)["input_ids"]
+            return complete([Prompt(ids, cue, 0)], 8)[0]
+
+        return right(facts[:8], one)
+
+    with opened("gguf", memory, folder) as complete:
+        assert completed(complete) >= ours - 1 >= 3
+        arrival = verify(memory, complete, probes=4)
+    assert arrival.arrived and arrival.recall_there > 0.6 > arrival.recall_base, arrival
 
 
 def test_import_is_light():

@@ -1,4 +1,5 @@
-"""Pairs from a real server, `transformers serve`, with the embedded model on loopback."""
+"""A real server, `transformers serve`, on loopback: pairs from the embedded model, and a memory
+that was merged into a model."""
 
 import importlib.util
 import os
@@ -11,6 +12,8 @@ import urllib.request
 import pytest
 
 from liftcore import embedded
+from liftcore.export.runtimes import opened
+from liftcore.export.verify import verify
 from liftcore.questions import client as chat
 from liftcore.questions.server import ServerPairs
 
@@ -23,12 +26,13 @@ TEXT = "The mill at Orne was built by Paul Teller in 1822. It burnt down twice. 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory, tokenizer):
-    """The address of a running server; `tokenizer` has put the model into its folder."""
+    """The address of a running server, which loads the model that a request names; `tokenizer` has
+    put the embedded one into its folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "transformers.cli.transformers", "serve"]
-    command += [str(embedded.model_folder()), "--port", str(port), "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--host", "127.0.0.1"]
     command += ["--device", "cpu"]
     log = tmp_path_factory.mktemp("serve") / "log"
     own = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -84,3 +88,14 @@ def test_a_model_that_the_server_does_not_have(address):
     source = ServerPairs(TEXT, "The Mill", address, "no-such-model", retries=0, timeout=60)
     assert source.wait(120) and source.summary()["failed"] == 3 and source.poll() == []
     assert "no-such-model" in source.stopped or set(source.failures) == {"HTTP 400"}
+
+
+def test_a_merged_memory_answers_there(address, learnt, tmp_path):
+    """What it says over HTTP is what it says here; the base model says something else."""
+    memory, folder = learnt
+    memory.write_merged(tmp_path / "merged")
+    with opened(address, memory, folder, name=str(tmp_path / "merged")) as complete:
+        arrival = verify(memory, complete, probes=4)
+    assert arrival.arrived and arrival.recall_there > 0.9, arrival
+    with opened(address, memory, folder, name=memory.model.config.name_or_path) as complete:
+        assert verify(memory, complete, probes=4).verdict == "changes nothing"
