@@ -21,8 +21,8 @@ from setuptools.errors import CompileError, PlatformError
 ROOT = Path(__file__).resolve().parent
 LIBRARY = "libliftcore_cuda.so"
 PACKAGES = (
-    "cli", "drop_in", "export", "fiction", "kernels", "layers", "objectives", "questions", "reading",
-    "training",
+    "cli", "drop_in", "export", "fiction", "kernels", "layers", "objectives", "questions",
+    "reading", "training",
 )  # fmt: skip
 
 

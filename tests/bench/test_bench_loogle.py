@@ -259,6 +259,7 @@ def test_a_run_answers_everything_and_goes_on_after_a_kill(
 
 
 def test_wrong_wishes_are_errors_of_one_line(arguments, capsys, monkeypatch):
+    pytest.importorskip("rouge")
     monkeypatch.setattr("bench.evaluations.methods.models.load", None)  # nothing may be loaded
     monkeypatch.setattr("bench.evaluations.judge.PAUSE", 0)
     for extra, message in (
@@ -292,6 +293,7 @@ def test_a_missing_library_is_missed_before_the_model_is_loaded(
 
 
 def test_the_question_said_again_is_the_floor():
+    pytest.importorskip("rouge")
     row = {
         "case": "a", "document": "d", "task": "longdep_qa", "kind": "computation", "method": "lift",
         "question": "How old is the mill?", "answers": ["The mill is 31 years old"], "answer": "31",

@@ -159,6 +159,7 @@ def test_a_window_can_only_become_smaller(model):
 
 
 def test_rag_finds_the_sentence_and_keeps_the_order(bench, log, monkeypatch):
+    pytest.importorskip("bm25s")
     text = f"{TEXT} The cook baked a plum cake for the harbour master. {TEXT} The end."
     log = document.from_text(text, bench.tokenizer, "The log")
     for name in ("rag", "lift-rag"):
@@ -182,6 +183,7 @@ def test_rag_finds_the_sentence_and_keeps_the_order(bench, log, monkeypatch):
 
 
 def test_every_sentence_is_in_a_window(rng):
+    pytest.importorskip("bm25s")
     number = int(rng.integers(1, 30))
     text = " ".join(f"Sentence {i}." for i in range(number))
     index = SentenceIndex(text)
@@ -189,6 +191,7 @@ def test_every_sentence_is_in_a_window(rng):
 
 
 def test_all_methods_get_the_same_question_and_opening(bench, log, monkeypatch):
+    pytest.importorskip("bm25s")
     prompt = Prompt(
         beside="{title}|{document}|{question}", alone="{title}|{question}", opening="It was"
     )

@@ -7,15 +7,26 @@ import sys
 
 from bench.gpu import ROOT
 
-# Of this machine's packages those that the lock does not name are made to be missing.
+# Of this machine's packages those that the lock does not name are made to be missing, but for what
+# the named ones need in the versions that are here.
 CODE = """
 import importlib, json, re, sys
-from importlib.metadata import packages_distributions
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+
+def plain(name):
+    return re.sub("[-_.]+", "-", re.match("[A-Za-z0-9._-]+", name)[0]).lower()
 
 names, modules = json.loads(sys.argv[1])
-known = {*names, "liftcore"}
+known, waiting = {"liftcore"}, names
+while waiting:
+    if (name := waiting.pop()) not in known:
+        known.add(name)
+        try:
+            waiting += [plain(r) for r in requires(name) or () if "extra ==" not in r]
+        except PackageNotFoundError:
+            pass
 for module, owners in packages_distributions().items():
-    if not known & {re.sub("[-_.]+", "-", owner).lower() for owner in owners}:
+    if not known & {*map(plain, owners)}:
         sys.modules[module] = None
 failed = {}
 for module in modules:
@@ -23,7 +34,7 @@ for module in modules:
         importlib.import_module(module)
     except ImportError as error:
         failed[module] = str(error)
-print(json.dumps([failed, sys.modules.get("gguf", "") is None]))
+print(json.dumps([failed, all(sys.modules.get(m, "") is None for m in ("gguf", "platformdirs"))]))
 """
 
 
