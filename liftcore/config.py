@@ -45,7 +45,9 @@ MADE_FOR_IT = dict(
     **dict(adapter_init="document", train_a=False, layers=0.5, rank=128, beta2=0.95),
     **dict(segment_length=64, batch_size=1, learning_rate=3e-3, epochs=8),
 )
-UNDERSTAND = dict(objectives=("segments", "qa", "replay"), replay_share=0.1)
+UNDERSTAND = dict(
+    objectives=("segments", "qa", "replay"), replay_share=0.15, learning_rate=2.5e-3, epochs=12
+)
 # What differs from the defaults; see LiftConfig.preset.
 PRESETS: dict[str, dict[str, Any]] = {
     "memorize": MADE_FOR_IT,
