@@ -279,7 +279,7 @@ def test_wrong_wishes_are_errors_of_one_line(arguments, capsys, monkeypatch):
     ("package", "options", "extra"),
     [
         ("rouge", [], "eval"),
-        ("bm25s", ["--method", "lift", "rag"], "eval"),
+        ("bm25s", ["--method", "lift", "rag"], "documents"),
         ("bert_score", ["--bert-score"], "bertscore"),
     ],
 )

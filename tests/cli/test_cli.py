@@ -119,8 +119,8 @@ def directory(path):
     path.mkdir()
 
 
-def not_utf8(path):
-    path.write_bytes(b"caf\xe9 " * 50)
+def binary(path):
+    path.write_bytes(bytes(range(256)) * 9)
 
 
 def huge(path):
@@ -133,7 +133,7 @@ BAD_FILES = {
     "is empty": lambda path: path.write_text(""),
     "empty": lambda path: path.write_text("  \n "),
     "1 token": lambda path: path.write_text("a"),
-    "not UTF-8": not_utf8,
+    "a binary file": binary,
     "a directory": directory,
     "5,120 MiB": huge,
 }
