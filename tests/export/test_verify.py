@@ -50,7 +50,7 @@ def test_the_first_difference_is_shown(learnt):
     here = memory.tokenizer.decode(
         memory.tokenizer(memory.text)["input_ids"][arrival.difference.place :]
     )
-    assert here.startswith(arrival.difference.here.strip()[:8])
+    assert here.strip().startswith(arrival.difference.here.strip()[:8])
 
 
 @pytest.mark.parametrize(

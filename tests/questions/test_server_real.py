@@ -87,7 +87,7 @@ def test_a_real_server_answers_for_every_window(address, tmp_path, monkeypatch):
 def test_a_model_that_the_server_does_not_have(address):
     source = ServerPairs(TEXT, "The Mill", address, "no-such-model", retries=0, timeout=60)
     assert source.wait(120) and source.summary()["failed"] == 3 and source.poll() == []
-    assert "no-such-model" in source.stopped or set(source.failures) == {"HTTP 400"}
+    assert "no-such-model" in source.stopped or set(source.failures) <= {"HTTP 400", "HTTP 500"}
 
 
 def test_a_merged_memory_answers_there(address, learnt, tmp_path):
