@@ -216,9 +216,16 @@ def test_the_settings_of_objectives():
 
 
 def test_presets():
-    assert LiftConfig.preset("memorize") == LiftConfig()
+    plain, memorize = LiftConfig(), LiftConfig.preset("memorize")
+    assert (plain.adapter_init, plain.train_a, plain.layers) == ("random", True, None)
+    assert (memorize.adapter_init, memorize.train_a, memorize.layers) == ("document", False, 0.5)
+    assert memorize.target_tokens == memorize.segment_length < plain.segment_length
+    assert LiftConfig.preset("memorize", segment_length=256).target_tokens == 256
+    for name in ("large", "paper", "paper-v1", "paper-v4"):
+        assert LiftConfig.preset(name).adapter_init == "random" and LiftConfig.preset(name).train_a
     understand = LiftConfig.preset("understand")
-    assert (understand.objectives, understand.mix) == (("segments", "qa"), (1, 4))
+    assert (understand.objectives, understand.mix) == (("segments", "qa", "replay"), (1, 4, 2))
+    assert understand.adapter_init == "document" and 0 < understand.replay_share < 0.5
     assert understand.qa_kinds == ("quiz",)
     alone = LiftConfig.preset("understand", objectives=("segments",))
     assert alone.weights == (1,) and alone.rank == understand.rank
