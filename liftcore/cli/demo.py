@@ -160,8 +160,8 @@ def _measured(model: nn.Module, config: LiftConfig) -> _Pace:
     tokens = round(WORDS * TOKENS_A_WORD)
     a_pass, generating, fitting, _ = calibrate(model, tokens, config, warm_up=1, timed=2, prompt=1)
     # Recall and facts, before and after, generate about 90 tokens in all, a report 32; their
-    # prompts hold about 4,500, and a forward is a third of a pass.
-    rest = 90 / 32 * generating + 4500 * a_pass / 3 + fitting
+    # prompts hold about 4,500, the model's own words 8,300, and a forward is half of a pass.
+    rest = 90 / 32 * generating + (4500 + 8300) * a_pass / 2 + fitting
     return _Pace(a_pass * config.epochs, 1 / a_pass, rest)
 
 

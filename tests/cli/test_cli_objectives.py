@@ -58,7 +58,7 @@ def test_absorb_takes_rank_and_alpha_from_the_adapter_that_it_begins_from(
     code, _, err = run(capsys, "absorb", document, "--out", out, *base, "--init", start)
     assert code == 0, err
     config = json.loads((out / "liftcore.json").read_text())["config"]
-    assert (config["rank"], config["alpha"], config["mix"]) == (3, 5, [1.0, 4.0])
+    assert (config["rank"], config["alpha"], config["mix"]) == (3, 5, [1.0, 4.0, 2.0])
 
 
 def test_a_server_that_is_gone_is_named_when_nothing_else_was_to_be_learned(
@@ -104,7 +104,7 @@ def test_a_run_goes_on_with_the_same_questions_and_title_only(loaded, tmp_path):
     ("words", "expected"),
     [
         (["--objective", "segments,poetry"], "unknown objective"),
-        (["--mix", "1,2,3"], "mix needs"),
+        (["--mix", "1,2"], "mix needs"),
         (["--mix", "-1", "--objective", "segments"], "above 0"),
         (["--qa-kinds", "quiz,poem"], "unknown kind"),
         (["--segment-epochs", "12"], "segment_epochs"),
@@ -148,7 +148,7 @@ def test_questions_from_a_server_stream_into_the_run(
     (made,) = printed["questions"]
     assert (made["pairs"], made["windows"], made["failed"]) == (1, 2, 1)
     assert "1 questions from 1 of 2 windows" in said and "HTTP 500" in said
-    assert printed["objectives"] == ["segments", "qa"] and printed["making_seconds"] > 0
+    assert printed["objectives"] == ["segments", "qa", "replay"] and printed["making_seconds"] > 0
     assert printed["hidden_seconds"] + printed["waited_seconds"] <= printed["making_seconds"] + 1
     code, _, err = run(capsys, "absorb", *base, "--qa-server", "http://127.0.0.1:1/v1")
     assert code == 2 and "--qa-model" in err

@@ -13,6 +13,7 @@ import liftcore
 from liftcore import answer, report
 from liftcore.cli import demo
 from liftcore.cli.main import main
+from liftcore.config import LiftConfig
 from liftcore.errors import UsageError
 from liftcore.fiction.documents import MAX_WORDS, MIN_WORDS, fictional_document
 from liftcore.layers.lora import Adapter, installed, without_adapter
@@ -147,8 +148,8 @@ def test_no_document_has_such_a_length(tokens, tmp_path, capsys):
 def test_a_slower_machine_gets_a_shorter_document(quick, tmp_path, monkeypatch):
     """Each is the longest that fits two minutes, between the shortest and 2,000 tokens."""
     lengths = []
-    for passes_a_second in (1e6, 130.0, 70.0, 1.0):
-        pace = np.array([1 / passes_a_second, 0.1, 0.0])
+    for passes_a_second in (1e6, 150.0, 130.0, 1.0):
+        pace = np.array([1 / passes_a_second, 0.1, 0.0, 0.0])
         monkeypatch.setattr("liftcore.cost.calibrate", lambda *_, pace=pace, **__: pace)
         asked = []
 
@@ -163,8 +164,8 @@ def test_a_slower_machine_gets_a_shorter_document(quick, tmp_path, monkeypatch):
     fast, slow, slower, slowest = lengths
     assert fast == 1550 and slowest == MIN_WORDS
     assert MIN_WORDS < slower < slow < fast <= MAX_WORDS
-    passes = 12 * 1.3 * np.array([slow, slower])
-    assert (passes / np.array([130.0, 70.0]) < 125).all()
+    passes = LiftConfig.preset("memorize").epochs * 1.3 * np.array([slow, slower])
+    assert (passes / np.array([150.0, 130.0]) < 125).all()
 
 
 def test_transposed_weights_are_folded_too(rng):

@@ -29,7 +29,7 @@ HARMLESS = {
     "task_type": None,
 }
 # Those that are read or compared elsewhere.
-READ = {"r", "lora_alpha", "base_model_name_or_path"}
+READ = {"r", "lora_alpha", "base_model_name_or_path", "layers_to_transform", "layers_pattern"}
 
 
 def theirs(tmp_path, **settings):
@@ -72,7 +72,6 @@ def test_a_plain_adapter_of_peft_is_taken(settings, rng, tmp_path):
         ({"alpha_pattern": {"q_proj": 2}}, "alpha_pattern"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"target_modules": ["q_proj"]}, "target_modules"),
-        ({"target_modules": ["q_proj"], "layers_to_transform": [0]}, "layers_to_transform"),
         ({"exclude_modules": ["q_proj"]}, "exclude_modules"),
     ],
 )

@@ -97,8 +97,8 @@ def test_a_corpus_names_what_it_cannot_take(loaded, corpus):
     (corpus / "B.TXT").write_text("The wasps of Orle nest under the roof of the mill.")
     (corpus / "B.JSONL").write_text(json.dumps({"question": "Where?", "answer": "the mill"}))
     (corpus / "alone.jsonl").write_text(json.dumps(PAIR))
-    (corpus / "notes.md").write_text("x")
-    with pytest.warns(UserWarning, match=r"alone\.jsonl, notes\.md"):
+    (corpus / "notes.rtf").write_text("x")
+    with pytest.warns(UserWarning, match=r"alone\.jsonl, notes\.rtf"):
         start = starting.sft(*loaded, corpus, config=config, progress=False)
     assert (start.documents, start.pairs) == (4, 3)
     for content in ("", "  \n", "a"):

@@ -96,21 +96,23 @@ def test_a_default_is_what_the_command_line_takes(loaded, corpus, tmp_path):
     class Enough(Exception):
         pass
 
-    def stop(model, rank, alpha, seed):
-        taken.append((rank, alpha))
-        raise Enough
+    class Stop:
+        @staticmethod
+        def of(model, config):
+            taken.append((config.rank, config.lora_alpha, config.layers))
+            raise Enough
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(lift, "Adapter", stop)
-        patched.setattr(starting, "Adapter", stop)
+        patched.setattr(lift, "Adapter", Stop)
+        patched.setattr(starting, "Adapter", Stop)
         for tokenizer in (chat, plain):
             with pytest.raises(Enough):
                 liftcore.absorb(model, tokenizer, TEXT, progress=False)
             with pytest.raises(Enough):
                 starting.sft(model, tokenizer, corpus, progress=False)
-    understand, memorize = LiftConfig.preset("understand"), LiftConfig()
-    one, other = (understand.rank, understand.lora_alpha), (memorize.rank, memorize.lora_alpha)
-    assert taken == [one, one, other, other]
+    understand = LiftConfig.preset("understand")
+    absorbed, started = (understand.rank, understand.lora_alpha, 0.5), (16, 32.0, None)
+    assert taken == 2 * [absorbed, started]
 
     config = LiftConfig(segment_length=16, epochs=1, rank=3, alpha=5)
     started = liftcore.absorb(model, chat, TEXT, config=config, progress=False)
@@ -118,7 +120,8 @@ def test_a_default_is_what_the_command_line_takes(loaded, corpus, tmp_path):
     started.adapter.remove()
     memory = liftcore.absorb(model, chat, TEXT, init=folder, progress=False)
     memory.adapter.remove()
-    assert memory.config == LiftConfig.preset("understand", rank=3, alpha=5)
+    started = dict(rank=3, alpha=5, layers=None, train_a=True, adapter_init="random")
+    assert memory.config == LiftConfig.preset("understand", **started)
 
 
 def test_the_command_line_loads_one_tokenizer(tiny_folder, corpus, tmp_path, monkeypatch):

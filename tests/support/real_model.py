@@ -14,7 +14,7 @@ def skip_without():
 def skip_without_its_file():
     """Skips a test of the conversion where only its result is there."""
     try:
-        embedded._gguf_file()
+        embedded.gguf_file()
     except embedded.LiftError as error:
         pytest.skip(str(error))
     pytest.importorskip("gguf")
