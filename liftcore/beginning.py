@@ -22,6 +22,7 @@ from liftcore.errors import LiftError
 from liftcore.files import write_atomically
 from liftcore.layers import document_init
 from liftcore.layers.document_init import Against
+from liftcore.layers.inputs import input_groups
 from liftcore.layers.lora import Adapter, without_adapter
 from liftcore.model import prefix_ids
 from liftcore.questions import own_words
@@ -86,7 +87,7 @@ def known_words(adapter: Adapter, rows: Sequence[np.ndarray], damping: float) ->
     model = adapter.model
     with without_adapter(model):
         key = hashlib.sha256(f"{VERSION} {fingerprint(model)} {damping}".encode())
-    for part in (*map(repr, document_init.input_groups(adapter)), *(r.tobytes() for r in rows)):
+    for part in (*map(repr, input_groups(adapter)), *(r.tobytes() for r in rows)):
         key.update(part.encode() if isinstance(part, str) else part)
     kept = _known.setdefault(model, {})
     name = key.hexdigest()[:32]
@@ -124,7 +125,7 @@ def _read(file: Path, adapter: Adapter) -> dict[str, Against]:
     read: dict[str, Against] = {}
     with suppress(OSError, SafetensorError, LookupError, ValueError, RuntimeError):
         tensors = load_file(file)
-        for path, *_ in document_init.input_groups(adapter):
+        for path, *_ in input_groups(adapter):
             largest, delta = tensors[f"{path} scale"].tolist()
             size = int((2 * tensors[path].numel()) ** 0.5)
             factor = torch.zeros(size, size)

@@ -23,6 +23,7 @@ from liftcore.device_memory import peak_bytes, reset_peak
 from liftcore.errors import UsageError
 from liftcore.layers import depth, document_init
 from liftcore.layers.depth import Layers
+from liftcore.layers.inputs import inputs
 from liftcore.layers.linear import features, matrix
 from liftcore.layers.lora import Adapter, linear_layers, own_adapter_after
 from liftcore.pretrained import dtype_keyword, from_config
@@ -175,7 +176,7 @@ def _fitting(adapter: Adapter, text: np.ndarray, config: LiftConfig) -> float:
     known = document_init.own_words(adapter, rows[:1], config.init_damping)
     marks = [_now(device)]
     for run in (
-        lambda: document_init.inputs(adapter, [(row, 0) for row in rows]),
+        lambda: inputs(adapter, [(row, 0) for row in rows]),
         lambda: document_init.begin(adapter, rows, known),
     ):
         run()

@@ -16,82 +16,29 @@ components out of the weights; here two moments are set against each other, and 
 AlphaEdit (arXiv 2410.02355) projects an edit onto the null space of kept knowledge; here no
 direction is excluded, each is weighed by how much the document needs it.
 
-Forms. A second moment is kept as [K, K] up to K = WIDEST, and the problem is whitened by a
-Cholesky factor. Beyond that a sample of at most ROWS rows is kept, and a product with the inverse
-goes by Woodbury's identity, [ROWS, ROWS]. So nothing of size K² is ever formed for a wide layer.
+Forms. Up to K = WIDEST of inputs.py the problem is whitened by a Cholesky factor of C_own; beyond
+that a product with the inverse goes by Woodbury's identity, [ROWS, ROWS], and nothing of size K² is
+ever formed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from liftcore.layers.depth import decoder_layers
-from liftcore.layers.linear import features
-from liftcore.layers.lora import Adapter, without_adapter
-from liftcore.model import body, evaluating
+from liftcore.layers import inputs as layer_inputs
+from liftcore.layers.inputs import Inputs, input_groups, inputs
+from liftcore.layers.lora import Adapter
 
-WIDEST = 2048
-ROWS = 2048
-# Tokens that one forward reads at once.
-PASS = 2048
-# Of the randomised range finder: more columns than wanted, and products with the matrix.
-MORE, TURNS = 16, 2
+# Of the randomised range finder: columns more than wanted, and products with the matrix.
+MORE, PRODUCTS = 16, 2
 # Directions with less of the largest λ than this are rounding.
 SMALLEST = 1e-6
-
-
-@dataclass
-class Inputs:
-    """The inputs of one group of layers over a text: their second moment, or a sample of them.
-
-    width     K
-    expected  tokens of the whole text
-    total     tokens that were seen
-    moment  fp32 [K, K], the sum of x xᵀ; None where rows are kept
-    rows    fp32 [n, K], at most ROWS of all rows, evenly spread
-    """
-
-    width: int
-    expected: int
-    total: int = 0
-    moment: Tensor | None = None
-    kept: list[Tensor] = field(default_factory=list)
-
-    def add(self, x: Tensor) -> None:
-        """Takes more rows [n, K]."""
-        if self.width <= WIDEST and self.expected > 2 * self.width:
-            x = x.float()
-            if self.moment is None:
-                self.moment = x.new_zeros(self.width, self.width)
-            self.moment.addmm_(x.T, x)
-        else:
-            apart = max(1, -(-self.expected // ROWS)) if self.width > WIDEST else 1
-            self.kept.append(x[-self.total % apart :: apart].float())
-        self.total += len(x)
-
-    @property
-    def rows(self) -> Tensor:
-        return torch.cat(self.kept)
-
-    def mean(self) -> Tensor:
-        """The second moment [K, K], for K up to WIDEST."""
-        if self.moment is not None:
-            return self.moment / self.total
-        return self.rows.T @ self.rows / len(self.rows)
-
-    def scale(self) -> float:
-        """The mean of the second moment's diagonal."""
-        if self.moment is not None:
-            return float(self.moment.diagonal().sum()) / self.total / self.width
-        return float(self.rows.square().sum()) / len(self.rows) / self.width
 
 
 @dataclass
@@ -114,7 +61,7 @@ def against(own: Inputs, damping: float) -> Against:
     delta = damping * own.scale()
     if not delta > 0:
         delta = 1.0  # nothing is known of other text
-    if own.width > WIDEST:
+    if own.width > layer_inputs.WIDEST:
         return Against(delta, rows=own.rows)
     moment = own.mean()
     moment.diagonal().add_(delta)
@@ -165,92 +112,6 @@ def begin(
                 lora_a[: len(rows)] = rows.to(lora_a)
 
 
-def input_groups(adapter: Adapter) -> list[tuple[str, ...]]:
-    """The paths of the adapter's layers, those together that share an input."""
-    group_of = {path: group.members for group in adapter.groups for path in group.members}
-    return list(dict.fromkeys(group_of.get(path, (path,)) for path in adapter.layers))
-
-
-@torch.no_grad()
-def inputs(adapter: Adapter, rows: Sequence[tuple[np.ndarray, int]]) -> dict[str, Inputs]:
-    """The inputs of each group, by its first layer's path, over rows of token ids int [n], each
-    with how many tokens at its beginning are left out. The model's own layers run, without an
-    adapter."""
-    model = adapter.model
-    firsts = [paths[0] for paths in input_groups(adapter)]
-    total = sum(max(0, len(row) - skip) for row, skip in rows)
-    gathered = {p: Inputs(features(adapter.layers[p].base)[0], total) for p in firsts}
-    counts: list[Tensor] = [torch.empty(0)]  # of the running pass: which positions do, bool [B · S]
-
-    def take(path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            x = [*args, *kwargs.values()][0]
-            x = x.reshape(-1, x.shape[-1])
-            # Some layers see a part of the positions only, and do not say which.
-            gathered[path].add(x[counts[0]] if len(x) == len(counts[0]) else x)
-
-        return hook
-
-    with without_adapter(model), evaluating(model), _stopping(model, adapter.numbers):
-        hooks = [
-            model.get_submodule(path).register_forward_pre_hook(take(path), with_kwargs=True)
-            for path in firsts
-        ]
-        try:
-            for part in _passes(rows):
-                ids, mask = _padded(part)
-                counts[0] = mask.flatten().to(adapter.values.device)
-                with suppress(_Reached):
-                    body(model)(input_ids=ids.to(adapter.values.device), use_cache=False)
-        finally:
-            for hook in hooks:
-                hook.remove()
-    return gathered
-
-
-class _Reached(Exception):
-    """The forward has left the last layer that matters."""
-
-
-@contextmanager
-def _stopping(model: nn.Module, numbers: Sequence[int] | None) -> Generator[None]:
-    """Within it a forward ends behind the last of these decoder layers."""
-
-    def stop(*_: object) -> None:
-        raise _Reached
-
-    layers = decoder_layers(model)
-    if numbers is None or numbers[-1] == len(layers) - 1:
-        yield
-        return
-    hook = layers[numbers[-1]].register_forward_hook(stop)
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-def _passes(rows: Sequence[tuple[np.ndarray, int]]) -> Generator[list[tuple[np.ndarray, int]]]:
-    """The rows, those of like length together, in passes of at most PASS tokens or one row."""
-    part: list[tuple[np.ndarray, int]] = []
-    for row in sorted(rows, key=lambda each: len(each[0]), reverse=True):
-        if part and (len(part) + 1) * len(part[0][0]) > PASS:
-            yield part
-            part = []
-        part.append(row)
-    if part:
-        yield part
-
-
-def _padded(rows: list[tuple[np.ndarray, int]]) -> tuple[Tensor, Tensor]:
-    """(ids, which count): int64 and bool [B, S]. Padded behind, where nothing before it looks."""
-    size = max(len(row) for row, _ in rows)
-    ids, mask = np.zeros((len(rows), size), np.int64), np.zeros((len(rows), size), bool)
-    for i, (row, skip) in enumerate(rows):
-        ids[i, : len(row)], mask[i, skip : len(row)] = row, True
-    return torch.from_numpy(ids), torch.from_numpy(mask)
-
-
 def leading(document: Inputs, own: Against, rank: int) -> Tensor:
     """The leading eigenvectors v of C_doc v = λ M v as rows [r, K], r at most `rank`, each with
     vᵀ C_doc v = 1."""
@@ -262,18 +123,16 @@ def leading(document: Inputs, own: Against, rank: int) -> Tensor:
 
 def _whitened(document: Inputs, factor: Tensor, rank: int) -> Tensor:
     """With M = L Lᵀ: u of L⁻¹ C_doc L⁻ᵀ u = λ u, and v = L⁻ᵀ u."""
-    if document.moment is not None:
-        half = torch.linalg.solve_triangular(factor, document.mean(), upper=False)
-        white = torch.linalg.solve_triangular(factor, half.T, upper=False)
-        white = (white + white.T) / 2
-        values, vectors = _largest(lambda z: white @ z, white.shape[0], rank, white)
-    else:
-        y = torch.linalg.solve_triangular(factor, document.rows.T, upper=False)  # [K, n]
-        y /= math.sqrt(y.shape[1])
-        values, vectors = _largest(lambda z: y @ (y.T @ z), y.shape[0], rank, y)
-    values, vectors = _of_size(values, vectors)
-    rows = torch.linalg.solve_triangular(factor.T, vectors, upper=True).T
-    return rows / values.sqrt()[:, None]
+
+    def back(z: Tensor) -> Tensor:
+        return torch.linalg.solve_triangular(factor.T, z, upper=True)
+
+    def product(z: Tensor) -> Tensor:
+        return torch.linalg.solve_triangular(factor, document.times(back(z)), upper=False)
+
+    basis = back(_range(product, len(factor), rank, factor))  # [K, columns]
+    values, vectors = _largest(basis.T @ document.times(basis), rank)
+    return (basis @ vectors).T / values.sqrt()[:, None]
 
 
 def _sampled(document: Tensor, own: Tensor, delta: float, rank: int) -> Tensor:
@@ -287,39 +146,36 @@ def _sampled(document: Tensor, own: Tensor, delta: float, rank: int) -> Tensor:
     cross = y @ x.T  # [m, n]
     half = torch.linalg.solve_triangular(factor, cross, upper=False)
     inner = (x @ x.T - half.T @ half) / (delta * len(x))
-    values, vectors = _largest(lambda z: inner @ z, len(x), rank, inner)
-    values, vectors = _of_size(values, vectors)
+    basis = _range(lambda z: inner @ z, len(x), rank, inner)
+    values, vectors = _largest(basis.T @ inner @ basis, rank)
+    vectors = basis @ vectors
     solved = torch.cholesky_solve(cross @ vectors, factor)
     rows = (x.T @ vectors - y.T @ solved).T / delta
     # vᵀ C_doc v = λ² n for these v.
     return (rows / (values * math.sqrt(len(x)))[:, None]).float()
 
 
-def _largest(
-    product: Callable[[Tensor], Tensor], size: int, rank: int, like: Tensor
-) -> tuple[Tensor, Tensor]:
-    """(λ [r], vectors [size, r]) of the r = min(rank, size) largest eigenvalues, in falling order,
-    of a positive matrix [size, size] that is known by its products.
+def _range(product: Callable[[Tensor], Tensor], size: int, rank: int, like: Tensor) -> Tensor:
+    """Orthonormal columns [size, r + MORE] whose span nearly holds the `rank` leading eigenvectors
+    of a positive matrix that is known by its products; all columns where that costs no more.
 
-    A randomised range finder with TURNS power iterations ("Finding structure with randomness",
-    arXiv 0909.4061, algorithms 4.4 and 5.3); in full where that costs no less."""
-    rank = min(rank, size)
+    A randomised range finder ("Finding structure with randomness", arXiv 0909.4061, algorithm
+    4.4)."""
     columns = rank + MORE
     if 2 * columns >= size:
-        eye = torch.eye(size, dtype=like.dtype, device=like.device)
-        values, vectors = torch.linalg.eigh(product(eye))
-        return values.flip(0)[:rank], vectors.flip(1)[:, :rank]
+        return torch.eye(size, dtype=like.dtype, device=like.device)
     generator = torch.Generator().manual_seed(0)
     basis = torch.randn(size, columns, generator=generator, dtype=torch.float32).to(like)
-    for _ in range(TURNS + 1):
+    for _ in range(PRODUCTS):
         basis = torch.linalg.qr(product(basis))[0]
-    small = basis.T @ product(basis)
-    values, vectors = torch.linalg.eigh((small + small.T) / 2)
-    return values.flip(0)[:rank], basis @ vectors.flip(1)[:, :rank]
+    return basis
 
 
-def _of_size(values: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Those whose eigenvalue is more than rounding."""
+def _largest(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """(λ [r], vectors [size, r]) of the largest eigenvalues of a positive matrix, in falling order:
+    at most `rank` of them, and those that are more than rounding."""
+    values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
+    values, vectors = values.flip(0)[:rank], vectors.flip(1)[:, :rank]
     count = int((values > SMALLEST * values[0]).sum())
     return values[:count], vectors[:, :count]
 
