@@ -167,7 +167,7 @@ def _understand(folder: Path) -> str:
                 ", ".join(_percent(none[kind]["mean"]) for kind in ("single", "two", "timeline")),
                 _percent(none["unanswerable"]["mean"]),
                 _percent(line["recall"]),
-                f"{line['general']:.1f} of 20",
+                f"{line['general']:.1f} of {line['general_of']}",
                 f"{line['text']:.2f}",
                 f"{line['making']:.0f} s" if "making" in line else "",
             ]

@@ -23,7 +23,7 @@ COLOURS = {
 }  # fmt: skip
 LINE_COLOURS = {
     "schedule": "#1a73e8", "rate": "#d93025", "batch": "#188038", "segment": "#e8710a",
-    "rank": "#8430ce", "cosine": "#00838f", "official": "#202124",
+    "rank": "#8430ce", "cosine": "#00838f", "document": "#c2185b", "official": "#202124",
 }  # fmt: skip
 GREY = "#5f6368"
 

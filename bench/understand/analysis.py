@@ -69,6 +69,7 @@ def _line(name: str, rows: list[dict], groups: dict[str, list[dict]]) -> dict:
         both, others = paired(rows, groups[SEGMENTS.name])
         if both:
             entry["gain"] = {c: _gain(both, others, c) for c in ("none", "half")}
+    entry["general_of"] = rows[0].get("general_of", 20)  # the rows of before asked 20
     for what in ("recall", "general", "text", "chat"):
         entry[what] = round(float(np.mean([r[what] for r in rows])), 4)
     if "training" in rows[0]:

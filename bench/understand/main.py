@@ -25,7 +25,6 @@ from bench.common import RESULTS, read_lines, results_name, table
 from bench.understand import analysis
 from bench.understand import documents as understand_documents
 from bench.understand import run as understand_run
-from bench.understand.general import GENERAL
 from bench.understand.lines import LINES, Case, cases
 from liftcore import model as models
 from liftcore.cli import info
@@ -135,7 +134,7 @@ def _cells(line: dict) -> list[str]:
         f"{line['seconds']:.1f}" if trained else "-",
         f"{line['making']:.1f}" if trained else "-",
         f"{line['recall']:.0%}",
-        f"{line['general']:.1f}/{len(GENERAL)}",
+        f"{line['general']:.1f}/{line['general_of']}",
         f"{line['text']:.2f}",
         f"{line['chat']:.2f}",
     ]

@@ -12,7 +12,6 @@ import matplotlib.pyplot as plt
 
 from bench.plot_names import Dot, names_beside
 from bench.understand.answers import KINDS
-from bench.understand.general import GENERAL
 
 COLOURS = {"single": "#1a73e8", "two": "#188038", "timeline": "#e8710a", "unanswerable": "#9aa0a6"}
 NONE, HALF, WHOLE = "#1a73e8", "#e8710a", "#9aa0a6"
@@ -96,7 +95,7 @@ def _gains(axis: Axes, lines: list[dict]) -> None:
 def _price(axis: Axes, lines: list[dict]) -> None:
     dots = [
         Dot(
-            f"{line['line']} (recall {line['recall']:.0%}, {line['general']:.0f}/{len(GENERAL)})",
+            f"{line['line']} (recall {line['recall']:.0%}, {line['general']:.0f}/{line['general_of']})",
             line["chat"],
             line["none"]["right"]["mean"],
             NONE,

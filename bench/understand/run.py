@@ -131,6 +131,7 @@ def measure(
         **row,
         "recall": round(recall, 4),
         "general": general,
+        "general_of": len(GENERAL),
         **probes.forgetting(model, tokenizer),
         "asking": round(time.process_time() - started, 2),
     }
