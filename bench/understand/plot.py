@@ -95,7 +95,8 @@ def _gains(axis: Axes, lines: list[dict]) -> None:
 def _price(axis: Axes, lines: list[dict]) -> None:
     dots = [
         Dot(
-            f"{line['line']} (recall {line['recall']:.0%}, {line['general']:.0f}/{line['general_of']})",
+            f"{line['line']} (recall {line['recall']:.0%}, "
+            f"{line['general']:.0f}/{line['general_of']})",
             line["chat"],
             line["none"]["right"]["mean"],
             NONE,
