@@ -31,6 +31,7 @@ _NO_TEXT = {
     b"\xd0\xcf\x11\xe0": "an old Office document",
     b"\x1f\x8b": "a gzip archive",
 }
+_RETURNS = re.compile("\r\n?")
 _LINE_ENDS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f]")
 # A file with more control characters than this share is no text.
@@ -85,7 +86,8 @@ def decode(content: bytes, name: str) -> str:
     _check_no_archive(content, name)
     encoding = _marked(content) or "utf-8"
     try:
-        return plain_text(content.decode(encoding), name)
+        # JSON strings may hold U+2028 and the like as they are.
+        return plain_text(content.decode(encoding), name, _RETURNS)
     except UnicodeDecodeError as error:
         kind = encoding.removesuffix("-sig").upper()
         raise LiftError(
@@ -93,11 +95,11 @@ def decode(content: bytes, name: str) -> str:
         ) from error
 
 
-def plain_text(text: str, name: str) -> str:
-    """The text without a byte order mark, its lines ended by "\\n". Raises LiftError when it is
-    none: half of a character, NUL, or what begins as a PDF or RTF does."""
+def plain_text(text: str, name: str, ends: re.Pattern[str] = _LINE_ENDS) -> str:
+    """The text without a byte order mark, its lines ended by "\\n" where `ends` is. Raises
+    LiftError when it is none: half of a character, NUL, or what begins as a PDF or RTF does."""
     check_text(text, name)
-    text = _LINE_ENDS.sub("\n", text.lstrip("\ufeff"))
+    text = ends.sub("\n", text.lstrip("\ufeff"))
     if "\0" in text:
         raise LiftError(
             f"{name} holds NUL characters: it is a binary file, or UTF-16 or UTF-32 without a byte "

@@ -203,7 +203,7 @@ def test_every_setting_of_training_is_an_option(command):
     assert config.qa_first and (config.alpha, config.rank) == (3.0, 2)
     assert not evaluate.config_of(niah.parsed(command("x"))).qa_first
     understand = evaluate.config_of(niah.parsed(command("x", "--preset", "understand")))
-    assert (understand.objectives, understand.rank) == (("segments", "qa"), 2)
+    assert (understand.objectives, understand.rank) == (("segments", "qa", "replay"), 2)
 
 
 def test_impossible_options_are_refused(command):

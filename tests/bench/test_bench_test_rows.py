@@ -25,13 +25,15 @@ def test_absent():
 def test_a_row_for_each_test_and_a_run_that_goes_on(tmp_path):
     (tmp_path / "test_some.py").write_text(TESTS)
     rows = tmp_path / "rows.jsonl"
+    # This test may itself run in a worker of xdist.
+    outside = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
 
     def run(*options, **environment):
         command = [sys.executable, "-m", "pytest", "-q", "-p", "bench.test_rows", "--rows", rows]
         command += ["-p", "no:cacheprovider", *options, "test_some.py"]
         done = subprocess.run(
             command, cwd=tmp_path, capture_output=True, text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            env={**outside, "PYTHONPATH": str(ROOT), **environment},
         )  # fmt: skip
         written = [json.loads(line) for line in rows.read_text().splitlines()]
         return done.returncode, [(r["test"].split("::")[1], r["outcome"]) for r in written], written
