@@ -76,12 +76,18 @@ def test_the_readme_has_every_command():
 
 def test_the_figures_of_the_readme_are_those_of_the_files():
     figures = README.split("Measured on")[1].split("Not measured")[0]
-    demo = json.loads((RESULTS / "demo.json").read_text())
-    first = demo["runs"][0]
-    percent = [f"{100 * first[f'recall_{when}']:.1f} %" for when in ("before", "after")]
-    facts = f"{first['facts_before']} and {first['facts_after']} of {first['facts']}"
-    assert f"{first['tokens']:,} tokens" in figures
-    assert f"{' and '.join(percent)}; {facts} | `{demo['command']}`" in figures
+    settings = json.loads((RESULTS / "recall.json").read_text())["settings"]
+    of = {setting["setting"]: setting for setting in settings}
+    now, before = of["memorize"], of["cosine 12 epochs, batch 2, rank 64"]
+    assert (
+        now["runs"] == now["reached"] == 6 and f"after {now['passes_last']:.0f} passes" in figures
+    )
+    assert (
+        f"{now['recall_last']:.0%} in every run; {now['text_loss']:.2f} nats".replace("%", " %")
+        in figures
+    )
+    old = f"{before['recall_last']:.0%} after {before['passes_last']:.0f} passes"
+    assert f"{old}; {before['text_loss']:.1f} nats".replace("%", " %") in figures
 
     def speed(row):
         return round(float(row["tokens_per_second"]))
