@@ -286,7 +286,7 @@ def start(file, folder, out, *options):
     """`liftcore absorb` as a process of its own, saving its state five times a second."""
     command = [sys.executable, "-m", "liftcore", "absorb", str(file), "--model", str(folder)]
     command += ["--out", str(out), "--device", "cpu", "--dtype", "fp32", "--rank", "4"]
-    command += ["--segment-length", "24", "--epochs", "80", *options]
+    command += ["--segment-length", "24", "--epochs", "30", *options]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "LIFTCORE_SAVE_SECONDS": "0.2"}
     return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
 
@@ -294,7 +294,7 @@ def start(file, folder, out, *options):
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_run_resumes_bit_for_bit(absorb, text_file, tiny_folder, tmp_path, stop):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert absorb(text_file, "--epochs", 80, out=whole)[0] == 0
+    assert absorb(text_file, "--epochs", 30, out=whole)[0] == 0
     run = start(text_file, tiny_folder, parts)
     state = parts / "training_state.safetensors"
     until = time.monotonic() + 120
@@ -305,7 +305,7 @@ def test_a_stopped_run_resumes_bit_for_bit(absorb, text_file, tiny_folder, tmp_p
     assert run.returncode == (130 if stop == signal.SIGTERM else -signal.SIGKILL), err
     assert state.exists() and not (parts / "adapter_model.safetensors").exists()
 
-    code, _, err = absorb(text_file, "--epochs", 80, out=parts)
+    code, _, err = absorb(text_file, "--epochs", 30, out=parts)
     assert code == 1 and "--resume" in err
     resumed = start(text_file, tiny_folder, parts, "--resume")
     _, err = resumed.communicate(timeout=120)

@@ -101,7 +101,16 @@ def test_what_a_server_says_is_plain(tiny_folder, tmp_path, monkeypatch, capsys)
     file = tmp_path / "bees.txt"
     file.write_text("Marta Quellin kept bees. Her hives stood by the river for years.")
     words = ["absorb", str(file), "--model", str(tiny_folder), "--device", "cpu", "--rank", "4"]
-    words += ["--objective", "qa", "--epochs", "1", "--out", str(tmp_path / "m")]
+    words += [
+        "--objective",
+        "qa",
+        "--adapter-init",
+        "random",
+        "--epochs",
+        "1",
+        "--out",
+        str(tmp_path / "m"),
+    ]
     with Stub(lambda *_: (403, f"no{TITLE}\x1b[31m entry", {})) as stub:
         code = main([*words, "--qa-server", stub.url, "--qa-model", "m"])
     out = capsys.readouterr()

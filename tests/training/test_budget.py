@@ -67,18 +67,25 @@ def rows(rng):
 def test_forgetting_is_the_mean_rise_over_the_replies(rng, rows):
     model = lively()
     rows = [OwnWords(np.concatenate([np.arange(3, 14), r.tokens]), 13) for r in rows]
-    losses = []
-    for row in rows:
-        logits = model(torch.from_numpy(row.tokens)[None]).logits[0, 12:-1]
-        own = torch.from_numpy(row.tokens[13:])
-        losses += torch.nn.functional.cross_entropy(logits, own, reduction="none").tolist()
-    assert own_loss(model, rows) == pytest.approx(np.mean(losses), rel=1e-4)
+
+    @torch.no_grad()
+    def mean_loss():
+        losses = []
+        for row in rows:
+            logits = model(torch.from_numpy(row.tokens)[None]).logits[0, 12:-1]
+            own = torch.from_numpy(row.tokens[13:])
+            losses += torch.nn.functional.cross_entropy(logits, own, reduction="none").tolist()
+        return np.mean(losses)
+
+    before = mean_loss()
+    assert own_loss(model, rows) == pytest.approx(before, rel=1e-4)
     forgetting = Forgetting(model, rows)
     adapter = Adapter(model, 4, 8.0)
     adapter.install()
     assert forgetting.rise() == pytest.approx(0, abs=1e-5)
     adapter.values.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
-    assert abs(forgetting.rise()) > 1e-2
+    assert mean_loss() != pytest.approx(before, rel=1e-5), "the adapter does something"
+    assert forgetting.rise() == pytest.approx(mean_loss() - before, abs=1e-3)
     assert Forgetting(model, rows).before == pytest.approx(forgetting.before)
 
 
