@@ -176,7 +176,7 @@ def _fitting(adapter: Adapter, text: np.ndarray, config: LiftConfig) -> float:
     known = document_init.own_words(adapter, rows[:1], config.init_damping)
     marks = [_now(device)]
     for run in (
-        lambda: inputs(adapter, [(row, 0) for row in rows]),
+        lambda: inputs(adapter, rows),
         lambda: document_init.begin(adapter, rows, known),
     ):
         run()

@@ -112,7 +112,6 @@ def absorb(
             sources: list[PairSource] = [
                 study() if isinstance(each, str) else each for each in given
             ]
-            own = Collection([], own_words.held_out(model, tokenizer), 0.0)
             # A run that goes on has its A in the saved state.
             resumed = state_file is not None and state_file.exists()
             begins = config.adapter_init == "document" and init is None and not resumed
@@ -121,6 +120,8 @@ def absorb(
                 own = _own_words(model, tokenizer, count, line.count)
                 if not own.rows:
                     config, begins = _without_replay(config), False
+            else:
+                own = Collection([], own_words.held_out(model, tokenizer), 0.0)
             starting = 0.0
             if begins:
                 line.say("fitting the adapter to the document")

@@ -26,6 +26,7 @@ from bench import shapes
 from liftcore import device_memory as usage
 from liftcore import model as models
 from liftcore.config import LiftConfig
+from liftcore.layers.attention import attending
 from liftcore.layers.lora import Adapter, own_adapter_after
 from liftcore.pretrained import dtype_keyword
 from liftcore.training.loop import train
@@ -125,14 +126,12 @@ def flash_chunks(model: PreTrainedModel, on: bool) -> Generator[None]:
     from transformers import AttentionInterface
 
     config = model.config.get_text_config()
-    before = config._attn_implementation
-    if on and before == "sdpa":
+    name = config._attn_implementation
+    if on and name == "sdpa":
         AttentionInterface.register(FLASH, _chunk_attention)
-        config._attn_implementation = FLASH
-    try:
+        name = FLASH
+    with attending(config, name):
         yield
-    finally:
-        config._attn_implementation = before
 
 
 def _chunk_attention(

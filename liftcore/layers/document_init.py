@@ -78,7 +78,7 @@ def own_words(
     A chat template's beginning counts in every row: all that the model says in its form stands
     behind these tokens. Counted once, they are kept less, and much more is forgotten.
     """
-    gathered = inputs(adapter, [(row, 0) for row in rows])
+    gathered = inputs(adapter, rows)
     return {path: against(gathered.pop(path), damping) for path in list(gathered)}
 
 
@@ -99,7 +99,7 @@ def begin(
     A document of fewer tokens than the rank, or an input narrower than it, has fewer directions:
     the other rows of A are 0. They add nothing, and B's columns for them stay 0.
     """
-    seen = inputs(adapter, [(row, skip) for row in document])
+    seen = inputs(adapter, document, skip=skip)
     for paths in input_groups(adapter):
         if not seen[paths[0]].total:
             continue  # never called on plain text

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from liftcore.layers.batches import by_length, padded
 from liftcore.layers.depth import decoder_layers
 from liftcore.layers.linear import features
 from liftcore.layers.lora import Adapter, without_adapter
@@ -88,13 +89,13 @@ def input_groups(adapter: Adapter) -> list[tuple[str, ...]]:
 
 
 @torch.no_grad()
-def inputs(adapter: Adapter, rows: Sequence[tuple[np.ndarray, int]]) -> dict[str, Inputs]:
-    """The inputs of each group, by its first layer's path, over rows of token ids int [n], each
-    with how many tokens at its beginning are left out. The model's own layers run, without an
-    adapter."""
+def inputs(adapter: Adapter, rows: Sequence[np.ndarray], *, skip: int = 0) -> dict[str, Inputs]:
+    """The inputs of each group, by its first layer's path, over rows of token ids int [n]; the
+    first `skip` tokens of each row are left out. The model's own layers run, without an adapter."""
     model = adapter.model
     firsts = [paths[0] for paths in input_groups(adapter)]
-    total = sum(max(0, len(row) - skip) for row, skip in rows)
+    lengths = list(map(len, rows))
+    total = sum(max(0, length - skip) for length in lengths)
     gathered = {p: Inputs(features(adapter.layers[p].base)[0], total) for p in firsts}
     counts: list[Tensor] = [torch.empty(0)]  # of the running pass: which positions do, bool [B · S]
 
@@ -113,8 +114,10 @@ def inputs(adapter: Adapter, rows: Sequence[tuple[np.ndarray, int]]) -> dict[str
             for path in firsts
         ]
         try:
-            for part in _passes(rows):
-                ids, mask = _padded(part)
+            for part in by_length(lengths, PASS):
+                ids = padded([rows[i] for i in part])
+                at, ends = torch.arange(ids.shape[1]), torch.tensor([lengths[i] for i in part])
+                mask = (at >= skip) & (at < ends[:, None])
                 counts[0] = mask.flatten().to(adapter.values.device)
                 with suppress(_Reached):
                     body(model)(input_ids=ids.to(adapter.values.device), use_cache=False)
@@ -144,24 +147,3 @@ def _stopping(model: nn.Module, numbers: Sequence[int] | None) -> Generator[None
         yield
     finally:
         hook.remove()
-
-
-def _passes(rows: Sequence[tuple[np.ndarray, int]]) -> Generator[list[tuple[np.ndarray, int]]]:
-    """The rows, those of like length together, in passes of at most PASS tokens or one row."""
-    part: list[tuple[np.ndarray, int]] = []
-    for row in sorted(rows, key=lambda each: len(each[0]), reverse=True):
-        if part and (len(part) + 1) * len(part[0][0]) > PASS:
-            yield part
-            part = []
-        part.append(row)
-    if part:
-        yield part
-
-
-def _padded(rows: list[tuple[np.ndarray, int]]) -> tuple[Tensor, Tensor]:
-    """(ids, which count): int64 and bool [B, S]. Padded behind, where nothing before it looks."""
-    size = max(len(row) for row, _ in rows)
-    ids, mask = np.zeros((len(rows), size), np.int64), np.zeros((len(rows), size), bool)
-    for i, (row, skip) in enumerate(rows):
-        ids[i, : len(row)], mask[i, skip : len(row)] = row, True
-    return torch.from_numpy(ids), torch.from_numpy(mask)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from liftcore import answer
 from liftcore import model as models
+from liftcore.layers.batches import by_length, padded
 from liftcore.layers.lora import without_adapter
 from liftcore.objectives.teacher import BATCH_TOKENS
 from liftcore.questions.own_words import OwnWords
@@ -39,13 +40,12 @@ class Forgetting:
 def own_loss(model: nn.Module, rows: Sequence[OwnWords]) -> float:
     """Mean cross entropy of the replies' tokens in nats, of the model as it stands."""
     head, device = models.head(model), next(model.parameters()).device
-    waiting = sorted(rows, key=lambda row: -len(row.tokens))
     total, scored = torch.zeros((), dtype=torch.float64, device=device), 0
     with models.evaluating(model):
-        while waiting:
-            count = max(1, BATCH_TOKENS // len(waiting[0].tokens))
-            batch, waiting = waiting[:count], waiting[count:]
-            states, read = _states(model, _padded(batch).to(device), _alike(model, batch))
+        for part in by_length([len(row.tokens) for row in rows], BATCH_TOKENS):
+            batch = [rows[i] for i in part]
+            ids = padded([row.tokens for row in batch]).to(device)
+            states, read = _states(model, ids, _alike(model, batch))
             for own, row in zip(states, batch, strict=True):
                 reply = torch.from_numpy(row.tokens[row.reply_start :]).to(device)
                 # Token t is predicted by row t − 1.
@@ -69,11 +69,3 @@ def _states(model: nn.Module, ids: Tensor, shared: int) -> tuple[Tensor, int]:
         cache = answer.read_once(model, ids[:1, :shared], len(ids))
         how = {"past_key_values": cache, "use_cache": True}
     return models.body(model)(input_ids=ids[:, shared:], **how).last_hidden_state, shared
-
-
-def _padded(rows: Sequence[OwnWords]) -> Tensor:
-    """int64 [B, S]; padding stands on the right, where causal attention never looks."""
-    ids = torch.zeros(len(rows), max(len(row.tokens) for row in rows), dtype=torch.int64)
-    for line, row in zip(ids, rows, strict=True):
-        line[: len(row.tokens)] = torch.from_numpy(row.tokens)
-    return ids

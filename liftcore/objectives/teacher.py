@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from liftcore import model as models
+from liftcore.layers.batches import by_length, padded
 from liftcore.layers.lora import without_adapter
 from liftcore.model import evaluating
 from liftcore.objectives.sample import SoftTargets
@@ -62,25 +63,17 @@ class Teacher:
             targets = None if self.cache is None else self.cache.get(r.ids, r.first)
             if targets is not None:
                 known[i] = targets
-        # Readings of like length share a pass.
-        missing = sorted(
-            set(range(len(readings))) - known.keys(), key=lambda i: -len(readings[i].ids)
-        )
+        missing = [i for i in range(len(readings)) if i not in known]
         with as_teacher(self.model), torch.no_grad():
-            while missing:
-                count = max(1, BATCH_TOKENS // len(readings[missing[0]].ids))
-                batch, missing = missing[:count], missing[count:]
+            for part in by_length([len(readings[i].ids) for i in missing], BATCH_TOKENS):
+                batch = [missing[n] for n in part]
                 known |= zip(batch, self._read([readings[i] for i in batch]), strict=True)
                 if self.cache is not None:
                     self.cache.put([(readings[i].ids, readings[i].first, known[i]) for i in batch])
         return [known[i] for i in range(len(readings))]
 
     def _read(self, readings: list[Reading]) -> list[SoftTargets]:
-        size = max(len(r.ids) for r in readings)
-        ids = torch.zeros(len(readings), size, dtype=torch.int64)
-        for row, reading in zip(ids, readings, strict=True):
-            row[: len(reading.ids)] = torch.from_numpy(reading.ids.astype(np.int64))
-        # Padding stands on the right, where causal attention never looks.
+        ids = padded([r.ids for r in readings])
         hidden = models.body(self.model)(
             input_ids=ids.to(self.head.weight.device), use_cache=False
         ).last_hidden_state

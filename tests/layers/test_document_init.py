@@ -113,7 +113,7 @@ def test_the_inputs_are_those_of_the_model_alone(rng):
     torch.nn.init.normal_(other.values)
     other.install()
     rows = rows_of(rng, 5, 8)
-    seen = inputs(adapter, [(row, 2) for row in rows])
+    seen = inputs(adapter, rows, skip=2)
     assert len(seen) == 8  # q/k/v, o, gate/up and down of two layers
     path = "model.layers.2.mlp.down_proj"
     right = []
@@ -133,7 +133,7 @@ def test_the_forward_ends_behind_the_last_layer(rng):
     model = a_model()
     adapter, ran = Adapter(model, 4, 8, numbers=[1, 2]), []
     model.model.layers[3].register_forward_pre_hook(lambda *_: ran.append(1))
-    inputs(adapter, [(row, 0) for row in rows_of(rng, 2, 8)])
+    inputs(adapter, rows_of(rng, 2, 8))
     assert not ran
 
 
@@ -143,7 +143,7 @@ def test_a_beginning_that_all_share_counts_in_every_row(rng):
     head = rng.integers(3, 200, 6)
     tails = [np.array([3 + i, *row]) for i, row in enumerate(rows_of(rng, 4, 5))]
     rows = [np.concatenate([head, tail]) for tail in tails]
-    ours, right = own_words(adapter, rows), inputs(adapter, [(row, 0) for row in rows])
+    ours, right = own_words(adapter, rows), inputs(adapter, rows)
     for path, seen in right.items():
         moment = ours[path].factor @ ours[path].factor.T
         moment.diagonal().sub_(ours[path].delta)
@@ -168,7 +168,7 @@ def test_an_adapter_begins_with_the_directions_and_changes_nothing(rng, train_a)
         assert all(torch.equal(layer.lora_a, layers[0].lora_a) for layer in layers)
         norm = float(layers[0].lora_a.detach().norm())
         assert norm == pytest.approx(math.sqrt(8 / 3), rel=1e-4)
-        c = [inputs(adapter, [(r, 0) for r in rows])[paths[0]].mean() for rows in (document, own)]
+        c = [inputs(adapter, rows)[paths[0]].mean() for rows in (document, own)]
         # Eigenvalues may lie too close to tell one row from the next.
         assert captured(layers[0].lora_a.detach(), *c, DAMPING) > 0.97
         assert captured(torch.tensor(rng.normal(size=(8, len(c[0])))), *c, DAMPING) < 0.9
