@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from liftcore import locks
 from liftcore.config import LiftConfig
 from liftcore.embedded import cache_folder
 from liftcore.errors import LiftError
@@ -95,7 +96,8 @@ def known_words(adapter: Adapter, rows: Sequence[np.ndarray], damping: float) ->
         # One at a time: they are large.
         kept.clear()
         file = cache_folder() / "own-words" / f"{name}.safetensors"
-        kept[name] = _read(file, adapter) or _made(file, adapter, rows, damping)
+        with locks.making(file):
+            kept[name] = _read(file, adapter) or _made(file, adapter, rows, damping)
     return kept[name]
 
 

@@ -14,13 +14,13 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from safetensors import SafetensorError
 
+from liftcore import locks
 from liftcore.device_memory import gib
 from liftcore.errors import LiftError
 
@@ -42,7 +42,7 @@ def replace(folder: Path, fill: Callable[[Path], Iterable[str]]) -> None:
     """
     made = made_folders(folder)
     try:
-        with _locked(folder):
+        with locks.saving(folder):
             _tidy(folder)
             _stage(folder, fill)
             _finish(folder)
@@ -94,7 +94,7 @@ def repair(folder: Path) -> None:
     if not (folder / COMMIT).is_dir() or not _is_ours(folder / COMMIT):
         return
     try:
-        with _locked(folder, wait=True):
+        with locks.saving(folder, wait=True):
             _finish(folder)
     except (OSError, ValueError) as error:
         # Put back is as good as finished: the files of before are whole.
@@ -109,7 +109,7 @@ def tidy(folder: Path) -> None:
     """repair(), and removes what killed saves left behind; LiftError while another one runs."""
     if folder.is_dir():
         repair(folder)
-        with _locked(folder):
+        with locks.saving(folder):
             _tidy(folder)
 
 
@@ -291,23 +291,3 @@ def _sync(path: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-@contextmanager
-def _locked(folder: Path, wait: bool = False) -> Generator[None]:
-    """Within it no other process saves into the folder. A kill gives the lock back; where the
-    system has none there is none. Raises LiftError when it is taken and not waited for."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(ImportError):
-            import fcntl
-
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError as error:
-                raise LiftError(f"another process is saving into {folder}") from error
-            except OSError:
-                pass
-        yield
-    finally:
-        os.close(handle)

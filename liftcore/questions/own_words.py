@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from liftcore import locks
 from liftcore import model as models
 from liftcore.answer import end_of_turn, replies
 from liftcore.device_memory import out_of_memory
@@ -134,12 +135,13 @@ class Maker:
         self.file = None if place is None else place / f"{self.key[:32]}.json"
         self.known: list[tuple[str, list[int]]] = []
         self.chunks, self.seconds = 0, 0.0
-        for file in (SHIPPED, self.file):
-            if file is not None:
-                self._read(file)
+        self._read(SHIPPED)
+        self._read(self.file)
 
-    def _read(self, file: Path) -> None:
+    def _read(self, file: Path | None) -> None:
         """Takes the rows of a file that is of this model and has more of them."""
+        if file is None:
+            return
         with suppress(OSError, ValueError, LookupError, TypeError):
             kept = json.loads(file.read_bytes())
             known = [(str(question), list(map(int, reply))) for question, reply in kept["rows"]]
@@ -168,26 +170,34 @@ class Maker:
     def make(
         self, count: int, say: Callable[[str, int, int], None] = lambda what, done, of: None
     ) -> None:
-        """Makes rows until `count` are known. Raises LiftError when no more come."""
+        """Makes rows until `count` are known. Raises LiftError when no more come.
+
+        One process at a time, and each goes on from what the one before has kept: the rows follow
+        the rounding of whoever made them, and two runs must not differ by that.
+        """
         started, fruitless, told = time.perf_counter(), 0, False
         while len(self.known) < count:
             before = len(self.known)
-            with self._ready():
-                self._chunk()
-            self.chunks += 1
-            fruitless = 0 if len(self.known) > before else fruitless + 1
+            with locks.making(self.file):
+                self._read(self.file)
+                if len(self.known) > before:
+                    continue
+                with self._ready():
+                    self._chunk()
+                self.chunks += 1
+                fruitless = 0 if len(self.known) > before else fruitless + 1
+                try:
+                    if self.file is not None:
+                        self.write(self.file)
+                except LiftError as error:
+                    if not told:
+                        warnings.warn(f"{error}; the next run makes them anew", stacklevel=3)
+                    told = True
             if fruitless == FRUITLESS:
                 raise LiftError(
                     f"the model wrote only {before} different short rows of its own, and {count} "
                     "are needed to replay them: train without the objective replay and keep"
                 )
-            try:
-                if self.file is not None:
-                    self.write(self.file)
-            except LiftError as error:
-                if not told:
-                    warnings.warn(f"{error}; the next run makes them anew", stacklevel=3)
-                told = True
             self.seconds += time.perf_counter() - started
             started = time.perf_counter()
             say("writing the model's own words", min(len(self.known), count), count)

@@ -1,6 +1,7 @@
 """The model's own words: form, one batch against one by one, cache, kills, the shipped."""
 
 import copy
+import threading
 
 import numpy as np
 import pytest
@@ -100,6 +101,24 @@ def test_a_killed_run_goes_on(plain, tmp_path, monkeypatch):
     monkeypatch.setattr(Maker, "_chunk", lambda self: chunks.append(self.chunks) or real(self))
     same(collect(model, tokenizer, 40, kept_in=tmp_path / "killed").rows, whole)
     assert chunks and chunks[0] == 1, "the first chunk is not made again"
+
+
+def test_of_two_that_make_at_once_one_goes_on_with_what_the_other_made(plain, monkeypatch):
+    first, second = Maker(*plain), Maker(*plain)
+    chunk, thread = first._chunk, threading.Thread(target=second.make, args=(9,))
+
+    def beside():
+        if not thread.ident:
+            thread.start()
+        chunk()
+        # As if it had been made with another rounding, or in another dtype.
+        first.known = [(f"{question}!", reply) for question, reply in first.known]
+
+    monkeypatch.setattr(first, "_chunk", beside)
+    monkeypatch.setattr(second, "_chunk", lambda: pytest.fail("made anew"))
+    first.make(9)
+    thread.join()
+    assert second.known == first.known and len(second.known) >= 9
 
 
 def test_a_damaged_file_counts_as_none(plain, tmp_path):
