@@ -10,10 +10,12 @@ import contextlib
 import importlib.util
 import os
 import sys
+from collections.abc import Generator
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -117,7 +119,7 @@ def _convert(file: Path, folder: Path) -> Path:
         tokenizer.save_pretrained(new)
 
     try:
-        with quiet_transformers():
+        with quiet_transformers(), _plain_arrays():
             files.new_folder(folder, fill)
     except OSError as error:
         raise LiftError(
@@ -127,6 +129,23 @@ def _convert(file: Path, folder: Path) -> Path:
     if not (folder / "config.json").is_file():
         raise LiftError(f"could not write the embedded model into {folder}")
     return folder
+
+
+@contextlib.contextmanager
+def _plain_arrays() -> Generator[None]:
+    """Within it gguf's reader, ours and the one of transformers, slices the file as a plain array:
+    of a memmap each of the many small slices takes several times as long."""
+    import gguf
+
+    def keep(reader: gguf.GGUFReader, data: np.ndarray) -> None:
+        vars(reader)["data"] = data.view(np.ndarray)
+
+    reader: Any = gguf.GGUFReader
+    reader.data = property(lambda self: vars(self)["data"], keep)
+    try:
+        yield
+    finally:
+        del reader.data
 
 
 def dequantised(file: Path) -> PreTrainedModel:

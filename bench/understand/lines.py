@@ -9,7 +9,7 @@ from typing import Any
 from bench.understand.documents import NAMES
 from liftcore.config import PRESETS, QA_KINDS, LiftConfig
 
-SEEDS = (0, 1)
+SEEDS = (0, 1, 2)
 # Small steps, of a segment or a question or two, suit a short run.
 BASE: dict[str, Any] = dict(
     segment_length=128, batch_size=1, rank=16, learning_rate=2e-3, epochs=1000

@@ -283,18 +283,18 @@ def test_estimate_prints_and_counts(tiny_folder, capsys):
 
 
 def start(file, folder, out, *options):
-    """`liftcore absorb` as a process of its own, saving its state five times a second."""
+    """`liftcore absorb` as a process of its own, saving its state after every step."""
     command = [sys.executable, "-m", "liftcore", "absorb", str(file), "--model", str(folder)]
     command += ["--out", str(out), "--device", "cpu", "--dtype", "fp32", "--rank", "4"]
-    command += ["--segment-length", "24", "--epochs", "30", *options]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "LIFTCORE_SAVE_SECONDS": "0.2"}
+    command += ["--segment-length", "24", "--epochs", "12", *options]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "LIFTCORE_SAVE_SECONDS": "0"}
     return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_run_resumes_bit_for_bit(absorb, text_file, tiny_folder, tmp_path, stop):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert absorb(text_file, "--epochs", 30, out=whole)[0] == 0
+    assert absorb(text_file, "--epochs", 12, out=whole)[0] == 0
     run = start(text_file, tiny_folder, parts)
     state = parts / "training_state.safetensors"
     until = time.monotonic() + 120
@@ -305,11 +305,10 @@ def test_a_stopped_run_resumes_bit_for_bit(absorb, text_file, tiny_folder, tmp_p
     assert run.returncode == (130 if stop == signal.SIGTERM else -signal.SIGKILL), err
     assert state.exists() and not (parts / "adapter_model.safetensors").exists()
 
-    code, _, err = absorb(text_file, "--epochs", 30, out=parts)
+    code, _, err = absorb(text_file, "--epochs", 12, out=parts)
     assert code == 1 and "--resume" in err
-    resumed = start(text_file, tiny_folder, parts, "--resume")
-    _, err = resumed.communicate(timeout=120)
-    assert resumed.returncode == 0, err
+    code, _, err = absorb(text_file, "--epochs", 12, "--resume", out=parts)
+    assert code == 0, err
     assert not state.exists()
     one, two = (load_file(d / "adapter_model.safetensors") for d in (whole, parts))
     assert all((one[name] == two[name]).all() for name in one)
