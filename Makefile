@@ -3,6 +3,7 @@
 # make test-official   the suite with the versions that the official LIFT code pins (Python 3.11)
 # make test-card   the suite with the versions of a GPU machine's image alone (Python 3.12, 5 GB)
 # make lint   ruff and ty: style, format and types
+# make browser   a Chromium, from Debian's packages, where there is none: make test then opens pages
 # make docs   docs/ as a site in build/site, with API pages out of the docstrings
 # make bench  time one step of LIFT against PEFT on this machine
 # make venv   prepare .venv alone
@@ -21,7 +22,7 @@ PIP := .ci/quietly $(VENV)/pip.log $(BIN)/python -m pip --disable-pip-version-ch
 CARD_PIP := .ci/quietly $(CARD)/pip.log $(CARD)/bin/python -m pip --disable-pip-version-check
 OFFICIAL_PIP := .ci/quietly $(OFFICIAL)/pip.log $(OFFICIAL)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-official test-card lint docs bench venv pristine clean
+.PHONY: demo test test-official test-card lint browser docs bench venv pristine clean
 
 demo: $(VENV)/.base
 	@echo "== liftcore demo"
@@ -48,6 +49,9 @@ lint: $(VENV)/.test
 	@$(BIN)/ruff format --check .
 	@echo "== ty"
 	@PYTHON_ENV=$(abspath $(VENV)) .ci/types $(abspath $(BIN)/ty)
+
+browser:
+	@.ci/browser
 
 # Needs no torch: the docstrings are read, not imported. kernels/ is liftcore.kernels there.
 docs: $(DOCS)/.docs

@@ -21,8 +21,8 @@ from setuptools.errors import CompileError, PlatformError
 ROOT = Path(__file__).resolve().parent
 LIBRARY = "libliftcore_cuda.so"
 PACKAGES = (
-    "cli", "drop_in", "export", "fiction", "kernels", "layers", "objectives", "questions",
-    "reading", "training",
+    "cli", "drop_in", "export", "fiction", "kernels", "layers", "objectives", "page",
+    "questions", "reading", "training",
 )  # fmt: skip
 
 
@@ -106,6 +106,7 @@ setup(
     package_data={
         "liftcore": ["py.typed"],
         "liftcore.fiction": ["prose/*.txt"],
+        "liftcore.page": ["page.css", "page.js"],
         "liftcore.questions": ["own_words_*.json"],
         "liftcore.kernels": ["tiles.*.json"],
     },

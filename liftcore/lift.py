@@ -26,6 +26,7 @@ from liftcore.memory import Memory
 from liftcore.objectives import Objective, Repeated
 from liftcore.objectives.build import SELF, digest_of, objectives_of, pair_sources, summary
 from liftcore.objectives.forgetting import Forgetting
+from liftcore.objectives.qa import Paired
 from liftcore.questions import own_words
 from liftcore.questions.own_words import Collection
 from liftcore.questions.pairs import PairSource
@@ -143,6 +144,8 @@ def absorb(
                 )
             made = [summary(each) for each in sources]
             result = replace(result, questions=made, own_words=own.seconds, starting=starting)
+            result = replace(result, start=run["start"])
+            asked = next((each.pairs for each in objectives if isinstance(each, Paired)), [])
             line.say("measuring recall")
             measured = report.unmeasured(len(document.tokens))
             with output.or_warning("the report on recall"), adapter.folded():
@@ -161,6 +164,7 @@ def absorb(
         report=measured,
         training=result,
         source=document.source,
+        questions=asked,
     )
 
 

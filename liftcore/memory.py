@@ -27,9 +27,10 @@ from liftcore.layers import depth
 from liftcore.layers.linear import features, matrix
 from liftcore.layers.lora import Adapter, linear_layers, without_adapter
 from liftcore.layers.targets import check_mergeable
-from liftcore.output import ADAPTER, DOCUMENT, INFO, MERGED, PICTURE
+from liftcore.output import ADAPTER, DOCUMENT, INFO, MERGED, PICTURE, QUESTIONS
 from liftcore.pretrained import HUB_NAME, memory_from_hub
-from liftcore.questions import retrieval
+from liftcore.questions import pairs, retrieval
+from liftcore.questions.pairs import Pair
 from liftcore.questions.retrieval import Evidence
 from liftcore.reading import Source
 from liftcore.reading.text import read_bytes
@@ -122,6 +123,7 @@ class Memory:
     report: Report
     training: Result
     source: Source | None = None  # the file that the document was read from
+    questions: list[Pair] = field(default_factory=list)  # what it was trained to answer
     _index: retrieval.SentenceIndex | None = field(default=None, init=False, repr=False)
 
     def ask(
@@ -202,7 +204,8 @@ class Memory:
         merge: bool = False,
         with_document: bool = True,
     ) -> Path:
-        """Writes the adapter in PEFT's form, liftcore.json, the document and the recall picture.
+        """Writes the adapter in PEFT's form, liftcore.json, the document with the questions that
+        were trained on, and the recall picture.
 
         With merge also the model with the adapter added to its weights, in folder/merged.
         Everything is written aside first and then takes its place all at once, also when the
@@ -226,6 +229,10 @@ class Memory:
         if with_document and self.text is not None:
             with output.or_warning(DOCUMENT, folder / DOCUMENT):
                 (folder / DOCUMENT).write_bytes(self.text.encode())
+        # They tell what stands in the document.
+        if with_document and self.questions:
+            with output.or_warning(QUESTIONS, folder / QUESTIONS):
+                pairs.keep(self.questions, folder / QUESTIONS)
         if self.report.positions and _has_matplotlib():
             with output.or_warning(PICTURE, folder / PICTURE):
                 self.report.png(folder / PICTURE, self.title)
@@ -281,7 +288,7 @@ def check_output(
     """Raises LiftError when `folder` cannot take a memory, as far as can be known before it is
     made: see output.check."""
     names = [*ADAPTER, INFO]
-    names += [DOCUMENT] if with_document else []
+    names += [DOCUMENT, QUESTIONS] if with_document else []
     names += [PICTURE] if _has_matplotlib() else []
     output.check(folder, force=force, names=tuple(names), merge=merge)
 
@@ -334,6 +341,9 @@ def load_memory(
         raise LiftError(f"{folder / adapters.CONFIG} was changed: its r or lora_alpha differs")
     text = None
     # Somebody else's file of that name is none of the memory's.
+    asked: list[Pair] = []
+    if QUESTIONS in (info.files or ()) and (folder / QUESTIONS).is_file():
+        asked = pairs.kept(folder / QUESTIONS)
     if (info.files is None or DOCUMENT in info.files) and (folder / DOCUMENT).is_file():
         saved = read_bytes(folder / DOCUMENT, limit=float("inf"))
         if hashlib.sha256(saved).hexdigest() != info.about.sha256:
@@ -349,7 +359,7 @@ def load_memory(
     about = info.about
     return Memory(
         *(base_model, tokenizer, adapter, about.title, text, about.sha256, about.tokens),
-        *(info.config, info.report, info.training, info.source),
+        *(info.config, info.report, info.training, info.source, asked),
     )
 
 

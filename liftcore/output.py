@@ -24,6 +24,7 @@ from liftcore.errors import LiftError
 INFO = "liftcore.json"
 START = "sft.json"
 DOCUMENT = "document.txt"
+QUESTIONS = "trained_questions.jsonl"
 PICTURE = "recall.png"
 MERGED = "merged"
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
@@ -238,7 +239,7 @@ def _is_a_name_of_ours(name: object) -> bool:
     if not isinstance(name, str):
         return False
     parts = PurePosixPath(name).parts
-    known = (INFO, START, DOCUMENT, PICTURE, *ADAPTER)
+    known = (INFO, START, DOCUMENT, QUESTIONS, PICTURE, *ADAPTER)
     return name in known or (len(parts) > 1 and parts[0] == MERGED and ".." not in parts)
 
 

@@ -20,7 +20,10 @@ TALKATIVE = ("torchao", "torch.utils._pytree")
 LFS_POINTER = b"version https://git-lfs"
 # USER/NAME on the hub.
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
-MEMORY_FILES = ("*.json", "adapter_model.safetensors", "document.txt", "recall.png")
+MEMORY_FILES = (
+    *("*.json", "adapter_model.safetensors", "recall.png"),
+    *("document.txt", "trained_questions.jsonl"),
+)
 
 
 def from_pretrained(

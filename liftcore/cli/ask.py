@@ -14,7 +14,7 @@ from liftcore.errors import LiftError, UsageError
 from liftcore.terminal import Typewriter, note, one_line, show
 
 if TYPE_CHECKING:
-    from liftcore.memory import Memory
+    from liftcore.memory import Info, Memory
 
 
 def add(verbs: options.Verbs) -> None:
@@ -45,21 +45,26 @@ def add(verbs: options.Verbs) -> None:
     parser = options.verb(verbs, "report", report, "show what a memory recalls, and where")
     parser.add_argument("memory", metavar="DIR")
     parser.add_argument("--png", metavar="FILE", help="draw the strip")
+    page = parser.add_argument_group("a page to look at")
+    page.add_argument(
+        "--html",
+        metavar="FILE",
+        help="the text by what is recalled of it, and the questions asked once more, as one file",
+    )
+    page.add_argument(
+        "--questions", type=int, default=48, metavar="N", help="questions asked, at most (48)"
+    )
+    page.add_argument("--force", action="store_true", help="accept a base model of another name")
+    options.model_options(page, None)
 
 
 def run(args: argparse.Namespace) -> dict:
-    from liftcore.memory import check_length, load_memory
+    from liftcore.memory import check_length
 
     if not args.question and (sys.stdin is None or sys.stdin.closed):
         raise UsageError("no question, and standard input is closed: give one on the command line")
     check_length(args.max_new_tokens)
-    memory = load_memory(
-        args.memory,
-        options.load(args) if args.model else None,
-        device=args.device,
-        dtype=options.dtype(args.dtype),
-        force=args.force,
-    )
+    memory = _loaded(args)
     answers = []
     for question in args.question or _typed(memory.title):
         if len(args.question) > 1:
@@ -114,9 +119,42 @@ def _typed(title: str) -> Iterator[str]:
 def report(args: argparse.Namespace) -> dict:
     from liftcore.memory import read_info
 
+    if args.questions < 0:
+        raise UsageError(f"--questions must not be negative: {args.questions}")
     info = read_info(Path(args.memory))
     title = info.about.title
     show(f"{one_line(title)}: {info.about.tokens:,} tokens\n{info.report.text()}")
     if args.png:
         info.report.png(Path(args.png), title)
+    if args.html:
+        _write_page(info, args)
     return dataclasses.asdict(info.report)
+
+
+def _write_page(info: Info, args: argparse.Namespace) -> None:
+    from liftcore.cli.again import command
+    from liftcore.page import write_page
+    from liftcore.training.progress import ProgressLine
+
+    memory, folder = _loaded(args), Path(args.memory)
+    with ProgressLine() as line:
+        write_page(
+            *(memory, args.html),
+            questions=args.questions,
+            command=command(info, folder, memory.questions),
+            say=line.count,
+        )
+    note(f"liftcore: the page is {args.html}")
+
+
+def _loaded(args: argparse.Namespace) -> Memory:
+    """The memory that a command line names, on the model that it names."""
+    from liftcore.memory import load_memory
+
+    return load_memory(
+        args.memory,
+        options.load(args) if args.model else None,
+        device=args.device,
+        dtype=options.dtype(args.dtype),
+        force=args.force,
+    )

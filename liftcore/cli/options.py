@@ -30,12 +30,19 @@ BY_MODEL = "(understand for a chat model, else memorize; memorize with --objecti
 
 # The subcommands of a parser, which argparse does not name in public.
 Verbs = Any
+# A parser, or a group of its options.
+Arguments = argparse._ActionsContainer
 
 
 def typed(path: Path) -> str:
     """A path as a word of a command line, to be copied from the terminal."""
+    return shlex.quote(file_word(path))
+
+
+def file_word(path: Path) -> str:
+    """The same, not yet quoted."""
     word = plain(str(path))
-    return shlex.quote(f"./{word}" if word.startswith("-") else word)
+    return f"./{word}" if word.startswith("-") else word
 
 
 def verb(
@@ -48,7 +55,7 @@ def verb(
     return parser
 
 
-def model_options(parser: argparse.ArgumentParser, default: str | None) -> None:
+def model_options(parser: Arguments, default: str | None) -> None:
     parser.add_argument(
         "--model",
         default=default,
@@ -60,7 +67,7 @@ def model_options(parser: argparse.ArgumentParser, default: str | None) -> None:
     dtype_option(parser)
 
 
-def dtype_option(parser: argparse.ArgumentParser) -> None:
+def dtype_option(parser: Arguments) -> None:
     parser.add_argument(
         "--dtype", choices=tuple(DTYPES), help="(bf16 where the device computes with it)"
     )
@@ -86,19 +93,28 @@ def settings(parser: argparse.ArgumentParser, preset: str = "(memorize)") -> Non
         ("str", str, None),
     )
     for field in dataclasses.fields(LiftConfig):
-        # One is named alone more often than several are.
-        flag = "--objective" if field.name == "objectives" else f"--{field.name.replace('_', '-')}"
         text, choices = texts.get(field.name), CHOICES.get(field.name)
         if field.type == "bool":
             either = argparse.BooleanOptionalAction
-            group.add_argument(flag, action=either, default=None, help=text)
+            group.add_argument(flag(field.name), action=either, default=None, help=text)
             continue
         read, metavar = next(k[1:] for k in kinds if str(field.type).startswith(k[0]))
         if choices and metavar:
             text, choices = f"{text}; of {', '.join(choices)}", None
         group.add_argument(
-            flag, dest=field.name, type=read, choices=choices, metavar=metavar, help=text
+            flag(field.name),
+            dest=field.name,
+            type=read,
+            choices=choices,
+            metavar=metavar,
+            help=text,
         )
+
+
+def flag(name: str) -> str:
+    """The flag of a field of LiftConfig."""
+    # One objective is named alone more often than several are.
+    return "--objective" if name == "objectives" else f"--{name.replace('_', '-')}"
 
 
 def _texts(docstring: str) -> dict[str, str]:

@@ -18,7 +18,7 @@ from liftcore import embedded, files
 from liftcore.adapter import CONFIG, WEIGHTS
 from liftcore.errors import LiftError, UsageError
 from liftcore.export.saved import Saved
-from liftcore.output import DOCUMENT, INFO, PICTURE
+from liftcore.output import DOCUMENT, INFO, PICTURE, QUESTIONS
 from liftcore.pretrained import HUB_NAME
 from liftcore.terminal import one_line
 
@@ -68,7 +68,7 @@ def upload_of(
 
 def stage(saved: Saved, upload: Upload, folder: Path) -> list[str]:
     """Writes what would be uploaded into an empty folder; returns the names."""
-    with_document = [DOCUMENT] if upload.document else []
+    with_document = [DOCUMENT, QUESTIONS] if upload.document else []
     for name in (WEIGHTS, PICTURE, *with_document):
         if (saved.folder / name).is_file():
             shutil.copyfile(saved.folder / name, folder / name)

@@ -98,6 +98,12 @@ class Paired(Objective):
         grows = len(newest.facts) < self.chunk or newest.facts[-1][0].pair.group
         return int(bool(grows) and len(self.known) > self._given)
 
+    @property
+    def pairs(self) -> list[Pair]:
+        """The pairs that were handed out so far, of each fact all its forms."""
+        handed = self.known[: self._given]
+        return [asked.pair for chunk in handed for fact in chunk.facts for asked in fact]
+
     def _drawn(self, begin: int, epoch: int) -> list[Sample]:
         """The rows in an epoch of the chunks from `begin` on that were handed out."""
         rows: list[Sample] = []

@@ -7,11 +7,11 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from liftcore.errors import LiftError, UsageError
+from liftcore.errors import LiftError, UsageError, first_line
 from liftcore.questions.words import goes_on, has_words, normalised, question_key
 from liftcore.reading.text import decode, read_bytes
 from liftcore.tokens import check_text
@@ -164,6 +164,27 @@ def read_pairs(path: str | Path) -> list[Pair]:
     if not pairs:
         raise LiftError(f"{path} holds no question-answer pairs")
     return Deduplicator().fresh(pairs)
+
+
+def keep(pairs: Iterable[Pair], file: Path) -> None:
+    """Writes pairs as read_pairs() and kept() read them."""
+    lines = (json.dumps(asdict(pair), ensure_ascii=False) + "\n" for pair in pairs)
+    file.write_text("".join(lines), "utf-8")
+
+
+def kept(file: Path) -> list[Pair]:
+    """The pairs that keep() wrote, windows and groups included. Raises LiftError for a file that
+    is damaged."""
+    try:
+        entries = [json.loads(line) for line in file.read_text("utf-8").split("\n") if line]
+        pairs = [Pair(**entry) for entry in entries]
+        if not all(isinstance(p.window, int) and isinstance(p.group, str) for p in pairs):
+            raise TypeError("another type")
+    except (OSError, TypeError, ValueError, RecursionError) as error:
+        raise LiftError(f"{file} is damaged: {first_line(error)}") from error
+    for number, pair in enumerate(pairs, 1):
+        as_pair(asdict(pair), f"{file}, line {number}")
+    return pairs
 
 
 def _whole(text: str) -> list | None:

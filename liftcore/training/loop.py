@@ -30,6 +30,8 @@ from liftcore.training.runner import Runner, as_owned
 from liftcore.training.source import StepSource
 from liftcore.training.step import Step
 
+# Means that a curve of losses has, at most.
+CURVE = 200
 # A kill loses at most so many seconds and a step, unless LIFTCORE_SAVE_SECONDS says another number;
 # the writing of the file must fit in 30 seconds too.
 SAVE_SECONDS = 20.0
@@ -66,6 +68,8 @@ class Result:
     # forgetting budget, behind the share `kept` of the token-passes.
     limit: str = "epochs"
     kept: float = 1.0
+    curve: list[float] = field(default_factory=list)  # mean losses of equal parts of the steps
+    start: str = ""  # SHA-256 of the adapter that the run began from; "" for none
 
 
 def train(
@@ -294,12 +298,13 @@ class _Log:
                 "nothing to learn from: the document is too short, or no sample was made of it"
             )
         losses, epochs = self.losses.cpu().numpy(), np.array(self.epochs)
-        source = self.source
+        source, parts = self.source, min(CURVE, self.steps)
         return Result(
             seconds=self.seconds,
             steps=self.steps,
             token_passes=self.token_passes,
             loss=float(losses[epochs == epochs[-1]].mean()),
+            curve=[round(float(part.mean()), 4) for part in np.array_split(losses, parts)],
             how=self.runner.how,
             making=source.seconds,
             hidden=max(0.0, source.seconds - made_before - source.waited),

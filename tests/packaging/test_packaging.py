@@ -29,6 +29,7 @@ def wheel(tmp_path_factory):
 def test_the_wheel_holds_the_kernels_and_shadows_nothing(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert "liftcore/kernels/lora.py" in names and "liftcore/fiction/prose/harbour.txt" in names
+    assert {"liftcore/page/page.css", "liftcore/page/page.js"} <= {*names}
     assert {n.split("/")[0] for n in names} == {
         "liftcore",
         f"liftcore-{liftcore.__version__}.dist-info",
