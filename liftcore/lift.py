@@ -34,7 +34,7 @@ from liftcore.questions.self_study import SelfStudy, StudiedPairs
 from liftcore.tokens import Tokenizer
 from liftcore.training import checkpoint
 from liftcore.training.budget import Budget
-from liftcore.training.loop import train
+from liftcore.training.loop import Progress, both, train
 from liftcore.training.progress import ProgressLine
 from liftcore.training.source import StepSource
 
@@ -53,6 +53,7 @@ def absorb(
     progress: bool = True,
     qa: Any = None,
     init: str | Path | None = None,
+    on_step: Callable[[Progress], None] | None = None,
 ) -> Memory:
     """Trains a LoRA adapter on the document (LIFT) and measures what it recalls.
 
@@ -70,6 +71,7 @@ def absorb(
                With them the objective "qa" joins those of the settings, unless they go to
                "distill"
     init       an adapter's folder to begin from, as sft, absorb or PEFT wrote it
+    on_step    hears of each step, as liftcore.training.metrics does
 
     The model is left with the adapter installed. Raises LiftError (see liftcore.errors) when the
     document cannot be read, the model cannot be trained, or the loss is no longer a number.
@@ -139,7 +141,7 @@ def absorb(
                     state_file=state_file,
                     run=run,
                     budget=_budget(adapter, config, forgetting, objectives),
-                    on_step=line.update,
+                    on_step=line.update if on_step is None else both(line.update, on_step),
                     say=line.say,
                 )
             made = [summary(each) for each in sources]

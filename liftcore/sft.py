@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from liftcore.output import START as INFO
 from liftcore.questions.pairs import GivenPairs, read_pairs
 from liftcore.reading import SUFFIXES
 from liftcore.tokens import Tokenizer
-from liftcore.training.loop import Result, train
+from liftcore.training.loop import Progress, Result, both, train
 from liftcore.training.progress import ProgressLine
 from liftcore.training.source import StepSource
 
@@ -74,6 +75,7 @@ def sft(
     *,
     config: LiftConfig | None = None,
     progress: bool = True,
+    on_step: Callable[[Progress], None] | None = None,
 ) -> Start:
     """Trains one LoRA adapter on a folder of documents: (1/N) Σ_n (L_input(n) + γ L_AT(n)).
 
@@ -120,7 +122,8 @@ def sft(
         adapter.install()
         with ProgressLine(config.epochs, adapter.values.device, enabled=progress) as line:
             starting = beginning.begin(adapter, tokenizer, texts, config, say=line.count)
-            result = train(adapter, source, on_step=line.update, say=line.say)
+            heard = line.update if on_step is None else both(line.update, on_step)
+            result = train(adapter, source, on_step=heard, say=line.say)
             result = dataclasses.replace(result, starting=starting)
     return Start(model, adapter, config, result, len(files), count)
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from liftcore.cli import options
+from liftcore.cli import options, runfile
 from liftcore.errors import LiftError, UsageError
 from liftcore.terminal import note, show
 
@@ -56,6 +56,8 @@ def add(verbs: options.Verbs) -> None:
         action="store_true",
         help="keep no copy of the text beside the adapter",
     )
+    runfile.add(parser)
+    options.tracking_options(parser)
     _add_sft(verbs)
 
 
@@ -72,6 +74,8 @@ def _add_sft(verbs: options.Verbs) -> None:
     parser.add_argument("--out", metavar="DIR", required=True, help="folder of the adapter")
     options.settings(parser, options.BY_MODEL)
     options.force_option(parser)
+    runfile.add(parser)
+    options.tracking_options(parser)
 
 
 def run(args: argparse.Namespace) -> dict:
@@ -82,9 +86,11 @@ def run(args: argparse.Namespace) -> dict:
     from liftcore.memory import check_output, check_room
     from liftcore.model import load_tokenizer
     from liftcore.objectives.build import SELF
+    from liftcore.training.metrics import metrics
 
     tokenizer = load_tokenizer(args.model)
-    config = options.config(args, options.preset(args, tokenizer), **adapter.settings_of(args.init))
+    preset = args.preset or options.preset(args, tokenizer)
+    config = options.config(args, preset, **adapter.settings_of(args.init))
     file = options.text_file(args.file)
     reading = options.reading(file)
     text = reading.text
@@ -108,13 +114,24 @@ def run(args: argparse.Namespace) -> dict:
             check_mergeable(base, targets(base, depth.numbers(base, config.layers)).layers)
         check_room(out, base, config, merge=args.merge)
         document = documents.from_text(text, tokenizer, title, reading.source)
+        runfile.save(args.save_config, args, config, preset)
+        told = stack.enter_context(
+            metrics(args.log, args.report_to, name=document.title, settings=vars(config))
+        )
         if not args.resume:
             state.unlink(missing_ok=True)
         started = time.perf_counter()
         device_memory.reset_peak(next(base.parameters()).device)
         try:
             memory = lift.absorb(
-                base, tokenizer, document, config=config, resume=out, qa=sources, init=args.init
+                base,
+                tokenizer,
+                document,
+                config=config,
+                resume=out,
+                qa=sources,
+                init=args.init,
+                on_step=told.step,
             )
             seconds = time.perf_counter() - started
             memory.save(out, force=True, merge=args.merge, with_document=keep)
@@ -122,6 +139,12 @@ def run(args: argparse.Namespace) -> dict:
             if state.exists():
                 note(f"\nliftcore: the same command with --resume goes on from {out}")
             raise
+        told.end(
+            recall=memory.report.recall,
+            forgotten=memory.report.forgotten,
+            loss=memory.training.loss,
+            seconds=memory.training.seconds,
+        )
     _print_absorbed(memory, out)
     training = memory.training
     return {
@@ -219,16 +242,22 @@ def sft(args: argparse.Namespace) -> dict:
     from liftcore.model import load_tokenizer
     from liftcore.sft import DEFAULTS
     from liftcore.sft import sft as train
+    from liftcore.training.metrics import metrics
 
     tokenizer = load_tokenizer(args.model)
     defaults = {} if args.preset else DEFAULTS
-    config = options.config(args, options.preset(args, tokenizer), **defaults)
+    preset = args.preset or options.preset(args, tokenizer)
+    config = options.config(args, preset, **defaults)
     out = Path(args.out)
     output.check(out, force=args.force, names=(*output.ADAPTER, output.START))
     model, _ = options.load(args, tokenizer)
     check_room(out, model, config)
-    start = train(model, tokenizer, args.corpus, config=config)
-    start.save(out)
+    runfile.save(args.save_config, args, config, preset)
+    name = f"sft {Path(args.corpus).name}"
+    with metrics(args.log, args.report_to, name=name, settings=vars(config)) as told:
+        start = train(model, tokenizer, args.corpus, config=config, on_step=told.step)
+        start.save(out)
+        told.end(loss=start.training.loss, seconds=start.training.seconds)
     show(
         f"{start.documents} documents with {start.pairs} questions in "
         f"{options.trained(start.training)}\n"

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import re
 
-from liftcore.cli import options
+from liftcore.cli import options, runfile
 from liftcore.errors import UsageError
 from liftcore.terminal import show
 
@@ -18,6 +18,7 @@ def add(verbs: options.Verbs) -> None:
     parser.add_argument("what", metavar="FILE|TOKENS", help="a document or a number of tokens")
     options.model_options(parser, options.EMBEDDED)
     options.settings(parser)
+    runfile.add(parser, save=False)
 
 
 def run(args: argparse.Namespace) -> dict:

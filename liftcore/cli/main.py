@@ -11,7 +11,7 @@ import traceback
 from typing import NoReturn
 
 from liftcore import __version__
-from liftcore.cli import absorb, ask, demo, estimate, export, info, read
+from liftcore.cli import absorb, ask, demo, estimate, export, info, read, runfile
 from liftcore.errors import LiftError, UsageError
 from liftcore.terminal import guarded, note, one_line, plain, show
 
@@ -23,7 +23,10 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one verb; returns the exit code: 0 done, 1 failed, or verify found no arrival; 2 wrong
     usage, 130 interrupted."""
     with guarded():
-        args = _parse(sys.argv[1:] if argv is None else argv)
+        try:
+            args = _parse(sys.argv[1:] if argv is None else argv)
+        except LiftError as error:
+            return _failed(error)
         try:
             result = args.run(args)
             if args.json:
@@ -41,9 +44,13 @@ def main(argv: list[str] | None = None) -> int:
         except Exception as error:
             if args.debug:
                 note(traceback.format_exc())
-            note(f"liftcore: error: {_one_line(error)}")
-            return 2 if isinstance(error, UsageError) else 1
+            return _failed(error)
         return 0 if result.get("arrived", True) else 1
+
+
+def _failed(error: Exception) -> int:
+    note(f"liftcore: error: {_one_line(error)}")
+    return 2 if isinstance(error, UsageError) else 1
 
 
 class _Parser(argparse.ArgumentParser):
@@ -55,6 +62,10 @@ class _Parser(argparse.ArgumentParser):
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = _parser()
+    if "_ARGCOMPLETE" in os.environ:
+        _complete(parser)
+    (verbs,) = (each.choices for each in parser._actions if isinstance(each.choices, dict))
+    argv = runfile.expanded(argv, verbs)
     # Behind -- argparse still takes some words for options, and mislays others: a mark that no
     # command line can hold keeps them whole.
     end = argv.index("--") if "--" in argv else len(argv)
@@ -87,6 +98,14 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, MemoryError) or out_of_memory(error):
         return "out of memory: try a smaller --segment-length, --batch-size or --rank"
     return f"{type(error).__name__}: {text} (--debug shows where)"
+
+
+def _complete(parser: argparse.ArgumentParser) -> None:
+    """Answers a shell that asks how a word may go on, and ends."""
+    with contextlib.suppress(ImportError):
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
 
 
 def _parser() -> argparse.ArgumentParser:

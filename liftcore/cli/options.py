@@ -79,6 +79,17 @@ def force_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def tracking_options(parser: Arguments) -> None:
+    parser.add_argument(
+        "--log", metavar="JSONL", help="add each step and the figures of the run to this file"
+    )
+    parser.add_argument(
+        "--report-to",
+        choices=("trackio", "tensorboard", "wandb"),
+        help="report the same by this library, which must be installed",
+    )
+
+
 def settings(parser: argparse.ArgumentParser, preset: str = "(memorize)") -> None:
     """A flag for each field of LiftConfig; `preset` says which one is taken when none is named."""
     group = parser.add_argument_group("settings", "not given, a setting is the preset's")

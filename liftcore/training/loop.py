@@ -47,6 +47,7 @@ class Progress:
     tokens: int  # token-passes since the (re)start
     seconds: float  # since the (re)start
     loss: float  # on a GPU of a step shortly before
+    rate: float  # learning rate
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,18 @@ def train(
             kept = budget.best_done
             result = replace(result, limit=limit, kept=kept, seconds=log.seconds)
         return result
+
+
+def both(
+    one: Callable[[Progress], None], two: Callable[[Progress], None]
+) -> Callable[[Progress], None]:
+    """An on_step for train() that tells one and then the other."""
+
+    def on_step(at: Progress) -> None:
+        one(at)
+        two(at)
+
+    return on_step
 
 
 def _save_seconds() -> float:
@@ -253,7 +266,7 @@ class _Log:
     def progress(self, step: Step, loss: float) -> Progress:
         tokens = self.token_passes - self.tokens_before
         seconds, total = time.perf_counter() - self.started, self.source.expected_steps
-        return Progress(step.epoch, self.steps, total, tokens, seconds, loss)
+        return Progress(step.epoch, self.steps, total, tokens, seconds, loss, step.rate)
 
     def save(self) -> None:
         """A full disk must not end a run that goes well, nor lose one that is done."""

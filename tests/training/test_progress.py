@@ -101,5 +101,5 @@ def test_no_line_before_it_is_due(capfd):
     """Ten thousand quick steps are no ten thousand lines."""
     with lines.ProgressLine(1, torch.device("cpu")) as line:
         for n in range(10_000):
-            line.update(Progress(0, n + 1, 10_000, n + 1, 0.001 * (n + 1), 1.0))
+            line.update(Progress(0, n + 1, 10_000, n + 1, 0.001 * (n + 1), 1.0, 0.1))
     assert shares(said(capfd)) == list(range(10, 101, 10))
