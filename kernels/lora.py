@@ -12,7 +12,8 @@ requires_grad): then its gradient is not formed, nor is anything computed or kep
 reads. With A frozen (LoRA-FA, arXiv 2308.03303) that is x: S alone is kept. In a group (q/k/v, or
 gate/up with h = act(gate) · up) one product gives the S of all members, and their dx are summed in
 place. lora_autograd.py says what is kept. Two ways give the same: fused Triton kernels
-(lora_fused.py) and plain products (lora_plain.py); tiles.py says which runs where.
+(lora_fused.py) and plain products (lora_plain.py); tiles.py says which runs where. Over a W in FP8
+they are lora_fp8_triton.py and lora_fp8_plain.py.
 Source: "LoRA" (Hu et al.), equation 3.
 """
 
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from liftcore.kernels.autocast import cast
 from liftcore.kernels.device import HAS_TRITON, architecture, interpreting
+from liftcore.kernels.fp8 import Fp8Weight, Weight
 from liftcore.kernels.lora_autograd import LoraBranch, LoraGateUp, LoraGroup
 from liftcore.kernels.tiles import way as table_way
 
@@ -34,7 +36,7 @@ ACTIVATIONS = ("silu", "gelu_tanh")
 
 def lora_linear(
     x: Tensor,
-    weight: Tensor,
+    weight: Weight,
     lora_a: Tensor,
     lora_b: Tensor,
     scaling: float,
@@ -46,17 +48,17 @@ def lora_linear(
 
     Shapes: x [..., K], weight [N, K], lora_a [R, K], lora_b [N, R], bias [N] -> [..., N]; all of
     one floating dtype and on one device. Under autocast the op runs in the dtype of autocast, as
-    F.linear does, and each gradient has the dtype of its input. Weight and bias are frozen. `way`
-    overrides the choice of the table in tiles.py: "triton" or "plain". Raises ValueError when the
-    shapes or dtypes do not fit, or for a way that cannot run these tensors. Source: "LoRA" (Hu et
-    al.), equation 3.
+    F.linear does, and each gradient has the dtype of its input. Weight and bias are frozen. The
+    weight may be an Fp8Weight (fp8.py), here as in the other ops. `way` overrides the choice of
+    the table in tiles.py: "triton" or "plain". Raises ValueError when the shapes or dtypes do not
+    fit, or for a way that cannot run these tensors. Source: "LoRA" (Hu et al.), equation 3.
     """
     return _linears("linear", x, [weight], [lora_a], [lora_b], [scaling], [bias], way)[0]
 
 
 def lora_qkv(
     x: Tensor,
-    weights: Sequence[Tensor],
+    weights: Sequence[Weight],
     lora_a: Sequence[Tensor],
     lora_b: Sequence[Tensor],
     scalings: Sequence[float],
@@ -76,7 +78,7 @@ def lora_qkv(
 
 def lora_gate_up(
     x: Tensor,
-    weights: Sequence[Tensor],
+    weights: Sequence[Weight],
     lora_a: Sequence[Tensor],
     lora_b: Sequence[Tensor],
     scalings: Sequence[float],
@@ -100,7 +102,8 @@ def lora_gate_up(
     scales, gelu = [float(s) for s in scalings], activation == "gelu_tanh"
     trained = (x, *lora_a, *lora_b)
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in trained)
-    h = LoraGateUp.apply(choose("gate_up", flat, way), flat, scales, *tensors, gelu, keep)
+    chosen = _way_for("gate_up", flat, weights, way)
+    h = LoraGateUp.apply(chosen, flat, scales, *tensors, gelu, keep)
     return h if x.ndim == 2 else h.view(*x.shape[:-1], h.shape[-1])
 
 
@@ -168,10 +171,36 @@ def path(x: Tensor) -> str:
     return "triton interpreter" if chosen == "triton" and x.device.type == "cpu" else chosen
 
 
+def _way_for(op: str, x: Tensor, weights: Sequence[Weight], way: str | None) -> str:
+    """choose() for these weights: those in FP8 have ways of their own."""
+    chosen = choose(op, x, way)
+    fp8 = [isinstance(w, Fp8Weight) for w in weights]
+    if not any(fp8):
+        return chosen
+    if not all(fp8):
+        raise ValueError(f"{op}: some of the weights are in FP8 and some are not")
+    return fp8_way(x, weights, chosen, named=way == "triton")
+
+
+def fp8_way(x: Tensor, weights: Sequence[Weight], chosen: str, *, named: bool = False) -> str:
+    """The way for weights in FP8 where `chosen` is that for others: Triton's products of FP8 need
+    sm_89, 16 bits beside them, and rows that start at multiples of 16 bytes. Raises ValueError
+    where Triton was `named` and cannot run."""
+    fits = x.element_size() == 2 and not any(n % 16 for w in weights for n in w.shape)
+    able = not x.is_cuda or (fits and architecture(x.device) >= 89)
+    if chosen == "triton" and not able:
+        if named:
+            raise ValueError(
+                "way 'triton' over FP8 takes 16-bit tensors, weights of multiples of 16, and sm_89"
+            )
+        chosen = "plain"
+    return f"fp8 {chosen}"
+
+
 def _linears(
     op: str,
     x: Tensor,  # [..., K]
-    weights: Sequence[Tensor],  # [N_i, K]
+    weights: Sequence[Weight],  # [N_i, K]
     lora_a: Sequence[Tensor],  # [R_i, K]
     lora_b: Sequence[Tensor],  # [N_i, R_i]
     scalings: Sequence[float],
@@ -180,18 +209,19 @@ def _linears(
 ) -> tuple[Tensor, ...]:  # [..., N_i]
     """The members of one group, by the way that the table or the caller chooses for this op."""
     flat, tensors = _checked(x, weights, lora_a, lora_b, scalings, biases)
-    ys = LoraGroup.apply(choose(op, flat, way), flat, [float(s) for s in scalings], *tensors)
+    chosen = _way_for(op, flat, weights, way)
+    ys = LoraGroup.apply(chosen, flat, [float(s) for s in scalings], *tensors)
     return tuple(ys) if x.ndim == 2 else tuple(y.view(*x.shape[:-1], y.shape[-1]) for y in ys)
 
 
 def _checked(
     x: Tensor,
-    weights: Sequence[Tensor],
+    weights: Sequence[Weight],
     lora_a: Sequence[Tensor],
     lora_b: Sequence[Tensor],
     scalings: Sequence[float],
     biases: Sequence[Tensor | None] | None,
-) -> tuple[Tensor, list[Tensor | None]]:
+) -> tuple[Tensor, list[Weight | None]]:
     """x as [T, K], and the weights, A, B and biases of all members in a row, cast for autocast."""
     n = len(weights)
     biases = [None] * n if biases is None else biases
@@ -201,14 +231,15 @@ def _checked(
             f"scalings and {len(biases)} biases are not one each for up to 3 members"
         )
     x = cast(x, x)
-    weights, lora_a, lora_b = ([cast(t, x) for t in m] for m in (weights, lora_a, lora_b))
+    weights = [w if isinstance(w, Fp8Weight) else cast(w, x) for w in weights]
+    lora_a, lora_b = ([cast(t, x) for t in m] for m in (lora_a, lora_b))
     biases = [b if b is None else cast(b, x) for b in biases]
     for member in zip(weights, lora_a, lora_b, biases, strict=True):
         _check(x, *member)
     return x.reshape(-1, x.shape[-1]), [*weights, *lora_a, *lora_b, *biases]
 
 
-def _check(x: Tensor, weight: Tensor, lora_a: Tensor, lora_b: Tensor, bias: Tensor | None) -> None:
+def _check(x: Tensor, weight: Weight, lora_a: Tensor, lora_b: Tensor, bias: Tensor | None) -> None:
     (n, k), r = weight.shape, lora_a.shape[0]
     if x.shape[-1] != k or lora_a.shape != (r, k) or lora_b.shape != (n, r):
         raise ValueError(
@@ -218,8 +249,9 @@ def _check(x: Tensor, weight: Tensor, lora_a: Tensor, lora_b: Tensor, bias: Tens
         )
     if bias is not None and bias.shape != (n,):
         raise ValueError(f"lora_linear: bias {tuple(bias.shape)} is not [{n}]")
-    if not x.dtype == weight.dtype == lora_a.dtype == lora_b.dtype:
+    dtype = x.dtype if isinstance(weight, Fp8Weight) else weight.dtype
+    if not x.dtype == dtype == lora_a.dtype == lora_b.dtype:
         raise ValueError(
-            f"lora_linear: dtypes differ: x {x.dtype}, weight {weight.dtype}, "
+            f"lora_linear: dtypes differ: x {x.dtype}, weight {dtype}, "
             f"lora_a {lora_a.dtype}, lora_b {lora_b.dtype}"
         )

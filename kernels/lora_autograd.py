@@ -12,7 +12,8 @@ arXiv 2308.03303) x is not kept and dA not formed. In the first layer that train
 gradient either: there dB = scaling · dyᵀ S is all. Members of a group may differ: what one of them
 takes is formed for all, and the rest is dropped.
 
-Two sets of functions compute the same, lora_plain.py and lora_fused.py, and have the same names.
+Two sets of functions compute the same, lora_plain.py and lora_fused.py, and have the same names; so
+do two more for weights in FP8, which the context holds as they are.
 """
 
 from __future__ import annotations
@@ -25,14 +26,21 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from liftcore.kernels import lora_plain
+from liftcore.kernels import lora_fp8_plain, lora_plain
 from liftcore.kernels.autocast import without_autocast
+from liftcore.kernels.fp8 import Fp8Weight, Weight
 
 
 def functions(way: str, like: Tensor) -> Any:
     """Where lora_forward and the other three are; for who traces Triton's, the registered ops."""
     if way == "plain":
         return lora_plain
+    if way == "fp8 plain":
+        return lora_fp8_plain
+    if way == "fp8 triton":
+        from liftcore.kernels import lora_fp8_triton
+
+        return lora_fp8_triton
     from liftcore.kernels import lora_fused
 
     traced = torch.compiler.is_compiling() or type(like) is not Tensor
@@ -132,13 +140,17 @@ def _needed(
     ctx: Any,
     x: Tensor,  # [T, K]
     s: Tensor,  # [T, ΣR]
-    weights: list[Tensor],
+    weights: list[Weight],
     lora_a: list[Tensor],
     lora_b: list[Tensor],
 ) -> tuple[Tensor | None, ...]:
-    """What the backward reads: (x or None, S or None, *lora_b), and *weights and *lora_a for dx."""
+    """What the backward reads: (x or None, S or None, *lora_b), and *weights and *lora_a for dx.
+
+    Weights in FP8 are no tensors: the context holds them.
+    """
     need_dx, need_da, need_db = _wanted(ctx, len(weights))
-    of_dx = (*weights, *lora_a) if need_dx else ()
+    ctx.weights = [w for w in weights if need_dx and isinstance(w, Fp8Weight)]
+    of_dx = (*(w for w in weights if isinstance(w, Tensor)), *lora_a) if need_dx else ()
     return x if any(need_da) else None, s if any(need_db) else None, *lora_b, *of_dx
 
 
@@ -148,7 +160,12 @@ def _gradients(
     """Gradients for (way, x, scalings, *weights, *lora_a, *lora_b, *biases)."""
     n = len(dys)
     need_dx, need_da, need_db = _wanted(ctx, n)
-    lora_b, weights, lora_a = parts_of(tensors, 3) if need_dx else (list(tensors), [], [])
+    if not need_dx:
+        lora_b, weights, lora_a = list(tensors), [], []
+    elif ctx.weights:
+        (lora_b, lora_a), weights = parts_of(tensors, 2), ctx.weights
+    else:
+        lora_b, weights, lora_a = parts_of(tensors, 3)
     ops = functions(ctx.way, dys[0])
     out = ops.lora_backward(dys, x, s, weights, lora_a, lora_b, ctx.scalings)
     dx, out = (out[0], out[1:]) if need_dx else (None, out)

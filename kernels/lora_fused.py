@@ -13,7 +13,7 @@ lora_autograd.py calls the functions directly; torch.compile sees the ops of the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,31 +25,47 @@ from liftcore.kernels.lora_plain import stack
 from liftcore.kernels.lora_split_triton import split_product
 
 
+def with_low_rank(
+    x: Tensor,  # [T, K]
+    weight: Tensor,  # [N, K]
+    s: Tensor,  # [T, R]
+    lora_b: Tensor,  # [N, R]
+    scaling: float,
+    bias: Tensor | None,  # [N]
+) -> Tensor:
+    """y [T, N] of one member."""
+    y = x.new_empty(x.shape[0], weight.shape[0])
+    return kernels.chain(y, s, lora_b, [(x, rows(weight))], scale=scaling, bias=bias, nt=True)
+
+
+def input_gradient(
+    dys: Sequence[Tensor],  # [T, N_i]
+    ds: Tensor,  # [T, ΣR]
+    weights: Sequence[Tensor],  # [N_i, K]
+    lora_a: Tensor,  # [ΣR, K]
+) -> Tensor:
+    """dx [T, K] of all members."""
+    dx = ds.new_empty(ds.shape[0], lora_a.shape[1])
+    pairs = list(zip(dys, map(rows, weights), strict=True))
+    return kernels.chain(dx, ds, lora_a, pairs, nt=False)
+
+
 def lora_forward(
     x: Tensor,  # [T, K]
-    weights: Sequence[Tensor],  # [N_i, K]
+    weights: Sequence[Any],  # [N_i, K]
     lora_a: Sequence[Tensor],  # [R_i, K]
     lora_b: Sequence[Tensor],  # [N_i, R_i]
     scalings: Sequence[float],
     biases: Sequence[Tensor | None],  # [N_i]
+    member: Callable[..., Tensor] = with_low_rank,
 ) -> list[Tensor]:
-    """[y_0, .., S] for x [T, K]."""
-    x, weights, lora_b = rows(x), [rows(w) for w in weights], [rows(b) for b in lora_b]
+    """[y_0, .., S] for x [T, K]; `member` is with_low_rank() for weights of its own kind."""
+    x, lora_b = rows(x), [rows(b) for b in lora_b]
     with on_device(x):
         s = down(x, lora_a)
         parts = s.split([b.shape[1] for b in lora_b], dim=1)
-        out = [
-            kernels.chain(
-                x.new_empty(x.shape[0], w.shape[0]),
-                *(part, b, [(x, w)]),
-                scale=scaling,
-                bias=bias,
-                nt=True,
-            )
-            for w, b, part, scaling, bias in zip(
-                weights, lora_b, parts, scalings, biases, strict=True
-            )
-        ]
+        members = zip(weights, parts, lora_b, scalings, biases, strict=True)
+        out = [member(x, *each) for each in members]
     return [*out, s]
 
 
@@ -57,16 +73,18 @@ def lora_backward(
     dys: Sequence[Tensor],  # [T, N_i]
     x: Tensor | None,  # [T, K]
     s: Tensor | None,  # [T, ΣR]
-    weights: Sequence[Tensor],  # [N_i, K]
+    weights: Sequence[Any],  # [N_i, K]
     lora_a: Sequence[Tensor],  # [R_i, K]
     lora_b: Sequence[Tensor],  # [N_i, R_i]
     scalings: Sequence[float],
+    base: Callable[..., Tensor] = input_gradient,
 ) -> list[Tensor]:
     """[dx] + [dA, all members' rows] + [dB_0, ..], each part only where what it reads is given.
 
-    dx reads weights and lora_a, which may be empty; dA reads x, and dB reads S.
+    dx reads weights and lora_a, which may be empty; dA reads x, and dB reads S. `base` is
+    input_gradient() for weights of its own kind.
     """
-    dys, weights, lora_b = ([rows(m) for m in ms] for ms in (dys, weights, lora_b))
+    dys, lora_b = ([rows(m) for m in ms] for ms in (dys, lora_b))
     ranks, tokens = [b.shape[1] for b in lora_b], dys[0].shape[0]
     need_ds = bool(weights) or x is not None
     ds, out, db = dys[0].new_empty(tokens if need_ds else 0, sum(ranks)), [], []
@@ -80,9 +98,7 @@ def lora_backward(
             if s_part is not None:
                 db.append(split_product(b.new_empty(b.shape), dy, s_part, "tn", scaling))
         if weights:
-            pairs = list(zip(dys, weights, strict=True))
-            dx = ds.new_empty(tokens, weights[0].shape[1])
-            out.append(kernels.chain(dx, ds, stack(lora_a), pairs, nt=False))
+            out.append(base(dys, ds, weights, stack(lora_a)))
         if x is not None:
             out.append(split_product(ds.new_empty(ds.shape[1], x.shape[1]), ds, rows(x), "tn"))
     return out + db

@@ -14,7 +14,8 @@ gate/up keeps y_0 and y_1 and forms act(y_0) again in the backward.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -54,32 +55,41 @@ def add_low_rank(y: Tensor, s: Tensor, lora_b: Tensor, scaling: float) -> Tensor
 
 def lora_forward(
     x: Tensor,  # [T, K]
-    weights: Sequence[Tensor],  # [N_i, K]
+    weights: Sequence[Any],  # [N_i, K]
     lora_a: Sequence[Tensor],  # [R_i, K]
     lora_b: Sequence[Tensor],  # [N_i, R_i]
     scalings: Sequence[float],
     biases: Sequence[Tensor | None],  # [N_i]
+    base: Callable[[Tensor, Any, Tensor | None], Tensor] = F.linear,
 ) -> list[Tensor]:  # [T, N_i], then [T, ΣR]
-    """[y_0, .., S] for x [T, K]."""
+    """[y_0, .., S] for x [T, K]; `base` is x W_iᵀ (+ bias_i), of weights of its own kind."""
     s = F.linear(x, stack(lora_a))  # [T, ΣR]
     parts = s.split([b.shape[1] for b in lora_b], dim=1)
     members = zip(weights, lora_b, parts, scalings, biases, strict=True)
-    ys = [add_low_rank(F.linear(x, w, bias), p, b, scale) for w, b, p, scale, bias in members]
+    ys = [add_low_rank(base(x, w, bias), p, b, scale) for w, b, p, scale, bias in members]
     return [*ys, s]
+
+
+def add_products(dx: Tensor, dys: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
+    """dx [T, K] + Σ_i dy_i W_i, in place."""
+    for dy, w in zip(dys, weights, strict=True):
+        dx.addmm_(dy, w)
 
 
 def lora_backward(
     dys: Sequence[Tensor],  # [T, N_i]
     x: Tensor | None,  # [T, K]
     s: Tensor | None,  # [T, ΣR]
-    weights: Sequence[Tensor],  # [N_i, K]
+    weights: Sequence[Any],  # [N_i, K]
     lora_a: Sequence[Tensor],  # [R_i, K]
     lora_b: Sequence[Tensor],  # [N_i, R_i]
     scalings: Sequence[float],
+    add_base: Callable[[Tensor, Sequence[Tensor], Sequence[Any]], None] = add_products,
 ) -> list[Tensor]:
     """[dx] + [dA, all members' rows] + [dB_0, ..], each part only where what it reads is given.
 
-    dx reads weights and lora_a, which may be empty; dA reads x, and dB reads S.
+    dx reads weights and lora_a, which may be empty; dA reads x, and dB reads S. `add_base` is
+    add_products() for weights of its own kind.
     """
     ranks = [b.shape[1] for b in lora_b]
     out = []
@@ -89,8 +99,7 @@ def lora_backward(
             part.addmm_(dy, b, beta=0, alpha=scale)
         if weights:
             dx = torch.mm(ds, stack(lora_a))
-            for dy, w in zip(dys, weights, strict=True):
-                dx.addmm_(dy, w)
+            add_base(dx, dys, weights)
             out.append(dx)
         if x is not None:
             out.append(ds.T @ x)
@@ -102,16 +111,18 @@ def lora_backward(
 
 def gate_up_forward(
     x: Tensor,  # [T, K]
-    weights: Sequence[Tensor],  # [N, K]
+    weights: Sequence[Any],  # [N, K]
     lora_a: Sequence[Tensor],  # [R_i, K]
     lora_b: Sequence[Tensor],  # [N, R_i]
     scalings: Sequence[float],
     biases: Sequence[Tensor | None],  # [N]
     gelu: bool,
     keep: bool,
+    base: Callable[[Tensor, Any, Tensor | None], Tensor] = F.linear,
 ) -> list[Tensor]:
-    """[h, gate, up, S]; `keep` is for the kernels, which need not write gate and up."""
-    gate, up, s = lora_forward(x, weights, lora_a, lora_b, scalings, biases)
+    """[h, gate, up, S]; `keep` is for the kernels, which need not write gate and up; `base` as in
+    lora_forward()."""
+    gate, up, s = lora_forward(x, weights, lora_a, lora_b, scalings, biases, base)
     h = activated(gate, gelu)
     return [h * up if torch.compiler.is_compiling() else h.mul_(up), gate, up, s]  # as add_low_rank
 

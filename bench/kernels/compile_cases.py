@@ -26,6 +26,8 @@ TYPES = {
     torch.float32: "fp32",
     torch.int64: "i64",
     torch.int32: "i32",
+    torch.int8: "i8",
+    torch.float8_e4m3fn: "fp8e4nv",
 }
 # Hidden size, width of k and v, width of the MLP, vocabulary.
 SIZES = ((4096, 1024, 14336, 128256), (576, 192, 1536, 49152))

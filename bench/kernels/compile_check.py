@@ -61,7 +61,7 @@ def compile_case(case: CompileCase, arch: int, module: str = "") -> Usage:
     compiled = triton.compile(
         case.source(), target=GPUTarget("cuda", arch, 32), options=dict(case.options)
     )
-    registers, stack = _resources(compiled.asm["cubin"])
+    registers, stack = resources(compiled.asm["cubin"])
     return Usage(
         module=module,
         kernel=case.name,
@@ -92,7 +92,7 @@ def _job(job: tuple[str, int, int]) -> Usage:
         return Usage(module, case.name, arch, case.num_warps, case.num_stages, error=repr(error))
 
 
-def _resources(cubin: bytes) -> tuple[int, int]:
+def resources(cubin: bytes) -> tuple[int, int]:
     """Registers a thread and bytes of stack a thread of the one kernel in a cubin."""
     import triton
 
