@@ -20,7 +20,7 @@ from liftcore.adapter import alone_with
 from liftcore.config import LiftConfig, preset_for
 from liftcore.document import Document
 from liftcore.errors import LiftError, NothingToLearnError, UsageError
-from liftcore.layers import depth
+from liftcore.layers import base, depth
 from liftcore.layers.lora import Adapter, own_adapter_after, without_adapter
 from liftcore.memory import Memory
 from liftcore.objectives import Objective, Repeated
@@ -94,6 +94,7 @@ def absorb(
     with alone_with(model), own_adapter_after(model, on_failure=True):
         models.head(model)
         models.check_tokens(model, document.tokens)
+        base.apply(model, config)
         adapter = _beginning(model, config, init)
         adapter.install()
         # What comes behind the training is tried before it.
@@ -154,6 +155,7 @@ def absorb(
                 measured = report.measure(model, document.tokens, prefix=prefix)
                 if forgetting is not None:
                     measured = replace(measured, forgotten=round(forgetting.rise(), 4))
+            measured = replace(measured, base_dtype=base.dtype_of(model))
     return Memory(
         model=model,
         tokenizer=tokenizer,

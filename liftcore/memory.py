@@ -23,6 +23,7 @@ from liftcore.adapter import alone_with
 from liftcore.config import LiftConfig
 from liftcore.document import title_as_text
 from liftcore.errors import LiftError, UsageError
+from liftcore.layers import base as bases
 from liftcore.layers import depth
 from liftcore.layers.linear import features, matrix
 from liftcore.layers.lora import Adapter, linear_layers, without_adapter
@@ -317,9 +318,10 @@ def load_memory(
     folder   where it was saved, or USER/NAME on the hub
 
     The base is loaded by its recorded name unless `model_and_tokenizer` gives one; a line on
-    standard error says which, but for the embedded model. Raises LiftError when the folder is
-    damaged or the model is another one; force skips the check of the name (never that of the
-    shapes).
+    standard error says which, but for the embedded model. One that is loaded so is put into FP8
+    where the memory was trained on such a base; a given one stays as it is. Raises LiftError when
+    the folder is damaged or the model is another one; force skips the check of the name (never
+    that of the shapes).
     """
     folder = local_folder(folder)
     info = read_info(folder)
@@ -330,6 +332,8 @@ def load_memory(
             kind = "the folder" if os.path.isdir(base) else "the hub's"
             note(f"liftcore: loading {kind} {one_line(base)}, the base model that {folder} names")
         model_and_tokenizer = model.load(base, device=device, dtype=dtype)
+        if info.config.base_dtype == "fp8":
+            bases.quantise(model_and_tokenizer[0], None)
     base_model, tokenizer = model_and_tokenizer
     if adapters.base_name(base_model) != base and not force:
         raise LiftError(

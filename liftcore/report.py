@@ -42,6 +42,9 @@ class Report:
     # Rise of the loss on held-out own words of the base model, in nats a token; None where that
     # has none yet.
     forgotten: float | None = None
+    # Of the frozen weights beneath: "model", as they were loaded, "fp8", or the package that
+    # quantised them.
+    base_dtype: str = "model"
 
     def strip(self, width: int = 60) -> str:
         """Recall along the document as one character a place: █ all of it, a blank none of it,
@@ -64,7 +67,7 @@ class Report:
     def text(self, width: int = 60) -> str:
         """The numbers, and the strip."""
         if not self.positions:
-            return "\n".join(["recall was not measured", *self._forgotten()])
+            return "\n".join(["recall was not measured", *self._further()])
         worst = sorted(zip(self.shares, self.positions, strict=True))[:3]
         weak = ", ".join(f"token {p} ({s:.0%})" for s, p in worst if s < 0.9)
         lines = [
@@ -72,14 +75,19 @@ class Report:
             f"of the document in, {self.new_tokens} out, compared one by one)",
             f"start |{self.strip(width)}| end   (█ recalled, blank not, · not probed)",
         ]
-        return "\n".join([*lines, *([f"weakest at {weak}"] if weak else []), *self._forgotten()])
+        return "\n".join([*lines, *([f"weakest at {weak}"] if weak else []), *self._further()])
 
-    def _forgotten(self) -> list[str]:
+    def _further(self) -> list[str]:
+        lines = []
+        if self.base_dtype != "model":
+            by = "in FP8 (e4m3)" if self.base_dtype == "fp8" else f"quantised by {self.base_dtype}"
+            lines.append(f"trained and measured on a base {by}")
         if self.forgotten is None:
-            return []
+            return lines
         return [
+            *lines,
             f"forgotten {self.forgotten:.2f} nats (rise of the loss on replies that the model gave "
-            "before, to questions of its own)"
+            "before, to questions of its own)",
         ]
 
     def png(self, file: Path, title: str) -> None:

@@ -18,6 +18,7 @@ from liftcore import model as models
 from liftcore.adapter import alone_with
 from liftcore.config import LiftConfig, preset_for
 from liftcore.errors import LiftError, UsageError
+from liftcore.layers import base
 from liftcore.layers.lora import Adapter, own_adapter_after
 from liftcore.objectives.build import objectives_of
 from liftcore.output import START as INFO
@@ -86,9 +87,9 @@ def sft(
 
     The samples of all documents are shuffled together and share steps, whose loss is divided by
     one number an epoch: equation 6 but for a factor that AdamW does not see. The model is left as
-    it was. Raises LiftError for a folder without documents and for what cannot be read,
-    UsageError for settings that do not fit. Warns of files that have no place in a
-    corpus.
+    it was, but for the setting base_dtype. Raises LiftError for a folder without documents and for
+    what cannot be read, UsageError for settings that do not fit. Warns of files that have no place
+    in a corpus.
     """
     config = config or LiftConfig.preset(preset_for(tokenizer), **DEFAULTS)
     if not {"segments", "recitation", "qa"}.issuperset(config.objectives):
@@ -118,6 +119,7 @@ def sft(
     prefix = len(models.prefix_ids(tokenizer))
     source = StepSource(objectives, config, window, weights=weights, prefix=prefix)
     with alone_with(model), own_adapter_after(model):
+        base.apply(model, config)
         adapter = Adapter.of(model, config)
         adapter.install()
         with ProgressLine(config.epochs, adapter.values.device, enabled=progress) as line:

@@ -22,6 +22,7 @@ from bench.recall.probes import Curve, Enough, Watch, clocks
 from bench.recall.settings import Case, Setting
 from liftcore import beginning
 from liftcore.config import LiftConfig
+from liftcore.layers.base import quantised
 from liftcore.layers.lora import Adapter, own_adapter_after
 from liftcore.model import prefix_ids
 from liftcore.training.loop import Progress, train
@@ -81,7 +82,7 @@ def trained(
         seen = progress.tokens
         watch.step(seen, progress.loss)
 
-    with own_adapter_after(model):
+    with own_adapter_after(model), quantised(model, config):
         adapter = Adapter.of(model, config)
         if config.adapter_init == "document":
             beginning.known(adapter, tokenizer, config)

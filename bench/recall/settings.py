@@ -104,6 +104,7 @@ DOCUMENT = (
           learning_rate=2e-3),
     _made("6 epochs, segment 128, rate 4e-3", segment_length=128, learning_rate=4e-3),
     _made("6 epochs, all layers", layers=None),
+    _made("6 epochs, base in FP8", base_dtype="fp8"),
 )  # fmt: skip
 PEERS = tuple(
     Setting(f"official {rate}", "official", dict(learning_rate=float(rate)), 40, trainer=True)

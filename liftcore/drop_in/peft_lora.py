@@ -11,6 +11,7 @@ from liftcore.kernels.autocast import autocasting
 from liftcore.kernels.lora import add_lora, lora_linear
 from liftcore.layers.groups import Group, Parts, Siblings
 from liftcore.layers.linear import (
+    QUANTISED,
     bias_of,
     is_linear,
     is_transposed,
@@ -22,8 +23,6 @@ from liftcore.layers.linear import (
 from liftcore.layers.replaced import Bound, check_device, held, put_back
 
 MARK, GROUP = "_liftcore_lora", "_liftcore_group"
-# Quantised bases that compute base(x) with a gradient for x by themselves.
-QUANTISED = {"bitsandbytes": ("Linear4bit", "Linear8bitLt"), "torchao": ()}
 
 
 class PeftLora(Protocol):

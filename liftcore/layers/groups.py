@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from liftcore.kernels.fp8 import Weight
 from liftcore.kernels.lora import ACTIVATIONS, lora_gate_up, lora_qkv
 from liftcore.kernels.lora_plain import activated
 from liftcore.layers.linear import features, observed
@@ -31,7 +32,7 @@ PROBES = (0.01, 3.0, 30.0, 1000.0)
 class Parts(NamedTuple):
     """What the ops need of a LoRA linear, in the order of their arguments."""
 
-    weight: Tensor  # [N, K]
+    weight: Weight  # [N, K]
     lora_a: Tensor  # [R, K]
     lora_b: Tensor  # [N, R]
     scaling: float

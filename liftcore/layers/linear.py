@@ -1,7 +1,8 @@
 """What a plain linear layer is: y = x Wᵀ (+ bias), under whatever name.
 
 nn.Linear is one, and so is the Conv1D of transformers, whose weight is transposed. A subclass of
-nn.Linear with a forward of its own is one when a trial says so.
+nn.Linear with a forward of its own is one when a trial says so. Fp8Linear is one whose weight the
+ops take in FP8; those of bitsandbytes and torchao compute the product by themselves.
 """
 
 from __future__ import annotations
@@ -14,22 +15,58 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from liftcore.errors import UsageError
+from liftcore.kernels.fp8 import Weight
+from liftcore.layers.fp8 import Fp8Linear
 from liftcore.layers.replaced import off_by
 
+# Package -> its layers that compute x Wᵀ (+ bias) of a quantised W with a gradient for x; () where
+# nn.Linear does so with a weight of the package's.
+QUANTISED = {"bitsandbytes": ("Linear4bit", "Linear8bitLt"), "torchao": ()}
 # Layers with a forward of their own -> what their trial said.
 _tried: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def is_transposed(layer: nn.Module) -> bool:
-    """Whether the layer is a Conv1D of transformers: weight [K, N], as in GPT-2."""
+    """Whether the layer is a Conv1D of transformers: weight [K, N], as in GPT-2; or stands for
+    one."""
     from transformers.pytorch_utils import Conv1D
 
-    return isinstance(layer, Conv1D)
+    return isinstance(layer, Conv1D) or (isinstance(layer, Fp8Linear) and layer.fan_in_fan_out)
 
 
 def is_linear(layer: nn.Module) -> bool:
     """Whether the layer is of a class that holds the weight of a product."""
-    return isinstance(layer, nn.Linear) or is_transposed(layer)
+    return isinstance(layer, nn.Linear | Fp8Linear) or is_transposed(layer)
+
+
+def quantised_by(layer: nn.Module) -> str | None:
+    """The package whose own product a quantised layer computes, of QUANTISED; None for others."""
+    package, kind = type(layer).__module__.partition(".")[0], type(layer).__name__
+    if kind in QUANTISED.get(package, ()):
+        return package
+    weight = layer._parameters.get("weight") if type(layer) is nn.Linear else None
+    package = type(weight.data).__module__.partition(".")[0] if weight is not None else ""
+    return package if package in QUANTISED else None
+
+
+def keep_gradient(layer: Any) -> None:
+    """Has a quantised layer give a gradient for x in any mode.
+
+    In evaluation bitsandbytes repacks 4-bit weights in place where a CPU has AVX512-BF16, and the
+    product is one without a gradient from then on. Raises UsageError where that has happened.
+    """
+    if getattr(layer, "support_avx512bf16_for_cpu", False):
+        layer.support_avx512bf16_for_cpu = False
+        if getattr(layer.weight.quant_state, "packing_format_for_cpu", False):
+            raise UsageError(
+                "bitsandbytes has repacked the model's 4-bit weights for inference; load it again"
+            )
+
+
+def is_readable(layer: nn.Module) -> bool:
+    """Whether the layer's weight is a matrix of numbers, and not quantised."""
+    return not isinstance(layer, Fp8Linear) and quantised_by(layer) is None
 
 
 def weight_of(layer: nn.Module) -> Tensor:
@@ -43,9 +80,15 @@ def bias_of(layer: nn.Module) -> Tensor | None:
     return layer.bias
 
 
+def product_weight(layer: nn.Module) -> Weight:
+    """The weight [N, K] as the ops take it."""
+    return layer.rows if isinstance(layer, Fp8Linear) else matrix(layer)
+
+
 def matrix(layer: nn.Module) -> Tensor:
     """The weight as [N, K]; a view where the layer keeps it transposed."""
-    return weight_of(layer) if isinstance(layer, nn.Linear) else weight_of(layer).T
+    upright = isinstance(layer, nn.Linear | Fp8Linear)
+    return weight_of(layer) if upright else weight_of(layer).T
 
 
 def features(layer: Any) -> tuple[int, int]:
@@ -59,6 +102,8 @@ def unlike(layer: nn.Module) -> str | None:
     """What a layer of is_linear() is, if it cannot be computed as x Wᵀ (+ bias): "hooked",
     "parametrized" or the name of its class; None when it can."""
     kind: Any = type(layer)
+    if isinstance(layer, Fp8Linear):
+        return "hooked" if "forward" in vars(layer) or observed(layer) else None
     # A weight that is computed at each call is none that a product may keep.
     if "weight" not in layer._parameters:
         return "parametrized"

@@ -16,15 +16,19 @@ from torch import Tensor, nn
 
 from liftcore.config import LiftConfig
 from liftcore.device_memory import free_bytes
-from liftcore.kernels.lora import lora_linear
+from liftcore.kernels.lora import add_lora, lora_linear
 from liftcore.layers import depth
 from liftcore.layers.groups import Group, Parts, Siblings, find
 from liftcore.layers.linear import (
     bias_of,
     features,
+    is_readable,
     is_transposed,
+    keep_gradient,
     matrix,
     observed,
+    product_weight,
+    quantised_by,
     weight_of,
 )
 from liftcore.layers.targets import shared_weights, targets
@@ -65,10 +69,16 @@ class LoraLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.group is not None and (y := self.group.output(self, x)) is not None:
             return y
-        return lora_linear(x, *self.parts())
+        if (parts := self.parts()) is None:
+            return add_lora(x, self.base(x), self.lora_a, self.lora_b, self.scaling)
+        return lora_linear(x, *parts)
 
-    def parts(self) -> Parts:
-        return Parts(matrix(self.base), self.lora_a, self.lora_b, self.scaling, self.bias)
+    def parts(self) -> Parts | None:
+        """What the ops need; None where the base computes its own product."""
+        if quantised_by(self.base):
+            return None
+        weight = product_weight(self.base)
+        return Parts(weight, self.lora_a, self.lora_b, self.scaling, bias_of(self.base))
 
 
 def _parts(layer: nn.Module, x: Tensor) -> Parts | None:
@@ -105,11 +115,13 @@ class Adapter:
         self.targets = targets(model, numbers)
         self.numbers = None if numbers is None else sorted(numbers)
         bases = self.targets.layers
+        # Also above the layers with LoRA a gradient goes through.
+        for layer in filter(quantised_by, model.modules()):
+            keep_gradient(layer)
         self.model, self.rank, self.alpha, self.train_a = model, rank, float(alpha), train_a
-        first = weight_of(next(iter(bases.values())))
         of_a, of_b = (sum(rank * features(m)[side] for m in bases.values()) for side in (0, 1))
         trained = of_a + of_b if train_a else of_b
-        self.values = torch.zeros(trained, dtype=first.dtype, device=first.device)
+        self.values = torch.zeros(trained, dtype=self.targets.dtype, device=self.targets.device)
         self.grads = torch.zeros_like(self.values)
         self.frozen = self.values.new_zeros(0 if train_a else of_a)
         self.groups = _groups(model, list(bases))
@@ -187,7 +199,7 @@ class Adapter:
         self._working: list[Group] = []
         vars(self.model)[INSTALLED] = self
         for path, layer in self.layers.items():
-            _set(self.model, path, layer)
+            put(self.model, path, layer)
         for siblings in self.groups:
             self._working.append(Group(self.model, siblings, _parts, "group"))
 
@@ -199,7 +211,7 @@ class Adapter:
             group.remove()
         for path, layer in self.layers.items():
             layer.group = None
-            _set(self.model, path, layer.base)
+            put(self.model, path, layer.base)
         vars(self.model)[INSTALLED] = None
 
     @contextmanager
@@ -219,9 +231,11 @@ class Adapter:
         """Within it W + scaling · B A stands in the place of W: the same answers, sooner.
 
         In fp32 only, since 16 bit would round a small B A away; where memory has room for the sums,
-        and no layer shares its weight.
+        no layer shares its weight, and none is quantised.
         """
-        if self.values.dtype != torch.float32 or self._share_weights() or not self._sums_fit():
+        readable = all(map(is_readable, self.targets.layers.values()))
+        fp32 = self.values.dtype == torch.float32
+        if not fp32 or not readable or self._share_weights() or not self._sums_fit():
             yield
             return
         own = {path: layer.weight.data for path, layer in self.layers.items()}
@@ -310,6 +324,7 @@ def _groups(model: nn.Module, paths: list[str]) -> list[Siblings]:
         return []
 
 
-def _set(model: nn.Module, path: str, module: nn.Module) -> None:
+def put(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Puts a module into the model at a path."""
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, module)

@@ -11,15 +11,24 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from liftcore.errors import LiftError, UsageError
 from liftcore.layers.depth import list_path, number_of, transformed
-from liftcore.layers.linear import is_linear, is_transposed, unlike, weight_of
+from liftcore.layers.fp8 import Fp8Linear
+from liftcore.layers.linear import (
+    is_linear,
+    is_readable,
+    is_transposed,
+    quantised_by,
+    unlike,
+    weight_of,
+)
 from liftcore.model import body, causal_lm
 
 # With transformers 5 PEFT takes these names for the routed experts of an older layout, wherever
@@ -36,6 +45,7 @@ MAMBA_REFUSED = ("out_proj", "conv1d")
 @dataclass(frozen=True)
 class Targets:
     """layers   module path -> the linear layer that gets LoRA
+    device, dtype  of their products, and so of the adapter
     left     module path, or that of a weight -> why it gets none
     names    the target_modules by which PEFT finds just these layers, with
     numbers  the decoder layers whose linear layers these are, PEFT's layers_to_transform, in
@@ -43,6 +53,8 @@ class Targets:
     """
 
     layers: dict[str, nn.Module]
+    device: torch.device
+    dtype: torch.dtype
     left: dict[str, str]
     names: list[str] | str
     numbers: list[int] | None = None
@@ -71,7 +83,8 @@ def targets(model: nn.Module, numbers: Collection[int] | None = None) -> Targets
     `numbers` only those within these of the decoder's layers.
 
     Raises LiftError when there is none, when the model carries PEFT layers already, or when the
-    layers differ in device or dtype; UsageError when they are quantised.
+    layers differ in device or dtype; UsageError when they are quantised by a package that is not
+    in QUANTISED.
     """
     if any(hasattr(m, "lora_A") and hasattr(m, "base_layer") for m in model.modules()):
         raise LiftError("the model has PEFT adapters already: merge or unload them first")
@@ -94,11 +107,13 @@ def targets(model: nn.Module, numbers: Collection[int] | None = None) -> Targets
     if not layers:
         why = f": {next(iter(left.values()))}" if left else ""
         raise LiftError(f"{type(model).__name__} has no nn.Linear layers to put LoRA on{why}")
-    if len({(w.device, w.dtype) for w in map(weight_of, layers.values())}) > 1:
+    places = {_place(model, layer) for layer in layers.values()}
+    if len(places) > 1:
         raise LiftError(
             "the model's linear layers differ in device or dtype; load it on one device"
         )
-    every = Targets(layers, left | _experts(inside), target_modules(layers, modules))
+    named = target_modules(layers, modules)
+    every = Targets(layers, *places.pop(), left | _experts(inside), named)
     return every if numbers is None else _within(model, every, numbers, modules)
 
 
@@ -111,15 +126,30 @@ def _within(
     left = {p: why for p, why in every.left.items() if number_of(p, lists) in numbers}
     if not inside:
         raise LiftError(f"no linear layers for LoRA in layers {', '.join(map(str, numbers))}")
+    part: dict[str, Any] = {"layers": inside, "left": left}
     pattern = (lists or "").rpartition(".")[2]
     # PEFT takes no layers beside a regular expression, and not all lists by their name.
     named = transformed(hits(every.names, names), list(numbers), pattern)
     if isinstance(every.names, list) and named == set(inside):
-        return Targets(inside, left, every.names, list(numbers), pattern)
-    return Targets(inside, left, target_modules(inside, names))
+        return replace(every, **part, numbers=list(numbers), pattern=pattern)
+    return replace(every, **part, names=target_modules(inside, names))
+
+
+def _place(model: nn.Module, layer: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """The device and dtype of a layer's product."""
+    if isinstance(layer, Fp8Linear):
+        return layer.codes.device, layer.dtype
+    weight = weight_of(layer)
+    if quantised_by(layer):
+        return weight.device, causal_lm(model).get_input_embeddings().weight.dtype
+    return weight.device, weight.dtype
 
 
 def _unfit(module: nn.Module) -> str | None:
+    if quantised_by(module):
+        return None  # it is called as it is
+    if isinstance(module, Fp8Linear):
+        return unlike(module)
     weight = weight_of(module)
     if not weight.is_floating_point() or type(weight.data) is not Tensor:
         raise UsageError("the model's linear layers are quantised; load it in bf16 or fp32")
@@ -140,7 +170,12 @@ def _experts(modules: dict[str, nn.Module]) -> dict[str, str]:
 
 
 def check_mergeable(model: nn.Module, layers: dict[str, nn.Module]) -> None:
-    """Raises LiftError when a layer shares its weight, so that it cannot take a sum of its own."""
+    """Raises LiftError when a layer cannot take a sum of its own: it shares its weight, or is
+    quantised."""
+    if not all(map(is_readable, layers.values())):
+        raise LiftError(
+            "a quantised model cannot be merged with an adapter; use the adapter itself"
+        )
     if shared := shared_weights(model, layers):
         raise LiftError(
             f"{type(model).__name__} cannot be merged with an adapter: {shared[0]} shares its "

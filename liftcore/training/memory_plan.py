@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from liftcore.device_memory import free_bytes, gib, out_of_memory
+from liftcore.layers import base
 from liftcore.layers.depth import decoder_layers
 from liftcore.layers.lora import Adapter
 from liftcore.model import body
@@ -110,7 +111,7 @@ def choose(model: nn.Module, adapter: Adapter, segments: int, size: int) -> Memo
     used = replace(measure(model, size), first=adapter.first_layer)
     # fp32 masters and gradients, two moments, of what is trained; what is in the adapter's dtype
     # exists already.
-    fixed = HEAD_BYTES + 16 * adapter.values.numel()
+    fixed = HEAD_BYTES + 16 * adapter.values.numel() + base.workspace(model, segments * size)
     plans = []
     micro = segments
     while True:
