@@ -12,6 +12,7 @@ from liftcore.drop_in import causal_loss as patch_loss
 from liftcore.drop_in import peft_lora as patch_lora
 from liftcore.drop_in.peft_lora import base_kind, peft
 from liftcore.layers.groups import find
+from liftcore.layers.linear import keep_gradients
 from liftcore.layers.lora import LoraLinear
 from liftcore.layers.replaced import off_by
 from liftcore.model import causal_lm, evaluating
@@ -55,9 +56,11 @@ def accelerate(model: nn.Module, *, eval_logits: bool = True) -> PatchReport:
     quantised bases) stays as it is, and the report names it; a warning says when there was no
     LoRA linear to replace. Nothing global is patched and parameters stay where they are; a
     second call starts anew, and restore() undoes it. Not for nn.DataParallel, which copies the
-    patched methods of the first device's model.
+    patched methods of the first device's model. Raises UsageError for 4-bit weights that
+    bitsandbytes has repacked for inference on a CPU: they give no gradient.
     """
     restore(model)
+    keep_gradients(model)
     report, own = PatchReport(), False
     for path, module in model.named_modules():
         if isinstance(module, LoraLinear):

@@ -7,8 +7,9 @@ ops take in FP8; those of bitsandbytes and torchao compute the product by themse
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from inspect import signature
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -50,13 +51,15 @@ def quantised_by(layer: nn.Module) -> str | None:
     return package if package in QUANTISED else None
 
 
-def keep_gradient(layer: Any) -> None:
-    """Has a quantised layer give a gradient for x in any mode.
+def keep_gradients(model: nn.Module) -> None:
+    """Has the quantised layers of a model give a gradient for x in any mode.
 
     In evaluation bitsandbytes repacks 4-bit weights in place where a CPU has AVX512-BF16, and the
     product is one without a gradient from then on. Raises UsageError where that has happened.
     """
-    if getattr(layer, "support_avx512bf16_for_cpu", False):
+    for layer in cast(Iterable[Any], model.modules()):
+        if not quantised_by(layer) or not getattr(layer, "support_avx512bf16_for_cpu", False):
+            continue
         layer.support_avx512bf16_for_cpu = False
         if getattr(layer.weight.quant_state, "packing_format_for_cpu", False):
             raise UsageError(

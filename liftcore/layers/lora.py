@@ -24,7 +24,7 @@ from liftcore.layers.linear import (
     features,
     is_readable,
     is_transposed,
-    keep_gradient,
+    keep_gradients,
     matrix,
     observed,
     product_weight,
@@ -115,9 +115,7 @@ class Adapter:
         self.targets = targets(model, numbers)
         self.numbers = None if numbers is None else sorted(numbers)
         bases = self.targets.layers
-        # Also above the layers with LoRA a gradient goes through.
-        for layer in filter(quantised_by, model.modules()):
-            keep_gradient(layer)
+        keep_gradients(model)
         self.model, self.rank, self.alpha, self.train_a = model, rank, float(alpha), train_a
         of_a, of_b = (sum(rank * features(m)[side] for m in bases.values()) for side in (0, 1))
         trained = of_a + of_b if train_a else of_b

@@ -6,6 +6,7 @@ import pytest
 import torch
 from errors_and_seeds import fresh_seed, rel
 from peft import LoraConfig, get_peft_model
+from quantised import int8_model, nf4_model
 from tiny import tiny_model
 
 import liftcore
@@ -98,17 +99,20 @@ def test_an_unknown_quantised_base_is_left_and_named():
 
 @pytest.mark.filterwarnings("ignore")
 def test_torchao_int8_weights(rng, monkeypatch):
-    quantization = pytest.importorskip("torchao.quantization")
-    model = tiny_model()
-    quantization.quantize_(
-        model,
-        quantization.Int8WeightOnlyConfig(),
-        filter_fn=lambda m, name: isinstance(m, torch.nn.Linear) and "lm_head" not in name,
-    )
+    model = int8_model()
     model.quantization_method = "torchao"
     config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False)
     try:
         model = get_peft_model(model, config).train()
     except TypeError as error:
         pytest.skip(f"this PEFT wants a model that transformers quantised: {error}")
+    check(model, torch.from_numpy(rng.integers(3, 200, size=(2, 9))), monkeypatch)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_bitsandbytes_4_bit_weights(rng, monkeypatch):
+    model = nf4_model("qwen3")
+    model.is_loaded_in_4bit = True  # as from_pretrained says
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False)
+    model = get_peft_model(model, config).train()
     check(model, torch.from_numpy(rng.integers(3, 200, size=(2, 9))), monkeypatch)

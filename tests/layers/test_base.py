@@ -9,6 +9,7 @@ import torch
 from bees import TEXT
 from errors_and_seeds import fresh_seed, rel
 from fp8_checks import rounded
+from quantised import int8_model, nf4_model
 from tiny import tiny_family, tiny_model
 
 import liftcore
@@ -155,30 +156,6 @@ def test_another_memory_of_the_same_model_has_a_base_of_its_own(loaded):
     assert max(losses) < 10.7 and abs(losses[0] - losses[1]) < 0.05
     first.adapter.install()
     assert torch.equal(hidden(first.model, ids), own)
-
-
-def int8_model():
-    quantization = pytest.importorskip("torchao.quantization")
-    model = tiny_model(initializer_range=0.2)
-    quantization.quantize_(
-        model,
-        quantization.Int8WeightOnlyConfig(),
-        filter_fn=lambda m, name: isinstance(m, torch.nn.Linear) and "lm_head" not in name,
-    )
-    return model
-
-
-def nf4_model():
-    layers = pytest.importorskip("bitsandbytes").nn
-    model = tiny_model(initializer_range=0.2, hidden_size=64, intermediate_size=128)
-    for path, linear in linear_layers(model).items():
-        four = layers.Linear4bit(
-            *(linear.in_features, linear.out_features, False, torch.float32), quant_type="nf4"
-        )
-        four.weight = layers.Params4bit(linear.weight.data, requires_grad=False, quant_type="nf4")
-        parent, _, name = path.rpartition(".")
-        setattr(model.get_submodule(parent), name, four.to("cpu"))
-    return model
 
 
 @pytest.mark.filterwarnings("ignore")
