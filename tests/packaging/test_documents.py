@@ -79,13 +79,13 @@ def test_the_figures_of_the_readme_are_those_of_the_files():
     settings = json.loads((RESULTS / "recall.json").read_text())["settings"]
     of = {setting["setting"]: setting for setting in settings}
     now, before = of["memorize"], of["cosine 12 epochs, batch 2, rank 64"]
-    assert (
-        now["runs"] == now["reached"] == 6 and f"after {now['passes_last']:.0f} passes" in figures
-    )
-    assert (
-        f"{now['recall_last']:.0%} in every run; {now['text_loss']:.2f} nats".replace("%", " %")
-        in figures
-    )
+    assert now["runs"] == now["reached"] and f"after {now['passes_last']:.0f} passes" in figures
+    lines = (RESULTS / "recall.jsonl").read_text().splitlines()
+    runs = [row for row in map(json.loads, lines) if row["setting"] == "memorize"]
+    assert len(runs) == now["runs"] == 18
+    worst = min(row["curve"][-1]["recall"] for row in runs)
+    recall = f"{now['recall_last']:.0%}, in the worst run {worst:.0%}; {now['text_loss']:.2f} nats"
+    assert recall.replace("%", " %") in figures
     old = f"{before['recall_last']:.0%} after {before['passes_last']:.0f} passes"
     assert f"{old}; {before['text_loss']:.1f} nats".replace("%", " %") in figures
 
