@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import os
 import re
 import sys
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 # None may run into the next, or a text of nothing but beginnings would take for ever.
@@ -23,6 +24,14 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 _PLAIN = dict(zip("▁▂▃▄▅▆▇█·…“”‘’–—−→", (*"1234567#.", "...", *"\"\"''---", "->"), strict=True))
 ERRORS = "liftcore.plain"
 
+Styles = dict[str, str]  # regular expression -> style of rich's
+FAILED: Styles = {r"^liftcore: error:": "bold red", r"^liftcore: warning:": "bold yellow"}
+# The strip of a report, whose heights say the same.
+RECALL: Styles = {
+    r"^recall [\d.]+%": "bold",
+    **{"[▆▇█]": "blue", "[▃▄▅]": "yellow", "[▁▂]": "red"},
+}
+
 
 def plain(text: str) -> str:
     """The text without terminal escape sequences and control characters; line breaks stay."""
@@ -34,15 +43,62 @@ def one_line(text: str) -> str:
     return " ".join(plain(text).split())
 
 
-def show(text: str = "") -> None:
-    """Prints on standard output what may hold text from outside."""
-    print(plain(text))
+def show(text: str = "", styles: Styles | None = None) -> None:
+    """Prints on standard output what may hold text from outside; `styles` as in coloured()."""
+    print(coloured(plain(text), styles or {}, sys.stdout))
 
 
-def note(text: str) -> None:
+def note(text: str, styles: Styles | None = None) -> None:
     """Prints on standard error what may hold text from outside; nowhere when that is closed."""
     if sys.stderr is not None:
-        print(plain(text), file=sys.stderr)
+        print(coloured(plain(text), styles or {}, sys.stderr), file=sys.stderr)
+
+
+def coloured(text: str, styles: Styles, stream: Any) -> str:
+    """Plain text with what each regular expression matches in a style of rich's, for a stream that
+    is a terminal; as it stands for any other, without rich, and where NO_COLOR is set."""
+    if not styles or os.environ.get("NO_COLOR") or (made := _console(stream)) is None:
+        return text
+    from rich.text import Text
+
+    painted = Text(text)
+    for pattern, style in styles.items():
+        painted.highlight_regex(re.compile(pattern, re.MULTILINE), style)
+    with made.capture() as capture:
+        made.print(painted, soft_wrap=True, end="")
+    return capture.get()
+
+
+def table(text: str, head: Sequence[str], rows: Sequence[Sequence[str]], styles: Styles) -> None:
+    """Prints rows of cells as a table of rich's where standard output is a terminal, and else the
+    text, which says the same."""
+    made = _console(sys.stdout)
+    if made is None:
+        show(text)
+        return
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(*head, box=box.SIMPLE, show_header=any(head), pad_edge=False)
+    for row in rows:
+        cells = [Text(one_line(cell)) for cell in row]
+        for cell in cells:
+            for pattern, style in styles.items():
+                cell.highlight_regex(re.compile(pattern), style)
+        drawn.add_row(*cells)
+    made.print(drawn)
+
+
+def _console(stream: Any) -> Any:
+    """rich's console for a terminal; None for what is none, and without rich."""
+    if stream is None or not stream.isatty():
+        return None
+    try:
+        from rich.console import Console
+    except ImportError:
+        return None
+    return Console(file=stream, highlight=False, markup=False, emoji=False)
 
 
 class Typewriter:
@@ -87,7 +143,7 @@ def guarded() -> Generator[None]:
 def _one_line_warning(
     message: Warning | str, category: type, filename: str, lineno: int, line: str | None = None
 ) -> str:
-    return f"liftcore: warning: {one_line(str(message))}\n"
+    return coloured(f"liftcore: warning: {one_line(str(message))}\n", FAILED, sys.stderr)
 
 
 def _plain_characters(error: UnicodeError) -> tuple[str, int]:

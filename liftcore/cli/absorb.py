@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from liftcore.cli import options, runfile
 from liftcore.errors import LiftError, UsageError
-from liftcore.terminal import note, show
+from liftcore.terminal import RECALL, note, show
 
 if TYPE_CHECKING:
     from liftcore.memory import Memory
@@ -142,7 +142,7 @@ def run(args: argparse.Namespace) -> dict:
         told.end(
             recall=memory.report.recall,
             forgotten=memory.report.forgotten,
-            loss=memory.training.loss,
+            last_epoch_loss=memory.training.loss,
             seconds=memory.training.seconds,
         )
     _print_absorbed(memory, out)
@@ -204,7 +204,7 @@ def _print_absorbed(memory: Memory, out: Path) -> None:
         show(f"the model's own words were written in {training.own_words:.1f} s, once a model")
     if memory.config.keep is not None:
         show(_limit(training, memory.config.keep))
-    show(memory.report.text())
+    show(memory.report.text(), RECALL)
     served = (
         f"--lora-modules NAME={options.typed(out)} --max-lora-rank {rank}"
         if rank
@@ -257,7 +257,7 @@ def sft(args: argparse.Namespace) -> dict:
     with metrics(args.log, args.report_to, name=name, settings=vars(config)) as told:
         start = train(model, tokenizer, args.corpus, config=config, on_step=told.step)
         start.save(out)
-        told.end(loss=start.training.loss, seconds=start.training.seconds)
+        told.end(last_epoch_loss=start.training.loss, seconds=start.training.seconds)
     show(
         f"{start.documents} documents with {start.pairs} questions in "
         f"{options.trained(start.training)}\n"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from liftcore.cli import options
 from liftcore.errors import LiftError, UsageError
-from liftcore.terminal import Typewriter, note, one_line, show
+from liftcore.terminal import RECALL, Typewriter, note, one_line, show
 
 if TYPE_CHECKING:
     from liftcore.memory import Info, Memory
@@ -123,7 +123,7 @@ def report(args: argparse.Namespace) -> dict:
         raise UsageError(f"--questions must not be negative: {args.questions}")
     info = read_info(Path(args.memory))
     title = info.about.title
-    show(f"{one_line(title)}: {info.about.tokens:,} tokens\n{info.report.text()}")
+    show(f"{one_line(title)}: {info.about.tokens:,} tokens\n{info.report.text()}", RECALL)
     if args.png:
         info.report.png(Path(args.png), title)
     if args.html:

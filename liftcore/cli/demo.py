@@ -16,6 +16,7 @@ from liftcore.cli import info, options
 from liftcore.config import LiftConfig
 from liftcore.errors import UsageError
 from liftcore.fiction.documents import MAX_WORDS, MIN_WORDS, Fact, Fiction, fictional_document
+from liftcore.terminal import table
 
 if TYPE_CHECKING:
     import torch
@@ -210,12 +211,14 @@ def _table(fiction: Fiction, before: list[str], after: list[str]) -> None:
         "\nWith no document in the prompt, the model goes on with these words "
         f"({len(rows)} of {len(fiction.facts)} facts):\n"
     )
-    widths = (46, 24, 24)
-    print(_row(("the document's words up to the fact", "before", "after"), widths))
-    print(_row(tuple("-" * w for w in widths), widths))
-    for fact, old, new in rows:
-        cells = (_end_of(fact.cue, widths[0]), _mark(old, fact), _mark(new, fact))
-        print(_row(cells, widths))
+    head, widths = ("the document's words up to the fact", "before", "after"), (46, 24, 24)
+    cells = [
+        (_end_of(fact.cue, widths[0]), _mark(old, fact), _mark(new, fact))
+        for fact, old, new in rows
+    ]
+    lines = [head, tuple("-" * w for w in widths), *cells]
+    text = "\n".join(_row(line, widths) for line in lines)
+    table(text, head, cells, {r"^\+ .*": "green", "^- .*": "red"})
     print("\n+ the fact exactly as in the document, - something else")
 
 

@@ -108,5 +108,6 @@ def run_verify(args: argparse.Namespace) -> dict:
     at, base = (Path(path) if path else None for path in (args.at, args.base))
     with opened(args.runtime, memory, folder, at=at, base=base, name=args.name) as complete:
         arrival = verify(memory, complete)
-    show(arrival.text(args.runtime))
+    verdict = "bold green" if arrival.arrived else "bold red"
+    show(arrival.text(args.runtime), {r"^.*\Z": verdict})
     return {"runtime": args.runtime, "arrived": arrival.arrived, **dataclasses.asdict(arrival)}

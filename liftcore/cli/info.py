@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from liftcore import __version__
 from liftcore.cli import options
-from liftcore.terminal import show
+from liftcore.terminal import table
 
 if TYPE_CHECKING:
     import torch
@@ -26,12 +26,16 @@ def add(verbs: options.Verbs) -> None:
 
 def run(args: argparse.Namespace) -> dict:
     facts = info()
-    show(f"device    {facts['device']} ({facts['device_name']}), {facts['dtype']}")
-    show(f"ops       {facts['ops']}, because: {facts['ops_because']}")
     library = "in use" if facts["library"] else "not in use"
-    show(f"library   {library}: {facts['library_because']}")
-    for name, version in facts["versions"].items():
-        show(f"{name:<12} {version}")
+    lines = [
+        ("device", f"{facts['device']} ({facts['device_name']}), {facts['dtype']}"),
+        ("ops", f"{facts['ops']}, because: {facts['ops_because']}"),
+        ("library", f"{library}: {facts['library_because']}"),
+    ]
+    versions = [*facts["versions"].items()]
+    text = [f"{name:<9} {value}" for name, value in lines]
+    text += [f"{name:<12} {version}" for name, version in versions]
+    table("\n".join(text), ("", ""), [*lines, *versions], {"^not .*": "yellow"})
     return facts
 
 

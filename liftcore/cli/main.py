@@ -13,7 +13,7 @@ from typing import NoReturn
 from liftcore import __version__
 from liftcore.cli import absorb, ask, demo, estimate, export, info, read, runfile
 from liftcore.errors import LiftError, UsageError
-from liftcore.terminal import guarded, note, one_line, plain, show
+from liftcore.terminal import FAILED, guarded, note, one_line, plain, show
 
 # Stands before the words behind --.
 _WORD = "\0"
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _failed(error: Exception) -> int:
-    note(f"liftcore: error: {_one_line(error)}")
+    note(f"liftcore: error: {_one_line(error)}", FAILED)
     return 2 if isinstance(error, UsageError) else 1
 
 

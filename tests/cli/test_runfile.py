@@ -9,6 +9,7 @@ import types
 import pytest
 import yaml
 
+from liftcore import lift
 from liftcore.cli import options
 from liftcore.cli.main import _parse, main
 from liftcore.config import LiftConfig
@@ -125,21 +126,28 @@ def test_a_file_that_is_not_there(tmp_path, capsys):
     assert "expected one argument" in capsys.readouterr().err
 
 
-def test_the_effective_settings_are_saved_and_make_the_same_run(absorb, run_file, tmp_path):
-    saved = tmp_path / "effective.yaml"
-    code, out, _, err = absorb(
+def test_the_effective_settings_are_saved_and_make_the_same_run(
+    absorb, run_file, tiny_folder, tmp_path, monkeypatch
+):
+    saved, taken = tmp_path / "effective.yaml", []
+
+    def stop(*args, config, **options):
+        taken.append(config)
+        raise LiftError("far enough")
+
+    monkeypatch.setattr(lift, "absorb", stop)
+    code, _, _, err = absorb(
         *("--config", run_file({**FAST, "rank": 8, "without_document": True, "title": "Sea"})),
         *("--rank", 4, "--layers=-1,-1", "--save-config", saved),
     )
-    assert code == 0, err
+    assert code == 1 and "far enough" in err
     values = yaml.safe_load(saved.read_text())
     assert values["rank"] == 4 and values["without_document"] is True and values["title"] == "Sea"
     assert values["preset"] == "large" and values["layers"] == [-1, -1]
     assert not values.keys() & {"out", "file", "config", "json"}
-    info = read_info(out)
     args = parsed(str(saved))
-    assert options.config(args) == info.config and not (out / "document.txt").exists()
-    assert args.model == info.about.base_model
+    assert [options.config(args)] == taken and taken[0].segment_length == 24
+    assert args.model == str(tiny_folder) and args.without_document and not args.merge
 
 
 class Tracker(types.ModuleType):
@@ -178,9 +186,9 @@ def test_each_step_is_logged_and_reported(absorb, run_file, tmp_path, monkeypatc
     assert end["recall"] == info.report.recall and end["event"] == "end"
     assert (tracker.begun["project"], tracker.begun["name"]) == ("liftcore", "voyage")
     assert tracker.begun["config"]["epochs"] == 2 and tracker.ended
-    assert [(at, values["loss"]) for at, values in tracker.logged] == [
+    assert [(at, values.get("loss")) for at, values in tracker.logged] == [
         *((step["step"], step["loss"]) for step in steps),
-        (steps[-1]["step"], end["loss"]),
+        (steps[-1]["step"], None),
     ]
     assert tracker.logged[-1][1]["recall"] == info.report.recall
 
