@@ -15,6 +15,8 @@ import liftcore
 from liftcore.cli import again
 from liftcore.cli.main import main
 from liftcore.config import PRESETS
+from liftcore.export import hub
+from liftcore.export.saved import read_saved
 from liftcore.memory import read_info
 from liftcore.page import words, write_page
 from liftcore.page.asked import some, verdict
@@ -135,6 +137,11 @@ def test_questions_and_curve_are_kept_with_the_document_alone(marked, tmp_path):
     assert back.questions == memory.questions and len(back.questions) == 2
     assert back.training.curve == memory.training.curve
     assert len(memory.training.curve) == min(200, memory.training.steps)
+    names = hub.stage(read_saved(folder), hub.Upload("me/bees", "org/tiny"), _new(tmp_path / "up"))
+    assert "trained_questions.jsonl" not in names and "liftcore.json" in names
+    upload = hub.Upload("me/bees", "org/tiny", document=True)
+    names = hub.stage(read_saved(folder), upload, _new(tmp_path / "all"))
+    assert {"trained_questions.jsonl", "document.txt"} <= {*names}
     bare = memory.save(tmp_path / "bare", with_document=False)
     assert not (bare / "trained_questions.jsonl").exists()
     back = liftcore.load_memory(bare, (memory.model, memory.tokenizer))
@@ -143,6 +150,11 @@ def test_questions_and_curve_are_kept_with_the_document_alone(marked, tmp_path):
     (folder / "trained_questions.jsonl").write_text("[]\n")
     with pytest.raises(liftcore.LiftError, match=r"trained_questions\.jsonl is damaged"):
         liftcore.load_memory(folder, (memory.model, memory.tokenizer))
+
+
+def _new(folder):
+    folder.mkdir()
+    return folder
 
 
 def test_report_writes_the_page(memory_folder, tmp_path, capsys):
