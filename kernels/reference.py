@@ -68,6 +68,20 @@ def lora_gate_up(
     return act(gate) * up
 
 
+def fp8_rounded(x: Tensor) -> Tensor:
+    """The rows of x [M, K] as FP8 holds them, fp64: each number to the nearest of e4m3, by torch's
+    own cast, under the smallest power of two that has all of the row in its range.
+
+    The linears over FP8 are lora_linear with Q(x) Q(W)ᵀ in the place of x Wᵀ, and dx has
+    Q(dy) Q(Q(W)ᵀ)ᵀ in the place of dy W.
+    """
+    wide = x.detach().double()
+    largest = wide.abs().amax(1, keepdim=True).clamp_min(1e-30)
+    most = torch.finfo(torch.float8_e4m3fn).max
+    scale = 2.0 ** torch.ceil(torch.log2(largest / most)).clamp(-40, 40)
+    return (wide / scale).float().to(torch.float8_e4m3fn).double() * scale
+
+
 def soft_cap(logits: Tensor, cap: float | None) -> Tensor:
     """cap · tanh(logits / cap), as in Gemma 2; the identity for None."""
     return logits if cap is None else cap * torch.tanh(logits / cap)

@@ -92,9 +92,10 @@ def absorb(
             f"{models.window(model)} tokens"
         )
     with alone_with(model), own_adapter_after(model, on_failure=True):
+        # Before the first forward.
+        base.apply(model, config)
         models.head(model)
         models.check_tokens(model, document.tokens)
-        base.apply(model, config)
         adapter = _beginning(model, config, init)
         adapter.install()
         # What comes behind the training is tried before it.

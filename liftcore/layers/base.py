@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from liftcore.config import LiftConfig
 from liftcore.errors import UsageError
@@ -16,6 +17,7 @@ from liftcore.layers.linear import (
     bias_of,
     features,
     is_transposed,
+    keep_gradients,
     matrix,
     quantised_by,
 )
@@ -24,7 +26,9 @@ from liftcore.layers.lora import installed, linear_layers, put
 
 def apply(model: nn.Module, config: LiftConfig) -> dict[str, nn.Module]:
     """Puts the model's linear layers into the dtype that the settings ask for, in place; returns
-    what stood there, by path. See quantise()."""
+    what stood there, by path: quantise(). Those that others have quantised are to give a gradient:
+    keep_gradients()."""
+    keep_gradients(model)
     if config.base_dtype == "model":
         return {}
     numbers = depth.numbers(model, config.layers)
@@ -79,6 +83,16 @@ def dtype_of(model: nn.Module) -> str:
         None
     }
     return str(min(kinds, key=str)) if kinds else "model"
+
+
+def samples(model: nn.Module) -> Iterator[tuple[str, tuple[int, ...], Tensor]]:
+    """(name, shape, its first 64 numbers) of every weight of a model, codes in FP8 included: they
+    tell one model from another. Of what torchao has quantised, which cannot be cut, none."""
+    codes = (pair for pair in model.named_buffers() if pair[1].dtype == torch.uint8)
+    for name, weight in (*model.named_parameters(), *codes):
+        plain = weight.detach()
+        sample = plain.flatten()[:64] if type(plain) is Tensor else torch.zeros(0)
+        yield name, tuple(weight.shape), sample
 
 
 def workspace(model: nn.Module, tokens: int) -> int:

@@ -12,6 +12,7 @@ from torch import nn
 
 from liftcore.errors import LiftError
 from liftcore.files import write_atomically
+from liftcore.layers.base import samples
 
 VERSION = 1
 
@@ -46,9 +47,8 @@ def fingerprint(model: nn.Module, *, with_dtype: bool = True) -> str:
     Without that, a model has the same one in each dtype that holds its weights exactly."""
     dtype = next(model.parameters()).dtype if with_dtype else ""
     digest = hashlib.sha256(f"{type(model).__name__} {dtype}".encode())
-    for name, p in model.named_parameters():
-        sample = p.detach().flatten()[:64].float().cpu().numpy().tobytes()
-        digest.update(f"{name} {tuple(p.shape)}".encode() + sample)
+    for name, shape, sample in samples(model):
+        digest.update(f"{name} {shape}".encode() + sample.float().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from liftcore import files
 from liftcore.config import LiftConfig
 from liftcore.errors import LiftError
+from liftcore.layers.base import samples
 
 # Of the file: what is in it, and what it means.
 FORMAT = "2"
@@ -125,12 +126,12 @@ def identity(config: LiftConfig, document_sha256: str, model: torch.nn.Module) -
     """What must be the same for a run to go on."""
     parameter = next(model.parameters())
     # A sample of every weight tells one model from another of the same shape.
-    sample = torch.stack([p.detach().flatten()[:64].double().sum() for p in model.parameters()])
+    sample = torch.stack([sample.double().sum().cpu() for _, _, sample in samples(model)])
     return {
         "document": document_sha256,
         "settings": json.dumps(dataclasses.asdict(config), sort_keys=True),
         "model": f"{type(model).__name__} {sum(p.numel() for p in model.parameters())}",
-        "weights": hashlib.sha256(sample.cpu().numpy().tobytes()).hexdigest(),
+        "weights": hashlib.sha256(sample.numpy().tobytes()).hexdigest(),
         "dtype": str(parameter.dtype),
         "layout": _layout(getattr(model, "_liftcore_adapter", None)),
     }

@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -156,7 +157,14 @@ def _measure(model: nn.Module, size: int) -> Activations:
 
 
 def _storages(model: nn.Module) -> set[int]:
-    return {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
+    tensors = (*model.parameters(), *model.buffers())
+    return {part.untyped_storage().data_ptr() for t in tensors for part in _parts(t)}
+
+
+def _parts(tensor: Any) -> list[Tensor]:
+    """The tensors that hold the numbers of one: those of torchao are made of several."""
+    names = tensor.__tensor_flatten__()[0] if hasattr(tensor, "__tensor_flatten__") else ()
+    return [getattr(tensor, name) for name in names] or [tensor]
 
 
 @contextmanager
@@ -165,10 +173,11 @@ def _counting(layers: list[nn.Module], kept: list[int], seen: set[int]) -> Gener
     at = [-1]
 
     def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in seen:
-            seen.add(storage.data_ptr())
-            kept[at[0]] += storage.nbytes()
+        for part in _parts(tensor):
+            storage = part.untyped_storage()
+            if storage.data_ptr() not in seen:
+                seen.add(storage.data_ptr())
+                kept[at[0]] += storage.nbytes()
         return tensor
 
     def enter(number: int) -> Callable[..., None]:

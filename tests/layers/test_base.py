@@ -9,7 +9,7 @@ import torch
 from bees import TEXT
 from errors_and_seeds import fresh_seed, rel
 from fp8_checks import rounded
-from quantised import int8_model, nf4_model
+from quantised import int8, int8_model, nf4, nf4_model
 from tiny import tiny_family, tiny_model
 
 import liftcore
@@ -191,6 +191,23 @@ def test_bases_of_other_packages_keep_their_product(make, package):
         assert rel(layer.lora_a.grad, a.grad) < 1e-3 and rel(layer.lora_b.grad, b.grad) < 1e-3
     with pytest.raises(UsageError, match=f"quantised by {package}"):
         base.quantise(model)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("quantise, package", [(int8, "torchao"), (nf4, "bitsandbytes")])
+def test_a_memory_on_weights_of_other_packages(quantise, package, loaded, tmp_path):
+    model, tokenizer = loaded
+    quantise(model)
+    memory = liftcore.absorb(
+        model, tokenizer, TEXT, config=CONFIG.replace(base_dtype="model", epochs=4), progress=False
+    )
+    assert memory.training.loss < 10.7 and f"quantised by {package}" in memory.report.text()
+    folder = memory.save(tmp_path / "m")
+    ids = torch.tensor([tokenizer(TEXT)["input_ids"]])
+    again = liftcore.load_memory(folder, (model, tokenizer))
+    assert rel(hidden(again.model, ids), hidden(memory.model, ids)) < 1e-5
+    with pytest.raises(LiftError, match="cannot be merged"):
+        memory.write_merged(tmp_path / "merged")
 
 
 def test_4_bit_weights_that_were_repacked_for_inference_are_refused():
