@@ -91,6 +91,8 @@ def run(args: argparse.Namespace) -> dict:
     tokenizer = load_tokenizer(args.model)
     preset = args.preset or options.preset(args, tokenizer)
     config = options.config(args, preset, **adapter.settings_of(args.init))
+    if args.merge and config.base_dtype != "model":
+        raise UsageError("--merge needs the model's own weights: leave out --base-dtype")
     file = options.text_file(args.file)
     reading = options.reading(file)
     text = reading.text

@@ -73,8 +73,11 @@ def test_settings_that_are_no_numbers_are_named(wrong):
     assert any(name in str(refused.value) for name in wrong)
 
 
-@pytest.mark.parametrize("option", [["--rank", "1" + "0" * 30], ["--alpha", "1e300"]])
-def test_huge_settings_are_one_line(tiny_folder, corpus, capsys, option):
+WRONG = ["--rank", "1" + "0" * 30], ["--alpha", "1e300"], ["--merge", "--base-dtype", "fp8"]
+
+
+@pytest.mark.parametrize("option", WRONG)
+def test_settings_that_cannot_be_are_one_line(tiny_folder, corpus, capsys, option):
     words = ["absorb", str(corpus / "bees.txt"), "--model", str(tiny_folder), *option]
     assert main(words) == 2
     assert capsys.readouterr().err.count("\n") == 1
