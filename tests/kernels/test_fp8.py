@@ -29,7 +29,7 @@ def test_codes_are_those_of_torch_under_a_power_of_two():
     assert torch.equal(dequantise(rows, torch.float32).double(), rounded(x))
     # The range is used: the largest code of a row that is not 0 lies in the last binade but one.
     assert rows.codes.float().abs().amax(1)[x.any(1)].min() >= 224
-    assert rel(dequantise(rows, torch.float32), x) < 0.03
+    assert rel(dequantise(rows, torch.float32), x) < 0.04
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
