@@ -59,7 +59,7 @@ def _bench(name: str, *options: str) -> tuple[str, ...]:
 
 LLAMA = ("--model", "llama-3-8b")
 RESUME = ("--resume",)
-TESTS = ("steps", "native", "lora", "head_loss", "head_loss_soft", "lora_fp8")
+TESTS = ("steps", "native", "lora", "lora_many", "head_loss", "head_loss_soft", "lora_fp8")
 PARTS = (
     Part(
         "tests",

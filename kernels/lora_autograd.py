@@ -13,7 +13,9 @@ gradient either: there dB = scaling · dyᵀ S is all. Members of a group may di
 takes is formed for all, and the rest is dropped.
 
 Two sets of functions compute the same, lora_plain.py and lora_fused.py, and have the same names; so
-do two more for weights in FP8, which the context holds as they are.
+do two more for weights in FP8, which the context holds as they are, and the object that stands in
+the place of a way where many adapters share a batch (lora_many.py): A is [E, R, K] there, and B
+[E, N, R].
 """
 
 from __future__ import annotations
@@ -31,8 +33,10 @@ from liftcore.kernels.autocast import without_autocast
 from liftcore.kernels.fp8 import Fp8Weight, Weight
 
 
-def functions(way: str, like: Tensor) -> Any:
+def functions(way: Any, like: Tensor) -> Any:
     """Where lora_forward and the other three are; for who traces Triton's, the registered ops."""
+    if not isinstance(way, str):
+        return way
     if way == "plain":
         return lora_plain
     if way == "fp8 plain":
@@ -52,7 +56,7 @@ class LoraGroup(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, way: str, x: Tensor, scalings: list[float], *tensors: Tensor | None
+        ctx: Any, way: Any, x: Tensor, scalings: list[float], *tensors: Tensor | None
     ) -> tuple[Tensor, ...]:
         members = parts_of(tensors, 4)
         *ys, s = functions(way, x).lora_forward(x, *members[:3], scalings, members[3])
@@ -74,7 +78,7 @@ class LoraGateUp(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, way: str, x: Tensor, scalings: list[float], *rest: Any) -> Tensor:
+    def forward(ctx: Any, way: Any, x: Tensor, scalings: list[float], *rest: Any) -> Tensor:
         *tensors, gelu, keep = rest
         members = parts_of(tensors, 4)
         h, gate, up, s = functions(way, x).gate_up_forward(
@@ -171,7 +175,7 @@ def _gradients(
     dx, out = (out[0], out[1:]) if need_dx else (None, out)
     da, db = [None] * n, [None] * n
     if any(need_da):
-        rows = out[0].split([b.shape[1] for b in lora_b])
+        rows = out[0].split([b.shape[-1] for b in lora_b], dim=-2)
         da, out = [d if need else None for d, need in zip(rows, need_da, strict=True)], out[1:]
     if any(need_db):
         db = [d if need else None for d, need in zip(out, need_db, strict=True)]

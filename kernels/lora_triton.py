@@ -6,7 +6,8 @@
 
 The tail comes first: it is scaled in fp32 while the accumulator holds nothing else, so one
 accumulator serves both products and C is written once, never read. Both products are persistent
-(a program takes every n-th tile) and use TMA descriptors on sm_90 and newer.
+(a program takes every n-th tile) and use TMA descriptors on sm_90 and newer. With `owners` the tail
+is that of each row's own adapter (lora_many_triton.py), and the other products do not change.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from liftcore.kernels.device import architecture, processors
+from liftcore.kernels.lora_many_triton import add_own_product, ownership
 from liftcore.kernels.tiles import ceil_div, pick
 from liftcore.kernels.tiling import (
     add_product,
@@ -39,17 +41,26 @@ BLOCK = 1024  # elements a program of SwiGLU's backward takes
 def chain_kernel(
     c, p, q, x0, w0, x1, w1, x2, w2, bias, scale, rows, cols, depth, depth0, depth1, depth2,
     stride_c, stride_p, stride_q, stride_x0, stride_w0, stride_x1, stride_w1, stride_x2, stride_w2,
+    owners, each, stride_e,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
     PAIRS: tl.constexpr, BIAS: tl.constexpr, NT: tl.constexpr, TMA: tl.constexpr,
+    MANY: tl.constexpr,
 ):  # fmt: skip
-    """C [rows, cols] = scale · P op(Q) + Σ_i X_i op(W_i) (+ bias), i < PAIRS."""
+    """C [rows, cols] = scale · P op(Q) + Σ_i X_i op(W_i) (+ bias), i < PAIRS; with MANY each row
+    has the Q of its own adapter."""
     tiles = tl.cdiv(rows, BM) * tl.cdiv(cols, BN)
     for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0)):
         m, n = corner_of(tile, rows, cols, BM, BN, GROUP)
         acc = tl.zeros((BM, BN), tl.float32)
-        acc = add_product(
-            acc, p, q, m, n, rows, cols, depth, stride_p, stride_q, BM, BN, BK, NT, TMA
-        )  # fmt: skip
+        if MANY:
+            acc = add_own_product(
+                acc, p, q, owners, each, stride_e, m, n, rows, cols, 0, depth, depth,
+                stride_p, stride_q, BM, BN, BK, NT,
+            )  # fmt: skip
+        else:
+            acc = add_product(
+                acc, p, q, m, n, rows, cols, depth, stride_p, stride_q, BM, BN, BK, NT, TMA
+            )  # fmt: skip
         acc = acc * scale
         acc = add_product(
             acc, x0, w0, m, n, rows, cols, depth0, stride_x0, stride_w0, BM, BN, BK, NT, TMA
@@ -72,9 +83,10 @@ def gate_up_kernel(
     h, gate, up, x, wg, wu, sg, bg, su, bu, bias_g, bias_u, scale_g, scale_u,
     rows, cols, depth, rank_g, rank_u,
     stride_h, stride_x, stride_wg, stride_wu, stride_s, stride_bg, stride_bu,
+    owners, each, stride_eg, stride_eu,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
     BIAS_G: tl.constexpr, BIAS_U: tl.constexpr, GELU: tl.constexpr, KEEP: tl.constexpr,
-    TMA: tl.constexpr,
+    TMA: tl.constexpr, MANY: tl.constexpr,
 ):  # fmt: skip
     """h [rows, cols] = act(g) · u, and with KEEP also g and u for the backward."""
     tiles = tl.cdiv(rows, BM) * tl.cdiv(cols, BN)
@@ -82,13 +94,23 @@ def gate_up_kernel(
         m, n = corner_of(tile, rows, cols, BM, BN, GROUP)
         g = tl.zeros((BM, BN), tl.float32)
         u = tl.zeros((BM, BN), tl.float32)
-        g = add_product(
-            g, sg, bg, m, n, rows, cols, rank_g, stride_s, stride_bg, BM, BN, BK, True, TMA
-        )  # fmt: skip
+        if MANY:
+            g = add_own_product(
+                g, sg, bg, owners, each, stride_eg, m, n, rows, cols, 0, rank_g, rank_g,
+                stride_s, stride_bg, BM, BN, BK, True,
+            )  # fmt: skip
+            u = add_own_product(
+                u, su, bu, owners, each, stride_eu, m, n, rows, cols, 0, rank_u, rank_u,
+                stride_s, stride_bu, BM, BN, BK, True,
+            )  # fmt: skip
+        else:
+            g = add_product(
+                g, sg, bg, m, n, rows, cols, rank_g, stride_s, stride_bg, BM, BN, BK, True, TMA
+            )  # fmt: skip
+            u = add_product(
+                u, su, bu, m, n, rows, cols, rank_u, stride_s, stride_bu, BM, BN, BK, True, TMA
+            )  # fmt: skip
         g = g * scale_g
-        u = add_product(
-            u, su, bu, m, n, rows, cols, rank_u, stride_s, stride_bu, BM, BN, BK, True, TMA
-        )  # fmt: skip
         u = u * scale_u
         for k in tl.range(0, depth, BK):
             a = load_tile(x, m, k, rows, depth, stride_x, BM, BK, TMA)  # [BM, BK]
@@ -116,36 +138,42 @@ def chain(
     scale: float = 1.0,
     bias: Tensor | None = None,
     nt: bool,
+    owners: Tensor | None = None,
 ) -> Tensor:
     """out [T, N] = scale · p op(q) + Σ x op(w) (+ bias) over one to three pairs (x, w).
 
-    Matrices have contiguous rows; op is the transpose when `nt`. Returns out.
+    Matrices have contiguous rows; op is the transpose when `nt`. With owners int32 [n], which
+    divides T, q is [E, *, *] and row t has q[owners[t // (T / n)]]. Returns out.
     """
     rows, cols = out.shape
+    many = owners is not None
     arch = architecture(out.device)
     sms = processors(out.device)
-    matrices = [p, q, *(m for pair in pairs for m in pair)]
+    matrices = [m for pair in pairs for m in pair]
     depths = [p.shape[1], *(x.shape[1] for x, _ in pairs)]
-    strides = [m.stride(0) for m in matrices]
-    tma = can_use_tma(arch, out, *matrices)
+    strides = [m.stride(-2) for m in (p, q, *matrices)]
+    tail: list = [p, q]
+    tma = can_use_tma(arch, out, *matrices, *([] if many else tail))
     # Not of p and q: an odd rank is one step of the loop, and costs a spill outside of the rest.
-    aligned = tma or rows_aligned(out, *matrices[2:])
+    aligned = tma or rows_aligned(out, *matrices)
     tile = pick("forward" if nt else "dx", arch, out.element_size(), rows, cols, sms, aligned)
     target = out
     if tma:
-        right = (tile.bn, tile.bk) if nt else (tile.bk, tile.bn)
-        blocks = ((tile.bm, tile.bk), right)
+        blocks = ((tile.bm, tile.bk), (tile.bn, tile.bk) if nt else (tile.bk, tile.bn))
         matrices = [describe(m, *blocks[i % 2]) for i, m in enumerate(matrices)]
+        if not many:  # the tail of many adapters comes through pointers
+            tail = [describe(m, *block) for m, block in zip(tail, blocks, strict=True)]
         target = describe(out, tile.bm, tile.bn)
     unused = 3 - len(pairs)
     tiles = ceil_div(rows, tile.bm) * ceil_div(cols, tile.bn)
     args = [
-        target, *matrices, *(None, None) * unused, bias, scale,
+        target, *tail, *matrices, *(None, None) * unused, bias, scale,
         rows, cols, *depths, *(None,) * unused,
         out.stride(0), *strides, *(None, None) * unused,
+        *ownership(owners, rows, q),
     ]  # fmt: skip
     constexprs = dict(
-        **tile.shape, PAIRS=len(pairs), BIAS=bias is not None, NT=nt, TMA=tma,
+        **tile.shape, PAIRS=len(pairs), BIAS=bias is not None, NT=nt, TMA=tma, MANY=many,
     )  # fmt: skip
     launch(chain_kernel, (min(tiles, sms),), args, constexprs, tile.warps, tile.stages)
     return out
@@ -161,35 +189,41 @@ def gate_up(
     *,
     gelu: bool,
     keep: bool,
+    owners: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """h, gate and up [T, N] of x [T, K] and (gate, up) weights; the last two empty without keep.
 
-    s holds the two [T, R] down-projections of x, column slices of one buffer.
+    s holds the two [T, R] down-projections of x, column slices of one buffer. With owners, as in
+    chain, each of lora_b is [E, N, R].
     """
     rows, cols = x.shape[0], weights[0].shape[0]
+    many = owners is not None
     h = x.new_empty(rows, cols)
     gate, up = (x.new_empty((rows, cols) if keep else (0, cols)) for _ in range(2))
     arch = architecture(x.device)
     sms = processors(x.device)
-    left = [x, *s]
-    right = [*weights, *lora_b]
-    strides = [h.stride(0), *(m.stride(0) for m in (x, *weights, s[0], *lora_b))]
-    tma = can_use_tma(arch, h, *left, *right)
+    left: list = [x, *s]
+    right: list = [*weights, *lora_b]
+    strides = [h.stride(0), *(m.stride(-2) for m in (x, *weights, s[0], *lora_b))]
+    tma = can_use_tma(arch, h, *([x, *weights] if many else left + right))
     aligned = tma or rows_aligned(h, x, *weights)  # of the long products, as in chain
     tile = pick("gate_up", arch, x.element_size(), rows, cols, sms, aligned)
     out = [h, gate if keep else h, up if keep else h]
     if tma:
-        left = [describe(m, tile.bm, tile.bk) for m in left]
-        right = [describe(m, tile.bn, tile.bk) for m in right]
+        described = 1 if many else 3  # the tail of many adapters comes through pointers
+        left[:described] = [describe(m, tile.bm, tile.bk) for m in left[:described]]
+        described = 2 if many else 4
+        right[:described] = [describe(m, tile.bn, tile.bk) for m in right[:described]]
         out = [describe(m, tile.bm, tile.bn) for m in out]
     tiles = ceil_div(rows, tile.bm) * ceil_div(cols, tile.bn)
     args = [
         *out, left[0], *right[:2], left[1], right[2], left[2], right[3], *biases, *scalings,
         rows, cols, x.shape[1], s[0].shape[1], s[1].shape[1], *strides,
+        *ownership(owners, rows, *lora_b),
     ]  # fmt: skip
     constexprs = dict(
         **tile.shape, BIAS_G=biases[0] is not None, BIAS_U=biases[1] is not None,
-        GELU=gelu, KEEP=keep, TMA=tma,
+        GELU=gelu, KEEP=keep, TMA=tma, MANY=many,
     )  # fmt: skip
     launch(gate_up_kernel, (min(tiles, sms),), args, constexprs, tile.warps, tile.stages)
     return h, gate, up

@@ -10,7 +10,7 @@ CUDA graph.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -64,8 +64,60 @@ def lora_gate_up(
 ) -> Tensor:
     """act(gate) · up with (gate, up) = the LoRA linears of x; act is silu or gelu_tanh."""
     gate, up = lora_qkv(x, weights, lora_a, lora_b, scalings, biases)
-    act = F.silu if activation == "silu" else functools.partial(F.gelu, approximate="tanh")
-    return act(gate) * up
+    return _activation(activation)(gate) * up
+
+
+def _activation(name: str) -> Callable[[Tensor], Tensor]:
+    return F.silu if name == "silu" else functools.partial(F.gelu, approximate="tanh")
+
+
+def lora_linear_many(
+    x: Tensor,
+    weight: Tensor,
+    lora_a: Tensor,
+    lora_b: Tensor,
+    adapter_of_tile: Tensor,
+    scaling: float,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """lora_linear of each tile of rows with the adapter of its own.
+
+    Shapes: x [T, K], weight [N, K], lora_a [E, R, K], lora_b [E, N, R], adapter_of_tile int [n],
+    bias [N] -> [T, N]; tile i is rows i · T / n to (i + 1) · T / n.
+    """
+    tiles = zip(x.chunk(len(adapter_of_tile)), adapter_of_tile.tolist(), strict=True)
+    ys = [lora_linear(rows, weight, lora_a[e], lora_b[e], scaling, bias) for rows, e in tiles]
+    return torch.cat(ys)
+
+
+def lora_qkv_many(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    lora_a: Sequence[Tensor],
+    lora_b: Sequence[Tensor],
+    adapter_of_tile: Tensor,
+    scalings: Sequence[float],
+    biases: Sequence[Tensor | None] | None = None,
+) -> tuple[Tensor, ...]:
+    """A tuple of lora_linear_many over members that share x."""
+    biases = biases or [None] * len(weights)
+    groups = zip(weights, lora_a, lora_b, scalings, biases, strict=True)
+    return tuple(lora_linear_many(x, *m[:3], adapter_of_tile, *m[3:]) for m in groups)
+
+
+def lora_gate_up_many(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    lora_a: Sequence[Tensor],
+    lora_b: Sequence[Tensor],
+    adapter_of_tile: Tensor,
+    scalings: Sequence[float],
+    biases: Sequence[Tensor | None] | None = None,
+    activation: str = "silu",
+) -> Tensor:
+    """act(gate) · up with (gate, up) = lora_qkv_many; act is silu or gelu_tanh."""
+    gate, up = lora_qkv_many(x, weights, lora_a, lora_b, adapter_of_tile, scalings, biases)
+    return _activation(activation)(gate) * up
 
 
 def fp8_rounded(x: Tensor) -> Tensor:

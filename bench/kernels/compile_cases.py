@@ -17,6 +17,7 @@ from liftcore.kernels import head_loss_cublas, head_loss_logits, tiling
 from liftcore.kernels.device import planned
 from liftcore.kernels.head_loss import Inputs
 from liftcore.kernels.head_loss_dhidden import scale_rows
+from liftcore.kernels.lora_many_triton import own_outer, own_rows
 from liftcore.kernels.lora_split_triton import split_product
 from liftcore.kernels.lora_triton import chain, gate_up, swiglu_backward
 
@@ -176,6 +177,27 @@ def split_products() -> None:
     split_product(a, s, x, "tn")
 
 
+def many_adapters() -> None:
+    """The products of 16 adapters in one batch, of segments of 128 tokens; some of odd widths."""
+    r, e, t = 128, 16, 2048
+    owners = matrix(e, dtype=torch.int32)
+    for hidden, kv, wide in (SIZES[0][:3], (4095, 1023, 14335)):
+        odd = hidden % 2
+        x, s, y = matrix(t, hidden), matrix(t, 3 * r), matrix(t, kv)
+        w, a, b = matrix(kv, hidden), matrix(e, 3 * r, hidden), matrix(e, kv, r)
+        part = s[:, r : 2 * r]
+        chain(y, part, b, [(x, w)], bias=matrix(kv) if odd else None, nt=True, owners=owners)
+        pairs = [(y, w)] if odd else [(x, matrix(hidden, hidden)), (y, w), (y, w)]
+        chain(x, s, a, pairs, nt=False, owners=owners)
+        own_rows(s, x, a, owners, "nt")
+        own_rows(part, y, b, owners, "nn", 2.0)
+        own_outer(b, y, part, owners, 2.0)
+        if not odd:
+            weights, lora_b = [matrix(wide, hidden)] * 2, [matrix(e, wide, r)] * 2
+            given = x, weights, [part, s[:, :r]], lora_b, [1.0, 1.0], [None] * 2
+            gate_up(*given, gelu=False, keep=True, owners=owners)
+
+
 def head_inputs(t: int, k: int, v: int, dtype: torch.dtype = torch.bfloat16) -> tuple[Tensor, ...]:
     """hidden, weight, labels and weights."""
     hidden, weight = (matrix(n, k, dtype=dtype) for n in (t, v))
@@ -216,6 +238,7 @@ def cublas_head() -> None:
 CALLS = {
     "lora_triton": lora_products,
     "lora_split_triton": split_products,
+    "lora_many_triton": many_adapters,
     "head_loss_logits": triton_head,
     "head_loss_cublas": cublas_head,
 }

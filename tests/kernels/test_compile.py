@@ -25,7 +25,7 @@ pytestmark = [
     ),
 ]
 PRODUCT = {90: "wgmma.mma_async", 100: "tcgen05.mma"}  # mma.sync on all others
-WITH_PRODUCTS = {"lora_triton", "lora_split_triton", "head_loss_logits"}
+WITH_PRODUCTS = {"lora_triton", "lora_split_triton", "lora_many_triton", "head_loss_logits"}
 
 
 @pytest.fixture(scope="session")
