@@ -20,6 +20,7 @@ from liftcore.kernels.fp8 import Weight
 from liftcore.kernels.lora import ACTIVATIONS, lora_gate_up, lora_qkv
 from liftcore.kernels.lora_plain import activated
 from liftcore.layers.linear import features, observed
+from liftcore.layers.owners import Owners
 from liftcore.layers.replaced import put_back
 from liftcore.model import causal_lm, evaluating
 
@@ -176,7 +177,7 @@ class Group:
     Nothing is kept once the parent's forward has ended, and outside of it no call is answered.
     Its members are the children of these names whose attribute `mark` it is: a layer that
     somebody takes out of the model is not kept alive. `parts` gives those of a member for an x,
-    or None where it must run by itself.
+    or None where it must run by itself. With `owners` the members have many adapters.
     """
 
     def __init__(
@@ -185,7 +186,9 @@ class Group:
         siblings: Siblings,
         parts: Callable[[nn.Module, Tensor], Parts | None],
         mark: str,
+        owners: Owners | None = None,
     ):
+        self.owners = owners
         self.parent = model.get_submodule(siblings.parent)
         self.names = [path.rpartition(".")[2] for path in siblings.members]
         self.mark = mark
@@ -221,7 +224,8 @@ class Group:
             inputs = self._inputs(x)
             if inputs is None:
                 return None
-            ys = lora_qkv(x, *inputs)
+            qkv = lora_qkv if self.owners is None else self.owners.qkv
+            ys = qkv(x, *inputs)
             # A list by name: torch.compile of torch 2.11 makes a tuple of `y, *ready = ys`.
             ready: list[Tensor | None] = list(ys[1:])
             self.x, self.ready = x, ready
@@ -251,7 +255,8 @@ class Group:
         inputs = None if alone else self._inputs(x)
         if inputs is None:
             return type(self.parent).forward(self.parent, x, *args, **kwargs)
-        h = lora_gate_up(x, *inputs, activation=self.activation)
+        gate_up = lora_gate_up if self.owners is None else self.owners.gate_up
+        h = gate_up(x, *inputs, activation=self.activation)
         return getattr(self.parent, self.down)(h)
 
     def _same_others(self) -> bool:

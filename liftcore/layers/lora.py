@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Collection, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from liftcore.config import LiftConfig
 from liftcore.device_memory import free_bytes
 from liftcore.kernels.lora import add_lora, lora_linear
-from liftcore.layers import depth
+from liftcore.layers import depth, owners
 from liftcore.layers.groups import Group, Parts, Siblings, find
 from liftcore.layers.linear import (
     bias_of,
@@ -31,6 +32,7 @@ from liftcore.layers.linear import (
     quantised_by,
     weight_of,
 )
+from liftcore.layers.owners import Owners
 from liftcore.layers.targets import shared_weights, targets
 from liftcore.model import body
 
@@ -39,14 +41,22 @@ INSTALLED = "_liftcore_adapter"
 
 
 class LoraLinear(nn.Module):
-    """A frozen linear layer with a LoRA branch: y = x Wᵀ + scaling (x Aᵀ) Bᵀ (+ bias)."""
+    """A frozen linear layer with a LoRA branch: y = x Wᵀ + scaling (x Aᵀ) Bᵀ (+ bias). With owners
+    there are many, and each row of the batch has its own."""
 
-    def __init__(self, base: nn.Module, lora_a: Tensor, lora_b: Tensor, scaling: float):
+    def __init__(
+        self,
+        base: nn.Module,
+        lora_a: Tensor,
+        lora_b: Tensor,
+        scaling: float,
+        owners: Owners | None = None,
+    ):
         super().__init__()
         self.base = base
-        self.lora_a = nn.Parameter(lora_a)  # [R, K]
-        self.lora_b = nn.Parameter(lora_b)  # [N, R]
-        self.scaling = scaling
+        self.lora_a = nn.Parameter(lora_a)  # [R, K], or [E, R, K] with owners
+        self.lora_b = nn.Parameter(lora_b)  # [N, R], or [E, N, R]
+        self.scaling, self.owners = scaling, owners
         self.group: Group | None = None  # of the layers that share x, while installed
 
     # Code that asks a linear layer for its weight (attention variants do) must still work.
@@ -71,6 +81,8 @@ class LoraLinear(nn.Module):
             return y
         if (parts := self.parts()) is None:
             return add_lora(x, self.base(x), self.lora_a, self.lora_b, self.scaling)
+        if self.owners is not None:
+            return self.owners.linear(x, *parts)
         return lora_linear(x, *parts)
 
     def parts(self) -> Parts | None:
@@ -88,9 +100,19 @@ def _parts(layer: nn.Module, x: Tensor) -> Parts | None:
     return layer.parts()
 
 
+class Slot(NamedTuple):
+    """The adapter in one slot: its rows [P] of `values` and `grads`."""
+
+    values: Tensor
+    grads: Tensor
+
+
 class Adapter:
     """One set of LoRA layers for one model; several may exist, one is installed at a time.
 
+    slots           None: one adapter. Else so many of one form, which a batch trains together: each
+                    tensor below has a first dimension more, and `owners` says whose rows the next
+                    forward has (at first those of slot 0)
     values, grads   flat [P] in the model's dtype: what is trained. Every lora_a, lora_b and its
                     .grad is a view. The A of layers that share an input lie one behind the other,
                     then their B
@@ -111,18 +133,23 @@ class Adapter:
         *,
         numbers: Collection[int] | None = None,
         train_a: bool = True,
+        slots: int | None = None,
     ):
-        self.targets = targets(model, numbers)
+        self.targets, self.slots = targets(model, numbers), slots
         self.numbers = None if numbers is None else sorted(numbers)
         bases = self.targets.layers
         keep_gradients(model)
         self.model, self.rank, self.alpha, self.train_a = model, rank, float(alpha), train_a
         of_a, of_b = (sum(rank * features(m)[side] for m in bases.values()) for side in (0, 1))
         trained = of_a + of_b if train_a else of_b
-        self.values = torch.zeros(trained, dtype=self.targets.dtype, device=self.targets.device)
+        several, device = () if slots is None else (slots,), self.targets.device
+        self.values = torch.zeros(*several, trained, dtype=self.targets.dtype, device=device)
         self.grads = torch.zeros_like(self.values)
-        self.frozen = self.values.new_zeros(0 if train_a else of_a)
-        self.groups = _groups(model, list(bases))
+        self.frozen = self.values.new_zeros(*several, 0 if train_a else of_a)
+        self.owners = None
+        if slots is not None:
+            self.owners = Owners.first(device)
+        self.groups, self._grouped = _groups(model, list(bases)), True
         self.layers: dict[str, LoraLinear] = {}
         offsets = self._offsets(bases)
         # Drawn on the CPU in fp32, so that every device and dtype starts from the same numbers.
@@ -135,7 +162,8 @@ class Adapter:
             # Uniform in ±1/sqrt(K), as nn.Linear and PEFT start A; B starts at 0.
             start = torch.rand(a_shape, generator=generator, dtype=torch.float32).mul_(2).sub_(1)
             lora_a.copy_(start / math.sqrt(k))
-            layer = LoraLinear(base, lora_a, _view(self.values, b_at, b_shape), self.scaling)
+            lora_b = _view(self.values, b_at, b_shape)
+            layer = LoraLinear(base, lora_a, lora_b, self.scaling, self.owners)
             if train_a:
                 layer.lora_a.grad = _view(self.grads, a_at, a_shape)
             layer.lora_a.requires_grad_(train_a)
@@ -143,7 +171,7 @@ class Adapter:
             self.layers[path] = layer
 
     @classmethod
-    def of(cls, model: nn.Module, config: LiftConfig) -> Adapter:
+    def of(cls, model: nn.Module, config: LiftConfig, slots: int | None = None) -> Adapter:
         """The adapter that a run with these settings begins from, A drawn at random."""
         return cls(
             model,
@@ -152,6 +180,7 @@ class Adapter:
             config.seed,
             numbers=depth.numbers(model, config.layers),
             train_a=config.train_a,
+            slots=slots,
         )
 
     def _offsets(self, bases: dict[str, nn.Module]) -> dict[str, tuple[int, int]]:
@@ -179,6 +208,17 @@ class Adapter:
         """The number of the lowest decoder layer that is trained: no gradient goes below it."""
         return self.numbers[0] if self.numbers else 0
 
+    def slot(self, number: int) -> Slot:
+        """What an optimizer reads and writes of one of the slots."""
+        return Slot(self.values[number], self.grads[number])
+
+    @torch.no_grad()
+    def put(self, number: int, one: Adapter) -> None:
+        """Copies an adapter of this form into a slot, whose gradient becomes 0."""
+        self.values[number].copy_(one.values)
+        self.frozen[number].copy_(one.frozen)
+        self.grads[number].zero_()
+
     @torch.no_grad()
     def load_frozen(self, values: Tensor) -> None:
         """Takes back a copy of `frozen`; raises ValueError when it cannot be one."""
@@ -199,7 +239,9 @@ class Adapter:
         for path, layer in self.layers.items():
             put(self.model, path, layer)
         for siblings in self.groups:
-            self._working.append(Group(self.model, siblings, _parts, "group"))
+            group = Group(self.model, siblings, _parts, "group", self.owners)
+            group.enabled = self._grouped
+            self._working.append(group)
 
     def remove(self) -> None:
         """Puts the model's own layers back."""
@@ -215,14 +257,16 @@ class Adapter:
     @contextmanager
     def ungrouped(self) -> Generator[None]:
         """Within it the layers that share an input run one by one."""
-        working = list(self._working)
-        for group in working:
-            group.enabled = False
+        self._group(False)
         try:
             yield
         finally:
-            for group in working:
-                group.enabled = True
+            self._group(True)
+
+    def _group(self, together: bool) -> None:
+        self._grouped = together  # also where the adapter is taken out and put back meanwhile
+        for group in self._working:
+            group.enabled = together
 
     @contextmanager
     def folded(self) -> Generator[None]:
@@ -297,7 +341,10 @@ def only_adapter_trains(adapter: Adapter) -> Generator[None]:
     for p in others:
         p.requires_grad_(False)
     try:
-        with depth.without_gradient_below(adapter.model, adapter.first_layer):
+        with (
+            depth.without_gradient_below(adapter.model, adapter.first_layer),
+            nullcontext() if adapter.owners is None else owners.without_warning(),
+        ):
             yield
     finally:
         for p in others:
@@ -310,7 +357,8 @@ def linear_layers(model: nn.Module, numbers: Collection[int] | None = None) -> d
 
 
 def _view(flat: Tensor, offset: int, shape: tuple[int, int]) -> Tensor:
-    return flat[offset : offset + math.prod(shape)].view(shape)
+    """A matrix of each flat [P], or [E, P]."""
+    return flat[..., offset : offset + math.prod(shape)].unflatten(-1, shape)
 
 
 def _groups(model: nn.Module, paths: list[str]) -> list[Siblings]:
