@@ -31,6 +31,7 @@ _PUBLIC = {
     "LiftError": "liftcore.errors",
     "Memory": "liftcore.memory",
     "absorb": "liftcore.lift",
+    "absorb_many": "liftcore.many",
     "accelerate": "liftcore.drop_in.accelerate",
     "estimate": "liftcore.cost",
     "load": "liftcore.model",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,18 +23,18 @@ from liftcore.errors import LiftError, NothingToLearnError, UsageError
 from liftcore.layers import base, depth
 from liftcore.layers.lora import Adapter, own_adapter_after, without_adapter
 from liftcore.memory import Memory
-from liftcore.objectives import Objective, Repeated
+from liftcore.objectives import Repeated
 from liftcore.objectives.build import SELF, digest_of, objectives_of, pair_sources, summary
 from liftcore.objectives.forgetting import Forgetting
 from liftcore.objectives.qa import Paired
 from liftcore.questions import own_words
 from liftcore.questions.own_words import Collection
-from liftcore.questions.pairs import PairSource
+from liftcore.questions.pairs import Pair, PairSource
 from liftcore.questions.self_study import SelfStudy, StudiedPairs
 from liftcore.tokens import Tokenizer
 from liftcore.training import checkpoint
 from liftcore.training.budget import Budget
-from liftcore.training.loop import Progress, both, train
+from liftcore.training.loop import Progress, Result, both, train
 from liftcore.training.progress import ProgressLine
 from liftcore.training.source import StepSource
 
@@ -110,53 +110,110 @@ def absorb(
             "start": "" if init is None else adapters.file_sha256(Path(init) / adapters.WEIGHTS),
         }
         with line:
-            # Where what is made once is kept: questions of the model's own, a teacher's targets.
-            keeps = resume is not None and config.objectives != ("segments",)
-            cache = output.make_samples(Path(resume)) if keeps else None
-            study = partial(_studied, model, tokenizer, document, config, cache, line.count)
-            sources: list[PairSource] = [
-                study() if isinstance(each, str) else each for each in given
-            ]
-            # A run that goes on has its A in the saved state.
-            resumed = state_file is not None and state_file.exists()
-            begins = config.adapter_init == "document" and init is None and not resumed
-            if "replay" in config.objectives or begins:
-                count = config.replay_rows if "replay" in config.objectives else beginning.ROWS
-                own = _own_words(model, tokenizer, count, line.count)
-                if not own.rows:
-                    config, begins = _without_replay(config), False
-            else:
-                own = Collection([], own_words.held_out(model, tokenizer), 0.0)
-            starting = 0.0
-            if begins:
-                line.say("fitting the adapter to the document")
-                tokens = [document.tokens]
-                starting = beginning.begin(adapter, tokenizer, tokens, config, own=own.rows)
-            forgetting = Forgetting(model, own.held_out) if own.held_out else None
-            objectives = objectives_of(model, tokenizer, document, config, sources, cache, own.rows)
-            window, weights = models.window(model), config.weights
-            steps = StepSource(objectives, config, window, weights=weights, prefix=len(prefix))
-            with closing(steps), _why_nothing(sources):
+            whole = model, tokenizer, document, adapter, config
+            made = _made(*whole, given, line, resume, fresh=init is None)
+            with closing(made.steps), _why_nothing(made.sources):
                 result = train(
                     adapter,
-                    steps,
+                    made.steps,
                     state_file=state_file,
                     run=run,
-                    budget=_budget(adapter, config, forgetting, objectives),
+                    budget=_budget(adapter, made),
                     on_step=line.update if on_step is None else both(line.update, on_step),
                     say=line.say,
                 )
-            made = [summary(each) for each in sources]
-            result = replace(result, questions=made, own_words=own.seconds, starting=starting)
-            result = replace(result, start=run["start"])
-            asked = next((each.pairs for each in objectives if isinstance(each, Paired)), [])
             line.say("measuring recall")
-            measured = report.unmeasured(len(document.tokens))
-            with output.or_warning("the report on recall"), adapter.folded():
-                measured = report.measure(model, document.tokens, prefix=prefix)
-                if forgetting is not None:
-                    measured = replace(measured, forgotten=round(forgetting.rise(), 4))
-            measured = replace(measured, base_dtype=base.dtype_of(model))
+            return _memory(*whole[:4], made, replace(result, start=run["start"]))
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a run trains on, and what it is measured by."""
+
+    config: LiftConfig
+    sources: list[PairSource]
+    steps: StepSource
+    forgetting: Forgetting | None
+    own: Collection  # the model's own words
+    starting: float  # that fitting the adapter to the document took
+
+    @property
+    def asked(self) -> list[Pair]:
+        """The question-answer pairs that were trained on."""
+        objectives = self.steps.objectives
+        return next((each.pairs for each in objectives if isinstance(each, Paired)), [])
+
+    def noted(self, result: Result) -> Result:
+        """The result of the training with what came before it."""
+        made = [summary(each) for each in self.sources]
+        return replace(result, questions=made, own_words=self.own.seconds, starting=self.starting)
+
+
+def _made(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    document: Document,
+    adapter: Adapter,
+    config: LiftConfig,
+    given: Sequence[PairSource | str],
+    line: ProgressLine,
+    resume: str | Path | None,
+    fresh: bool,
+    like: _Made | None = None,
+) -> _Made:
+    """Has a `fresh` adapter begin, unless its run goes on, and makes the samples that are made
+    before the training. `like`: of another document with this model and settings, whose knowledge
+    of the model is taken over."""
+    # Where what is made once is kept: questions of the model's own, a teacher's targets.
+    keeps = resume is not None and config.objectives != ("segments",)
+    cache = output.make_samples(Path(resume)) if keeps else None
+    study = partial(_studied, model, tokenizer, document, config, cache, line.count)
+    sources: list[PairSource] = [study() if isinstance(each, str) else each for each in given]
+    # A run that goes on has its A in the saved state.
+    resumed = resume is not None and (Path(resume) / output.STATE).exists()
+    begins = config.adapter_init == "document" and fresh and not resumed
+    if like is not None:
+        own, begins = replace(like.own, seconds=0.0), begins and bool(like.own.rows)
+        if not own.rows and "replay" in config.objectives:
+            config = _without_replay(config)
+    elif "replay" in config.objectives or begins:
+        count = config.replay_rows if "replay" in config.objectives else beginning.ROWS
+        own = _own_words(model, tokenizer, count, line.count)
+        if not own.rows:
+            config, begins = _without_replay(config), False
+    else:
+        own = Collection([], own_words.held_out(model, tokenizer), 0.0)
+    starting = 0.0
+    if begins:
+        line.say("fitting the adapter to the document")
+        tokens = [document.tokens]
+        starting = beginning.begin(adapter, tokenizer, tokens, config, own=own.rows)
+    forgetting = like.forgetting if like is not None else _forgetting(model, own)
+    objectives = objectives_of(model, tokenizer, document, config, sources, cache, own.rows)
+    window, prefix = models.window(model), len(models.prefix_ids(tokenizer))
+    steps = StepSource(objectives, config, window, weights=config.weights, prefix=prefix)
+    return _Made(config, sources, steps, forgetting, own, starting)
+
+
+def _forgetting(model: nn.Module, own: Collection) -> Forgetting | None:
+    return Forgetting(model, own.held_out) if own.held_out else None
+
+
+def _memory(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    document: Document,
+    adapter: Adapter,
+    made: _Made,
+    result: Result,
+) -> Memory:
+    """The memory of a run that is over, its adapter installed, with what it recalls."""
+    measured = report.unmeasured(len(document.tokens))
+    with output.or_warning("the report on recall"), adapter.folded():
+        measured = report.measure(model, document.tokens, prefix=models.prefix_ids(tokenizer))
+        if made.forgetting is not None:
+            measured = replace(measured, forgotten=round(made.forgetting.rise(), 4))
+    measured = replace(measured, base_dtype=base.dtype_of(model))
     return Memory(
         model=model,
         tokenizer=tokenizer,
@@ -165,11 +222,11 @@ def absorb(
         text=document.text,
         sha256=document.sha256,
         length=len(document.tokens),
-        config=config,
+        config=made.config,
         report=measured,
-        training=result,
+        training=made.noted(result),
         source=document.source,
-        questions=asked,
+        questions=made.asked,
     )
 
 
@@ -229,16 +286,11 @@ def _with_replay(config: LiftConfig) -> LiftConfig:
     )
 
 
-def _budget(
-    adapter: Adapter,
-    config: LiftConfig,
-    forgetting: Forgetting | None,
-    objectives: Sequence[Objective],
-) -> Budget | None:
-    if config.keep is None or forgetting is None:
+def _budget(adapter: Adapter, made: _Made) -> Budget | None:
+    if made.config.keep is None or made.forgetting is None:
         return None
-    replays = [each for each in objectives if isinstance(each, Repeated)]
-    return Budget(adapter, config.keep, forgetting.rise, replays)
+    replays = [each for each in made.steps.objectives if isinstance(each, Repeated)]
+    return Budget(adapter, made.config.keep, made.forgetting.rise, replays)
 
 
 def _studied(

@@ -37,6 +37,19 @@ class Sample:
         return len(self.ids)
 
 
+@dataclass(frozen=True)
+class OwnedSample(Sample):
+    """A sample of one of several documents that are trained together, in units of its own
+    normaliser."""
+
+    slot: int = 0  # of the adapter that the document has
+
+    @classmethod
+    def of(cls, sample: Sample, normaliser: float, slot: int) -> OwnedSample:
+        weights = sample.weights / np.float32(normaliser)
+        return cls(sample.ids, weights, sample.soft, sample.source, slot)
+
+
 def prompted(
     prompt: Sequence[int] | np.ndarray,
     target: Sequence[int] | np.ndarray,

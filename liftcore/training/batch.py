@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from liftcore.kernels.head_loss import linear_cross_entropy, linear_soft_cross_entropy
 from liftcore.layers.last_layer import WORTH, LastLayer
 from liftcore.model import Head, body
-from liftcore.objectives.sample import IGNORE, Sample
+from liftcore.objectives.sample import IGNORE, OwnedSample, Sample
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Batch:
     chosen: Tensor | None = None  # int64 [B, Q], each position at most once a row
     soft_ids: Tensor | None = None  # int64 [B·Q, k]
     soft_probs: Tensor | None = None  # float32 [B·Q, k], 0 where a row is not of the soft kind
+    slots: Tensor | None = None  # int32 [B], whose row each is, where several documents share it
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """The batch with `function` applied to each tensor."""
@@ -85,7 +86,8 @@ def shape_of(samples: Sequence[Sample], worth: float = WORTH) -> Shape:
 
 
 def make(samples: Sequence[Sample], shape: Shape | None = None) -> Batch:
-    """The batch of the samples on the host, in `shape` (default: the smallest, all positions)."""
+    """The batch of the samples on the host, in `shape` (default: the smallest, all positions).
+    Those of several documents come sorted by their slots."""
     shape = shape or shape_of(samples, 0.0)
     size = shape.rows, shape.length
     ids, labels = np.zeros(size, dtype=np.int64), np.full(size, IGNORE, dtype=np.int64)
@@ -127,6 +129,10 @@ def make(samples: Sequence[Sample], shape: Shape | None = None) -> Batch:
     )
     if chosen is not None:
         arrays["chosen"] = chosen
+    if isinstance(samples[0], OwnedSample):
+        owners = np.array([s.slot for s in samples if isinstance(s, OwnedSample)], dtype=np.int32)
+        # What fills the shape up belongs to the last, so that the slots rise.
+        arrays["slots"] = np.pad(owners, (0, shape.rows - len(samples)), mode="edge")
     if shape.width:
         arrays |= dict(soft_ids=taken(soft_ids), soft_probs=taken(soft_probs))
     return Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
@@ -153,12 +159,28 @@ def batch_loss(
     One normaliser for all steps of an epoch keeps the weights: dividing each step by its own sum
     would undo them. `last` computes the last layer for the chosen positions only.
     """
+    losses = _losses(model, lm_head, batch, last, "sum")
+    return sum(losses[1:], losses[0]) / normaliser
+
+
+def row_losses(
+    model: nn.Module, lm_head: Head, batch: Batch, last: LastLayer | None = None
+) -> Tensor:
+    """Σ weight · loss over the scored positions of each row of the batch, fp32 [B]."""
+    losses = _losses(model, lm_head, batch, last, "none")
+    return sum(losses[1:], losses[0]).view(len(batch.input_ids), -1).sum(1)
+
+
+def _losses(
+    model: nn.Module, lm_head: Head, batch: Batch, last: LastLayer | None, reduction: str
+) -> list[Tensor]:
+    """The weighted losses of the hard and of the soft kind, of those that there are."""
     hidden = hidden_states(model, batch, last).flatten(0, 1)
     hidden, weight = lm_head.detached().operands(hidden)
     losses: list[Tensor] = []
     options: dict[str, Any] = dict(
         token_weights=batch.weights,
-        reduction="sum",
+        reduction=reduction,
         softcap=lm_head.softcap,
         logit_scale=lm_head.logit_scale,
     )
@@ -171,7 +193,7 @@ def batch_loss(
         losses.append(
             linear_soft_cross_entropy(hidden, weight, *targets, row_index=rows, **options)
         )
-    return sum(losses[1:], losses[0]) / normaliser
+    return losses
 
 
 def hidden_states(model: nn.Module, batch: Batch, last: LastLayer | None) -> Tensor:

@@ -59,6 +59,10 @@ class GraphRunner(Runner):
         self.normaliser, self.to_mean, rate = self.numbers.split(1)
         self.loss = torch.zeros(1, dtype=torch.float32, device=device)
         self.optimizer = DeviceAdamW(self.adapter, self.config, rate)
+        self._start_graphs()
+
+    def _start_graphs(self) -> None:
+        device = self.losses.device
         self.buffers: dict[Shape, Batch] = {}
         self.graphs: dict[Shape, torch.cuda.CUDAGraph | None] = {}
         self.pool = None

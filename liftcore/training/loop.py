@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +29,8 @@ from liftcore.training.graph import GraphRunner
 from liftcore.training.runner import Runner, as_owned
 from liftcore.training.source import StepSource
 from liftcore.training.step import Step
+from liftcore.training.together import TogetherSource
+from liftcore.training.together_runner import TogetherGraphRunner, TogetherRunner
 
 # Means that a curve of losses has, at most.
 CURVE = 200
@@ -147,6 +149,15 @@ def both(
     return on_step
 
 
+def told_by(losses: Tensor, epochs: Sequence[int]) -> dict[str, Any]:
+    """What a Result says of the losses [n] of steps and the epochs that these were in."""
+    losses_of, parts = losses.cpu().numpy(), min(CURVE, len(losses))
+    return {
+        "loss": float(losses_of[np.array(epochs) == epochs[-1]].mean()),
+        "curve": [round(float(part.mean()), 4) for part in np.array_split(losses_of, parts)],
+    }
+
+
 def _save_seconds() -> float:
     text = os.environ.get("LIFTCORE_SAVE_SECONDS", str(SAVE_SECONDS))
     try:
@@ -175,7 +186,10 @@ def make_runner(
     adapter: Adapter, source: StepSource, mark: Callable[[str], None] = lambda part: None
 ) -> Runner:
     """The runner for the adapter's device; mark: of Runner."""
-    return (GraphRunner if adapter.values.is_cuda else Runner)(adapter, source, mark)
+    on_gpu = adapter.values.is_cuda
+    if isinstance(source, TogetherSource):
+        return (TogetherGraphRunner if on_gpu else TogetherRunner)(adapter, source, mark)
+    return (GraphRunner if on_gpu else Runner)(adapter, source, mark)
 
 
 class _Interrupt:
@@ -310,14 +324,12 @@ class _Log:
             raise NothingToLearnError(
                 "nothing to learn from: the document is too short, or no sample was made of it"
             )
-        losses, epochs = self.losses.cpu().numpy(), np.array(self.epochs)
-        source, parts = self.source, min(CURVE, self.steps)
+        source = self.source
         return Result(
             seconds=self.seconds,
             steps=self.steps,
             token_passes=self.token_passes,
-            loss=float(losses[epochs == epochs[-1]].mean()),
-            curve=[round(float(part.mean()), 4) for part in np.array_split(losses, parts)],
+            **told_by(self.losses, self.epochs),
             how=self.runner.how,
             making=source.seconds,
             hidden=max(0.0, source.seconds - made_before - source.waited),

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from liftcore.config import LiftConfig
 from liftcore.kernels import adamw
-from liftcore.layers.lora import Adapter
+from liftcore.layers.lora import Adapter, Slot
 
 
 class MasterAdamW:
@@ -16,7 +16,7 @@ class MasterAdamW:
     The adapter is one flat buffer, so each of these is one operation of torch.
     """
 
-    def __init__(self, adapter: Adapter, config: LiftConfig) -> None:
+    def __init__(self, adapter: Adapter | Slot, config: LiftConfig) -> None:
         self.adapter, self.max_norm = adapter, config.max_grad_norm
         values = adapter.values
         own = values.dtype == torch.float32
@@ -86,7 +86,7 @@ class DeviceAdamW:
     rate: fp32 [1] on the device, what it holds when an update runs.
     """
 
-    def __init__(self, adapter: Adapter, config: LiftConfig, rate: Tensor) -> None:
+    def __init__(self, adapter: Adapter | Slot, config: LiftConfig, rate: Tensor) -> None:
         self.adapter = adapter
         values = adapter.values
         self.fields = adamw.state(values, adapter.grads, rate)

@@ -1,0 +1,238 @@
+"""absorb_many: many documents in, a memory each out, several of them trained in one batch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from liftcore import adapter as adapters
+from liftcore import document as documents_of
+from liftcore import model as models
+from liftcore.adapter import alone_with
+from liftcore.config import LiftConfig, preset_for
+from liftcore.device_memory import free_bytes
+from liftcore.document import Document
+from liftcore.errors import LiftError, UsageError
+from liftcore.layers import base, depth
+from liftcore.layers.linear import features
+from liftcore.layers.lora import Adapter, linear_layers, own_adapter_after, without_adapter
+from liftcore.lift import _beginning, _Made, _made, _memory, _with_questions
+from liftcore.memory import Memory
+from liftcore.objectives.build import SELF, pair_sources
+from liftcore.tokens import Tokenizer
+from liftcore.training.loop import Result, told_by, train
+from liftcore.training.progress import ProgressLine
+from liftcore.training.together import Learner, TogetherSource
+
+# Tokens of a joint step beyond which sharing gains little: on a CPU measured (bench many); an H100
+# needs 300 to be limited by what it computes (docs/scale.md), which no GPU has shown.
+ENOUGH = 512
+# The share of the free memory that the adapters and their optimizers may take.
+SHARE = 0.4
+
+
+def absorb_many(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    documents: Iterable[str | Path | list[int] | Document],
+    config: LiftConfig | None = None,
+    *,
+    together: int | None = None,
+    titles: Iterable[str | None] | None = None,
+    qa: Iterable[Any] | None = None,
+    init: str | Path | None = None,
+    on_memory: Callable[[int, Memory], None] | None = None,
+    on_failure: Callable[[int, LiftError], None] | None = None,
+    progress: bool = True,
+) -> list[Memory]:
+    """Trains an adapter on each of the documents, as absorb() does, up to `together` at once over
+    one base: each step goes through the frozen weights once for all of them.
+
+    documents    what absorb() takes, in any number; they are asked for one after the other, as
+                 places become free
+    together     None: as worth_together() says
+    config       as absorb()'s, for all of them. `keep` and `qa_first` are for one document, and the
+                 base is neither in FP8 nor quantised
+    titles, qa   absorb()'s title and qa of each document
+    on_memory    gets the number of a document in `documents` and its memory as soon as it is there.
+                 Without it the memories are returned, in the order of the documents
+    on_failure   gets the number of a document that could not be absorbed, and why; the others go
+                 on. Without it the first such error ends the run
+
+    Each document is trained as by absorb() with the same settings, up to rounding: it has its own
+    order, normalisers, rates, clipping and beginning. When one ends, the next takes its place.
+    `training.seconds` of a memory is the time that it stood in the batch. There is no resume. The
+    model is left as it was. Raises UsageError for settings that do not fit,
+    and what absorb() raises for the model.
+    """
+    if together is not None and together < 1:
+        raise UsageError(f"together must be at least 1: {together}")
+    if config is None:
+        config = LiftConfig.preset(preset_for(tokenizer), **adapters.settings_of(init))
+    if config.keep is not None or config.qa_first:
+        raise UsageError("keep and qa_first are settings of one document: take absorb() for them")
+    kind = base.dtype_of(model) if config.base_dtype == "model" else config.base_dtype
+    if kind != "model":
+        raise UsageError(f"documents are not trained together over a base in {kind}: take absorb()")
+    together, count = together or worth_together(model, config), None
+    if isinstance(documents, (list, tuple)):
+        count, together = len(documents), max(1, min(together, len(documents)))
+    kept: dict[int, Memory] = {}
+    with alone_with(model), own_adapter_after(model):
+        with without_adapter(model):
+            slots = Adapter.of(model, config, slots=together)
+        line = ProgressLine(1, slots.values.device, enabled=progress)
+        run = _Run(model, tokenizer, config, init, line, kept.__setitem__, on_failure, count)
+        if on_memory is not None:
+            run.on_memory = on_memory
+        with line:
+            learners = run.learners(_each(documents, titles, qa))
+            window, prefix = models.window(model), len(models.prefix_ids(tokenizer))
+            source = TogetherSource(slots, learners, config, window, prefix=prefix, count=count)
+            try:
+                source.fill()
+                if not source.finished:
+                    slots.install()
+                    train(slots, source, on_step=line.update, say=run.say)
+            finally:
+                source.close()
+    return [kept[number] for number in sorted(kept)]
+
+
+def worth_together(model: nn.Module, config: LiftConfig) -> int:
+    """How many documents should share a step of absorb_many(): as many as fill it, and as fit into
+    the free memory with their optimizers. 1 where the steps of one document are full already."""
+    wanted = max(1, ENOUGH // config.target_tokens)
+    device = next(model.parameters()).device
+    layers = linear_layers(model, depth.numbers(model, config.layers)).values()
+    of_a, of_b = (config.rank * sum(features(m)[side] for m in layers) for side in (0, 1))
+    trained, size = of_b + of_a * config.train_a, next(model.parameters()).element_size()
+    # fp32 masters and gradients, two moments; values and gradients, here and in its own adapter.
+    each = trained * (16 + 4 * size) + 2 * size * of_a * (not config.train_a)
+    free = free_bytes(device)
+    return wanted if free is None else max(1, min(wanted, int(SHARE * free / each)))
+
+
+def _each(
+    documents: Iterable[Any], titles: Iterable[str | None] | None, qa: Iterable[Any] | None
+) -> Iterator[tuple[Any, str | None, Any]]:
+    """Each document with its title and its questions."""
+    beside: list[Iterator[Any]] = [
+        repeat(None) if each is None else iter(each) for each in (titles, qa)
+    ]
+    over: Any = object()
+    for document in documents:
+        title, questions = (next(each, over) for each in beside)
+        if title is over or questions is over:
+            raise UsageError("titles and qa need an entry for each document")
+        yield document, title, questions
+
+
+class _Run:
+    """The documents of a run: how one begins, and what becomes of it."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Tokenizer,
+        config: LiftConfig,
+        init: str | Path | None,
+        line: ProgressLine,
+        on_memory: Callable[[int, Memory], None],
+        on_failure: Callable[[int, LiftError], None] | None,
+        count: int | None,
+    ) -> None:
+        self.model, self.tokenizer, self.config, self.init = model, tokenizer, config, init
+        self.line, self.on_memory, self.on_failure = line, on_memory, on_failure
+        self.count, self.over, self.how = count, 0, ""
+        self.start = "" if init is None else adapters.file_sha256(Path(init) / adapters.WEIGHTS)
+        self.first: _Made | None = None  # what it knows of the model serves all others
+
+    def learners(self, documents: Iterable[tuple]) -> Iterator[Learner]:
+        """The documents that can begin, each made when it is asked for."""
+        for number, (document, title, qa) in enumerate(documents):
+            try:
+                learner = self._learner(number, document, title, qa)
+            except LiftError as error:
+                self.failed(number, error)
+                continue
+            yield learner
+
+    def _learner(self, number: int, document: Any, title: str | None, qa: Any) -> Learner:
+        config = self.config if qa is None else _with_questions(self.config)
+        if qa is None and "qa" in config.objectives:
+            qa = SELF
+        given = [] if qa is None else pair_sources(qa)
+        document = documents_of.read(document, self.tokenizer, title)
+        models.check_tokens(self.model, document.tokens)
+        prefix, window = models.prefix_ids(self.tokenizer), models.window(self.model)
+        if min(config.segment_length, len(document.tokens)) + len(prefix) > window:
+            raise UsageError(
+                f"segment_length {config.segment_length} does not fit the model's window of "
+                f"{window} tokens"
+            )
+        with own_adapter_after(self.model), without_adapter(self.model):
+            adapter = _beginning(self.model, config, self.init)
+            adapter.install()
+            whole = self.model, self.tokenizer, document, adapter, config
+            fresh = self.init is None
+            made = _made(*whole, given, self.line, None, fresh=fresh, like=self.first)
+        self.first = self.first or made
+        return _Document(self, number, document, adapter, made)
+
+    def say(self, text: str) -> None:
+        self.how = text
+        self.line.say(text)
+
+    def failed(self, number: int, error: LiftError) -> None:
+        self._done()
+        if self.on_failure is None:
+            raise error
+        self.on_failure(number, error)
+
+    def ended(self, number: int, memory: Memory) -> None:
+        self._done()
+        self.on_memory(number, memory)
+
+    def _done(self) -> None:
+        self.over += 1
+        if self.count is not None:
+            self.line.count("documents", self.over, self.count)
+
+
+class _Document(Learner):
+    """A document on its way through the batch."""
+
+    def __init__(
+        self, run: _Run, number: int, document: Document, adapter: Adapter, made: _Made
+    ) -> None:
+        super().__init__(adapter, made.steps)
+        self.run, self.number, self.document, self.made = run, number, document, made
+        self.started = time.perf_counter()
+
+    def ended(self) -> None:
+        run, source = self.run, self.source
+        result = Result(
+            seconds=time.perf_counter() - self.started,
+            steps=source.done_steps,
+            token_passes=source.trained,
+            **told_by(torch.stack(self.losses), self.epochs),
+            how=run.how,
+            making=source.seconds,
+            start=run.start,
+        )
+        with own_adapter_after(run.model):
+            self.adapter.install()
+            whole = run.model, run.tokenizer, self.document, self.adapter, self.made
+            memory = _memory(*whole, result)
+        with without_adapter(run.model):
+            run.ended(self.number, memory)
+
+    def failed(self, error: LiftError) -> None:
+        self.run.failed(self.number, error)
