@@ -10,6 +10,7 @@ replaced. A test checks that page and files agree.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import re
 import sys
@@ -175,6 +176,19 @@ def _understand(folder: Path) -> str:
     return _markdown(head, rows)
 
 
+def _many(folder: Path) -> str:
+    """Documents an hour by how many share a step."""
+    with (folder / "many.csv").open(newline="") as lines:
+        rows = [
+            [f"{r['segment_length']} tokens", r["together"], r["tokens_per_second"],
+             f"{r['slowest']} to {r['fastest']}", r["documents_per_hour"], r["times_alone"]]
+            for r in csv.DictReader(lines)
+        ]  # fmt: skip
+    head = ["segments", "documents a step", "tokens/s", "slowest to fastest", "documents an hour",
+            "times one after the other"]  # fmt: skip
+    return _markdown(head, rows)
+
+
 def _niah(folder: Path) -> str:
     """Needles found by method and length."""
     groups = _read(folder / "niah.json")["groups"]
@@ -238,6 +252,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "recall-findings": _findings,
     "recall-official": _official,
     "scaling": _scaling,
+    "many": _many,
     "understand": _understand,
     "niah": _niah,
     "loogle": _loogle,
