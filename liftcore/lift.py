@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from liftcore.adapter import alone_with
 from liftcore.config import LiftConfig, preset_for
 from liftcore.document import Document
 from liftcore.errors import LiftError, NothingToLearnError, UsageError
-from liftcore.layers import base, depth
+from liftcore.layers import base, depth, sharded
 from liftcore.layers.lora import Adapter, own_adapter_after, without_adapter
 from liftcore.memory import Memory
 from liftcore.objectives import Repeated
@@ -31,8 +31,9 @@ from liftcore.questions import own_words
 from liftcore.questions.own_words import Collection
 from liftcore.questions.pairs import Pair, PairSource
 from liftcore.questions.self_study import SelfStudy, StudiedPairs
+from liftcore.report import Report
 from liftcore.tokens import Tokenizer
-from liftcore.training import checkpoint
+from liftcore.training import checkpoint, parallel
 from liftcore.training.budget import Budget
 from liftcore.training.loop import Progress, Result, both, train
 from liftcore.training.progress import ProgressLine
@@ -73,7 +74,9 @@ def absorb(
     init       an adapter's folder to begin from, as sft, absorb or PEFT wrote it
     on_step    hears of each step, as liftcore.training.metrics does
 
-    The model is left with the adapter installed. Raises LiftError (see liftcore.errors) when the
+    In a process group of torch.distributed (torchrun, accelerate launch) all of it train on this
+    document together; rank 0 measures, writes and prints, and every rank gets the memory. The
+    model is left with the adapter installed. Raises LiftError (see liftcore.errors) when the
     document cannot be read, the model cannot be trained, or the loss is no longer a number.
     """
     if config is None:
@@ -92,6 +95,7 @@ def absorb(
             f"{models.window(model)} tokens"
         )
     with alone_with(model), own_adapter_after(model, on_failure=True):
+        sharded.check(model, config)
         # Before the first forward.
         base.apply(model, config)
         models.head(model)
@@ -101,29 +105,58 @@ def absorb(
         # What comes behind the training is tried before it.
         report.try_measuring(model, document.tokens, prefix=prefix)
         _try_asking(tokenizer, document.title)
-        state_file = Path(resume) / output.STATE if resume is not None else None
-        line = ProgressLine(config.epochs, adapter.values.device, enabled=progress)
+        ranks = parallel.current(model)
+        state_file = Path(resume) / output.STATE if resume is not None and ranks.first else None
+        enabled = progress and ranks.first
+        line = ProgressLine(config.epochs, adapter.values.device, enabled=enabled)
         run = {
             **checkpoint.identity(config, document.sha256, model),
             "title": document.title,
             "questions": digest_of(given),
             "start": "" if init is None else adapters.file_sha256(Path(init) / adapters.WEIGHTS),
         }
+        same = ("document", "model", "weights", "dtype", "layout")
+        ranks.same({**{name: run[name] for name in same}, "size of LoRA": str(len(adapter.values))})
         with line:
-            whole = model, tokenizer, document, adapter, config
-            made = _made(*whole, given, line, resume, fresh=init is None)
-            with closing(made.steps), _why_nothing(made.sources):
+            made = None
+            with ranks.together():
+                if ranks.first:
+                    whole = model, tokenizer, document, adapter, config
+                    made = _made(*whole, given, line, resume, fresh=init is None)
+            sources = made.sources if made is not None else []
+            with closing(made.steps) if made else nullcontext(), _why_nothing(sources):
                 result = train(
                     adapter,
-                    made.steps,
+                    made.steps if made else None,
+                    ranks=ranks,
                     state_file=state_file,
                     run=run,
-                    budget=_budget(adapter, made),
+                    budget=_budget(adapter, made) if made else None,
                     on_step=line.update if on_step is None else both(line.update, on_step),
                     say=line.say,
                 )
-            line.say("measuring recall")
-            return _memory(*whole[:4], made, replace(result, start=run["start"]))
+            result = replace(result, start=run["start"])
+            measured = report.unmeasured(len(document.tokens))
+            with ranks.together():
+                if made is not None:
+                    config, result = made.config, made.noted(result)
+                line.say("measuring recall")
+                if ranks.measures:
+                    forgetting = None if made is None else made.forgetting
+                    measured = _measured(model, tokenizer, document, adapter, forgetting)
+            asked = made.asked if made is not None else []
+            result, measured, config, asked = ranks.tell((result, measured, config, asked))
+            return Memory(
+                model=model,
+                tokenizer=tokenizer,
+                adapter=adapter,
+                **_about(document),
+                config=config,
+                report=measured,
+                training=result,
+                rank=ranks.rank,
+                questions=asked,
+            )
 
 
 @dataclass(frozen=True)
@@ -182,7 +215,8 @@ def _made(
         if not own.rows:
             config, begins = _without_replay(config), False
     else:
-        own = Collection([], own_words.held_out(model, tokenizer), 0.0)
+        held_out = [] if sharded.is_sharded(model) else own_words.held_out(model, tokenizer)
+        own = Collection([], held_out, 0.0)
     starting = 0.0
     if begins:
         line.say("fitting the adapter to the document")
@@ -208,26 +242,42 @@ def _memory(
     result: Result,
 ) -> Memory:
     """The memory of a run that is over, its adapter installed, with what it recalls."""
-    measured = report.unmeasured(len(document.tokens))
-    with output.or_warning("the report on recall"), adapter.folded():
-        measured = report.measure(model, document.tokens, prefix=models.prefix_ids(tokenizer))
-        if made.forgetting is not None:
-            measured = replace(measured, forgotten=round(made.forgetting.rise(), 4))
-    measured = replace(measured, base_dtype=base.dtype_of(model))
     return Memory(
         model=model,
         tokenizer=tokenizer,
         adapter=adapter,
-        title=document.title,
-        text=document.text,
-        sha256=document.sha256,
-        length=len(document.tokens),
+        **_about(document),
         config=made.config,
-        report=measured,
+        report=_measured(model, tokenizer, document, adapter, made.forgetting),
         training=made.noted(result),
-        source=document.source,
         questions=made.asked,
     )
+
+
+def _about(document: Document) -> dict[str, Any]:
+    """What a memory keeps of its document."""
+    return {
+        "title": document.title,
+        "text": document.text,
+        "sha256": document.sha256,
+        "length": len(document.tokens),
+        "source": document.source,
+    }
+
+
+def _measured(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    document: Document,
+    adapter: Adapter,
+    forgetting: Forgetting | None,
+) -> Report:
+    measured = report.unmeasured(len(document.tokens))
+    with output.or_warning("the report on recall"), adapter.folded():
+        measured = report.measure(model, document.tokens, prefix=models.prefix_ids(tokenizer))
+        if forgetting is not None:
+            measured = replace(measured, forgotten=round(forgetting.rise(), 4))
+    return replace(measured, base_dtype=base.dtype_of(model))
 
 
 def _try_asking(tokenizer: Tokenizer, title: str) -> None:

@@ -125,6 +125,7 @@ class Memory:
     training: Result
     source: Source | None = None  # the file that the document was read from
     questions: list[Pair] = field(default_factory=list)  # what it was trained to answer
+    rank: int = 0  # of the process, where several trained it together
     _index: retrieval.SentenceIndex | None = field(default=None, init=False, repr=False)
 
     def ask(
@@ -212,11 +213,14 @@ class Memory:
         Everything is written aside first and then takes its place all at once, also when the
         process is killed (the next load or save finishes it). Only files that liftcore wrote are
         replaced or removed. A picture, a copy of the document or a merged model that cannot be
-        written is a warning. Raises LiftError when the folder is not empty, unless force, when
-        it holds somebody else's file of such a name, or when it cannot be written: the memory
-        then is in another folder, which the message names.
+        written is a warning. Of several ranks that trained it, rank 0 alone writes. Raises
+        LiftError when the folder is not empty, unless force, when it holds somebody else's file
+        of such a name, or when it cannot be written: the memory then is in another folder, which
+        the message names.
         """
         folder = Path(folder)
+        if self.rank:
+            return folder
         output.save(folder, lambda new: self._write(new, with_document), force=force)
         if merge:
             with output.or_warning(f"{folder / MERGED}"):

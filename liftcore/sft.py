@@ -18,13 +18,14 @@ from liftcore import model as models
 from liftcore.adapter import alone_with
 from liftcore.config import LiftConfig, preset_for
 from liftcore.errors import LiftError, UsageError
-from liftcore.layers import base
+from liftcore.layers import base, sharded
 from liftcore.layers.lora import Adapter, own_adapter_after
 from liftcore.objectives.build import objectives_of
 from liftcore.output import START as INFO
 from liftcore.questions.pairs import GivenPairs, read_pairs
 from liftcore.reading import SUFFIXES
 from liftcore.tokens import Tokenizer
+from liftcore.training import parallel
 from liftcore.training.loop import Progress, Result, both, train
 from liftcore.training.progress import ProgressLine
 from liftcore.training.source import StepSource
@@ -48,13 +49,16 @@ class Start:
     training: Result
     documents: int
     pairs: int
+    rank: int = 0  # of the process, where several trained it together
 
     def save(self, folder: str | Path) -> Path:
         """Writes the adapter in PEFT's form, and sft.json, all at once; files that liftcore did
-        not write stay. Raises LiftError when it cannot, and names where the adapter is instead.
+        not write stay. Of several ranks rank 0 alone writes. Raises LiftError when it cannot, and
+        names where the adapter is instead.
         """
         folder = Path(folder)
-        output.save(folder, self._write, force=True)
+        if not self.rank:
+            output.save(folder, self._write, force=True)
         return folder
 
     def _write(self, folder: Path) -> tuple[str, dict]:
@@ -119,15 +123,24 @@ def sft(
     prefix = len(models.prefix_ids(tokenizer))
     source = StepSource(objectives, config, window, weights=weights, prefix=prefix)
     with alone_with(model), own_adapter_after(model):
+        sharded.check(model, config)
         base.apply(model, config)
         adapter = Adapter.of(model, config)
         adapter.install()
-        with ProgressLine(config.epochs, adapter.values.device, enabled=progress) as line:
-            starting = beginning.begin(adapter, tokenizer, texts, config, say=line.count)
+        ranks = parallel.current(model)
+        ranks.same({"documents": str([tokens.sum() for tokens in texts])})
+        enabled = progress and ranks.first
+        with ProgressLine(config.epochs, adapter.values.device, enabled=enabled) as line:
+            starting = 0.0
+            with ranks.together():
+                if ranks.first:
+                    starting = beginning.begin(adapter, tokenizer, texts, config, say=line.count)
+            # Rank 0 draws the steps, and gives its adapter to the others.
+            own = source if ranks.first else None
             heard = line.update if on_step is None else both(line.update, on_step)
-            result = train(adapter, source, on_step=heard, say=line.say)
+            result = train(adapter, own, ranks=ranks, on_step=heard, say=line.say)
             result = dataclasses.replace(result, starting=starting)
-    return Start(model, adapter, config, result, len(files), count)
+    return Start(model, adapter, config, result, len(files), count, ranks.rank)
 
 
 def files_of(corpus: Path) -> list[tuple[Path, Path | None]]:

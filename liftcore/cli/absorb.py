@@ -6,15 +6,19 @@ import argparse
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from liftcore.cli import options, runfile
-from liftcore.errors import LiftError, UsageError
+from liftcore.cli.launched import launched, restarted
+from liftcore.errors import LiftError, LostError, UsageError
 from liftcore.terminal import RECALL, note, show
 
 if TYPE_CHECKING:
+    from liftcore.config import LiftConfig
+    from liftcore.document import Document
     from liftcore.memory import Memory
     from liftcore.training.loop import Result
+    from liftcore.training.parallel import Ranks
 
 
 def add(verbs: options.Verbs) -> None:
@@ -27,12 +31,33 @@ def add(verbs: options.Verbs) -> None:
         "--init", metavar="DIR", help="begin from this adapter, as sft or absorb wrote it"
     )
     options.settings(parser, options.BY_MODEL)
-    questions = parser.add_argument_group("questions")
+    questions = question_options(parser)
     questions.add_argument(
         "--qa",
         metavar="JSONL",
         help="your own: one JSON object a line, or an array of them, with keys question and answer",
     )
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    options.force_option(parser)
+    parser.add_argument("--merge", action="store_true", help="also write the merged model")
+    parser.add_argument(
+        "--shard-base",
+        action="store_true",
+        help="spread the base model's layers over the processes of torchrun",
+    )
+    parser.add_argument(
+        "--without-document",
+        action="store_true",
+        help="keep no copy of the text beside the adapter",
+    )
+    runfile.add(parser)
+    options.tracking_options(parser)
+    _add_sft(verbs)
+
+
+def question_options(parser: argparse.ArgumentParser) -> Any:
+    """Where questions come from but the user; the group of these options."""
+    questions = parser.add_argument_group("questions")
     questions.add_argument(
         "--qa-server",
         metavar="URL",
@@ -48,17 +73,7 @@ def add(verbs: options.Verbs) -> None:
         action="store_true",
         help="the model makes them itself (what the objective qa does when no other is given)",
     )
-    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
-    options.force_option(parser)
-    parser.add_argument("--merge", action="store_true", help="also write the merged model")
-    parser.add_argument(
-        "--without-document",
-        action="store_true",
-        help="keep no copy of the text beside the adapter",
-    )
-    runfile.add(parser)
-    options.tracking_options(parser)
-    _add_sft(verbs)
+    return questions
 
 
 def _add_sft(verbs: options.Verbs) -> None:
@@ -79,65 +94,45 @@ def _add_sft(verbs: options.Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> dict:
-    from liftcore import adapter, device_memory, lift, output
-    from liftcore import document as documents
-    from liftcore.layers import depth
-    from liftcore.layers.targets import check_mergeable, targets
-    from liftcore.memory import check_output, check_room
-    from liftcore.model import load_tokenizer
-    from liftcore.objectives.build import SELF
+    with launched(args) as ranks:
+        return _absorb(args, ranks)
+
+
+def _absorb(args: argparse.Namespace, ranks: Ranks) -> dict:
+    """The result on rank 0, {} elsewhere."""
+    from liftcore import device_memory, lift, output
     from liftcore.training.metrics import metrics
 
-    tokenizer = load_tokenizer(args.model)
-    preset = args.preset or options.preset(args, tokenizer)
-    config = options.config(args, preset, **adapter.settings_of(args.init))
-    if args.merge and config.base_dtype != "model":
-        raise UsageError("--merge needs the model's own weights: leave out --base-dtype")
-    file = options.text_file(args.file)
-    reading = options.reading(file)
-    text = reading.text
-    title = args.title or (None if file == options.STDIN else documents.title_of(file))
-    out = Path(args.out or f"{file.stem}-memory")
-    keep = not args.without_document
-    check_output(out, force=args.force, merge=args.merge, with_document=keep)
+    out = Path(args.out or f"{options.text_file(args.file).stem}-memory")
     state = out / output.STATE
-    if state.exists() and not args.resume and not args.force:
-        raise LiftError(
-            f"{out} holds an unfinished run: --resume goes on with it, --force starts anew"
-        )
+    if restarted() and not args.force and (out / output.INFO).is_file() and not state.exists():
+        return _known(args, out) if ranks.first else {}
     with ExitStack() as stack:
-        # A server begins while the model is still being loaded.
-        sources = _sources(args, text, title or documents.UNTITLED)
-        for each in sources or ():
-            if each != SELF:
-                stack.callback(each.close)
-        base, _ = options.load(args, tokenizer)
-        if args.merge:
-            check_mergeable(base, targets(base, depth.numbers(base, config.layers)).layers)
-        check_room(out, base, config, merge=args.merge)
-        document = documents.from_text(text, tokenizer, title, reading.source)
-        runfile.save(args.save_config, args, config, preset)
-        told = stack.enter_context(
-            metrics(args.log, args.report_to, name=document.title, settings=vars(config))
-        )
-        if not args.resume:
-            state.unlink(missing_ok=True)
+        with ranks.together():
+            ready = _ready(args, ranks, out, stack)
+            told = stack.enter_context(
+                metrics(
+                    *_trackers(args, ranks),
+                    name=ready.document.title,
+                    settings=vars(ready.config),
+                )
+            )
         started = time.perf_counter()
-        device_memory.reset_peak(next(base.parameters()).device)
+        device_memory.reset_peak(next(ready.model.parameters()).device)
         try:
             memory = lift.absorb(
-                base,
-                tokenizer,
-                document,
-                config=config,
+                *(ready.model, ready.tokenizer, ready.document),
+                config=ready.config,
                 resume=out,
-                qa=sources,
+                qa=ready.sources,
                 init=args.init,
                 on_step=told.step,
             )
             seconds = time.perf_counter() - started
-            memory.save(out, force=True, merge=args.merge, with_document=keep)
-        except KeyboardInterrupt:
+            with ranks.together():
+                keep = not args.without_document
+                memory.save(out, force=True, merge=args.merge, with_document=keep)
+        except (KeyboardInterrupt, LostError):
             if state.exists():
                 note(f"\nliftcore: the same command with --resume goes on from {out}")
             raise
@@ -147,6 +142,8 @@ def run(args: argparse.Namespace) -> dict:
             last_epoch_loss=memory.training.loss,
             seconds=memory.training.seconds,
         )
+    if not ranks.first:
+        return {}
     _print_absorbed(memory, out)
     training = memory.training
     return {
@@ -167,6 +164,78 @@ def run(args: argparse.Namespace) -> dict:
         "questions": training.questions,
         "total_seconds": seconds,
         "peak_bytes": device_memory.peak_bytes(memory.adapter.values.device),
+        "processes": ranks.size,
+    }
+
+
+class _Ready(NamedTuple):
+    """What absorb begins with."""
+
+    model: Any
+    tokenizer: Any
+    document: Document
+    config: LiftConfig
+    sources: list[Any] | None
+
+
+def _ready(args: argparse.Namespace, ranks: Ranks, out: Path, stack: ExitStack) -> _Ready:
+    """Reads and loads, and tries what can be tried before; what writes or asks is rank 0's."""
+    from liftcore import adapter, output
+    from liftcore import document as documents
+    from liftcore.layers import depth
+    from liftcore.layers.targets import check_mergeable, targets
+    from liftcore.memory import check_output, check_room
+    from liftcore.model import load_tokenizer
+    from liftcore.objectives.build import SELF
+
+    tokenizer = load_tokenizer(args.model)
+    preset = args.preset or options.preset(args, tokenizer)
+    config = options.config(args, preset, **adapter.settings_of(args.init))
+    if args.merge and config.base_dtype != "model":
+        raise UsageError("--merge needs the model's own weights: leave out --base-dtype")
+    file = options.text_file(args.file)
+    reading = options.reading(file)
+    title = args.title or (None if file == options.STDIN else documents.title_of(file))
+    state, sources, resume = out / output.STATE, None, args.resume or restarted()
+    if args.shard_base:
+        options.check_sharding(args, ranks, config)
+    if ranks.first:
+        keep = not args.without_document
+        check_output(out, force=args.force or restarted(), merge=args.merge, with_document=keep)
+        if state.exists() and not resume and not args.force:
+            raise LiftError(
+                f"{out} holds an unfinished run: --resume goes on with it, --force starts anew"
+            )
+        # A server begins while the model is still being loaded.
+        sources = _sources(args, reading.text, title or documents.UNTITLED)
+        for each in sources or ():
+            if each != SELF:
+                stack.callback(each.close)
+    base, _ = options.load(args, tokenizer)
+    if args.merge:
+        check_mergeable(base, targets(base, depth.numbers(base, config.layers)).layers)
+    document = documents.from_text(reading.text, tokenizer, title, reading.source)
+    if ranks.first:
+        check_room(out, base, config, merge=args.merge)
+        runfile.save(args.save_config, args, config, preset)
+        if not resume:
+            state.unlink(missing_ok=True)
+    return _Ready(base, tokenizer, document, config, sources)
+
+
+def _trackers(args: argparse.Namespace, ranks: Ranks) -> tuple[str | None, str | None]:
+    """Where rank 0 reports to; the others nowhere."""
+    return (args.log, args.report_to) if ranks.first else (None, None)
+
+
+def _known(args: argparse.Namespace, out: Path) -> dict:
+    """The result of a run whose memory was already saved when another process ended."""
+    from liftcore.memory import read_info
+
+    info = read_info(out)
+    show(f"{info.report.text()}\nadapter in {out}")
+    return {"recall": info.report.recall, "seconds": info.training.seconds, "out": str(out)} | {
+        "tokens": info.about.tokens
     }
 
 
@@ -239,6 +308,12 @@ def _questions(made: dict) -> str:
 
 
 def sft(args: argparse.Namespace) -> dict:
+    with launched(args) as ranks:
+        return _sft(args, ranks)
+
+
+def _sft(args: argparse.Namespace, ranks: Ranks) -> dict:
+    """The result on rank 0, {} elsewhere."""
     from liftcore import output
     from liftcore.memory import check_room
     from liftcore.model import load_tokenizer
@@ -246,20 +321,29 @@ def sft(args: argparse.Namespace) -> dict:
     from liftcore.sft import sft as train
     from liftcore.training.metrics import metrics
 
-    tokenizer = load_tokenizer(args.model)
-    defaults = {} if args.preset else DEFAULTS
-    preset = args.preset or options.preset(args, tokenizer)
-    config = options.config(args, preset, **defaults)
     out = Path(args.out)
-    output.check(out, force=args.force, names=(*output.ADAPTER, output.START))
-    model, _ = options.load(args, tokenizer)
-    check_room(out, model, config)
-    runfile.save(args.save_config, args, config, preset)
-    name = f"sft {Path(args.corpus).name}"
-    with metrics(args.log, args.report_to, name=name, settings=vars(config)) as told:
+    with ExitStack() as stack:
+        with ranks.together():
+            tokenizer = load_tokenizer(args.model)
+            defaults = {} if args.preset else DEFAULTS
+            preset = args.preset or options.preset(args, tokenizer)
+            config = options.config(args, preset, **defaults)
+            if ranks.first:
+                output.check(out, force=args.force, names=(*output.ADAPTER, output.START))
+            model, _ = options.load(args, tokenizer)
+            if ranks.first:
+                check_room(out, model, config)
+                runfile.save(args.save_config, args, config, preset)
+            name = f"sft {Path(args.corpus).name}"
+            told = stack.enter_context(
+                metrics(*_trackers(args, ranks), name=name, settings=vars(config))
+            )
         start = train(model, tokenizer, args.corpus, config=config, on_step=told.step)
-        start.save(out)
+        with ranks.together():
+            start.save(out)
         told.end(last_epoch_loss=start.training.loss, seconds=start.training.seconds)
+    if not ranks.first:
+        return {}
     show(
         f"{start.documents} documents with {start.pairs} questions in "
         f"{options.trained(start.training)}\n"

@@ -11,8 +11,8 @@ import traceback
 from typing import NoReturn
 
 from liftcore import __version__
-from liftcore.cli import absorb, ask, demo, estimate, export, info, read, runfile
-from liftcore.errors import LiftError, UsageError
+from liftcore.cli import absorb, ask, corpus, demo, estimate, export, info, read, runfile
+from liftcore.errors import ElsewhereError, LiftError, UsageError
 from liftcore.terminal import FAILED, guarded, note, one_line, plain, show
 
 # Stands before the words behind --.
@@ -20,8 +20,8 @@ _WORD = "\0"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one verb; returns the exit code: 0 done, 1 failed, or verify found no arrival; 2 wrong
-    usage, 130 interrupted."""
+    """Runs one verb; returns the exit code: 0 done, 1 failed, as a document of a corpus did,
+    or verify found no arrival; 2 wrong usage, 130 interrupted."""
     with guarded():
         try:
             args = _parse(sys.argv[1:] if argv is None else argv)
@@ -29,13 +29,15 @@ def main(argv: list[str] | None = None) -> int:
             return _failed(error)
         try:
             result = args.run(args)
-            if args.json:
+            if args.json and result:  # which one process of a run has
                 show(json.dumps(result))
             if sys.stdout is not None:
                 sys.stdout.flush()
         except KeyboardInterrupt:
             note("\nliftcore: interrupted")
             return 130
+        except ElsewhereError:
+            return 1
         except BrokenPipeError:
             # Nobody reads on, as behind `| head`; the interpreter's own flush must not complain.
             with contextlib.suppress(OSError, ValueError):
@@ -45,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
             if args.debug:
                 note(traceback.format_exc())
             return _failed(error)
-        return 0 if result.get("arrived", True) else 1
+        return 0 if result.get("arrived", True) and not result.get("failed") else 1
 
 
 def _failed(error: Exception) -> int:
@@ -116,6 +118,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"liftcore {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for each in (demo, absorb, read, ask, export, estimate, info):
+    for each in (demo, absorb, read, corpus, ask, export, estimate, info):
         each.add(verbs)
     return parser

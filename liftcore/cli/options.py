@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from liftcore.config import CHOICES, PRESETS, LiftConfig, preset_for
+from liftcore.errors import UsageError
 from liftcore.terminal import note, one_line, plain
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from liftcore.reading import Reading
     from liftcore.training.loop import Result
+    from liftcore.training.parallel import Ranks
 
 EMBEDDED = "smollm2-135m"
 # What --dtype takes -> its name in torch, which is slow to import.
@@ -166,10 +168,36 @@ def preset(args: argparse.Namespace, tokenizer: Any) -> str:
 
 
 def load(args: argparse.Namespace, tokenizer: Any = None) -> tuple[PreTrainedModel, Any]:
-    """The model and tokenizer of a command line."""
-    from liftcore.model import load
+    """The model and tokenizer of a command line, with --shard-base its part of this process."""
+    from liftcore.model import checked_device, default_dtype, load
 
-    return load(args.model, device=args.device, dtype=dtype(args.dtype), tokenizer=tokenizer)
+    if not getattr(args, "shard_base", False):
+        return load(args.model, device=args.device, dtype=dtype(args.dtype), tokenizer=tokenizer)
+    from liftcore.layers import sharded
+
+    device = checked_device(args.device)
+    # It comes by way of the host, a layer at a time, since no GPU holds all of it.
+    model, tokenizer = load(
+        *(args.model,),
+        device="cpu",
+        dtype=dtype(args.dtype) or default_dtype(device),
+        tokenizer=tokenizer,
+    )
+    sharded.shard(model, device)
+    return model, tokenizer
+
+
+def check_sharding(args: argparse.Namespace, ranks: Ranks, config: LiftConfig) -> None:
+    """Raises UsageError where --shard-base cannot be."""
+    from liftcore.layers import sharded
+
+    if ranks.size == 1:
+        raise UsageError(
+            "--shard-base needs several processes: torchrun --nproc-per-node N -m liftcore ..."
+        )
+    if args.merge:
+        raise UsageError("--shard-base has no whole model to merge into: leave --merge out")
+    sharded.check_settings(config)
 
 
 def dtype(name: str | None) -> torch.dtype | None:

@@ -22,6 +22,7 @@ from liftcore.layers.linear import (
     quantised_by,
 )
 from liftcore.layers.lora import installed, linear_layers, put
+from liftcore.layers.sharded import full
 
 
 def apply(model: nn.Module, config: LiftConfig) -> dict[str, nn.Module]:
@@ -90,7 +91,7 @@ def samples(model: nn.Module) -> Iterator[tuple[str, tuple[int, ...], Tensor]]:
     tell one model from another. Of what torchao has quantised, which cannot be cut, none."""
     codes = (pair for pair in model.named_buffers() if pair[1].dtype == torch.uint8)
     for name, weight in (*model.named_parameters(), *codes):
-        plain = weight.detach()
+        plain = full(weight.detach())
         sample = plain.flatten()[:64] if type(plain) is Tensor else torch.zeros(0)
         yield name, tuple(weight.shape), sample
 

@@ -22,6 +22,7 @@ from liftcore.kernels.lora_plain import activated
 from liftcore.layers.linear import features, observed
 from liftcore.layers.owners import Owners
 from liftcore.layers.replaced import put_back
+from liftcore.layers.sharded import whole
 from liftcore.model import causal_lm, evaluating
 
 LARGEST = 3  # members of lora_qkv
@@ -119,25 +120,39 @@ def _gated(
         return plain
     if not all(_untouched(child) for child in _others(owner, (*members, down)).values()):
         return plain
+    with whole(owner, model):
+        return _activated(owner, (one, two, last), members, down, inner) or plain
+
+
+def _activated(
+    owner: nn.Module,
+    layers: tuple[nn.Module, nn.Module, nn.Module],
+    members: tuple[str, ...],
+    down: str,
+    inner: Tensor,
+) -> Siblings | None:
+    """The group of a parent that computes down(act(gate(x)) · up(x)); None for another."""
+    one, two, last = layers
+    parent = down.rpartition(".")[0]
     try:
         x = _probe(one, two, inner)
         right = type(owner).forward(owner, x)
         with _training(owner), torch.random.fork_rng():
             trained = type(owner).forward(owner, x)
     except Exception:
-        return plain
+        return None
     # Noise or dropout by a function, that only training has.
     if not isinstance(right, Tensor) or not _same_rows(trained, right):
-        return plain
+        return None
     for gate, up, order in ((one, two, members), (two, one, members[::-1])):
         for activation in ACTIVATIONS:
             g, u = gate(x), up(x)
             if g.shape != u.shape or u.shape[-1] != features(last)[0]:
-                return plain
+                return None
             ours = last(activated(g, activation == "gelu_tanh") * u)
             if ours.shape == right.shape and _same_rows(ours, right):
                 return Siblings(parent, order, down, activation)
-    return plain
+    return None
 
 
 def _probe(one: nn.Module, two: nn.Module, like: Tensor) -> Tensor:

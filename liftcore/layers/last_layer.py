@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from liftcore.layers.attention import attend_rows, attending, unknown
 from liftcore.layers.replaced import replaced
+from liftcore.layers.sharded import whole
 from liftcore.model import body, causal_lm
 
 NAME = "liftcore_last_layer"
@@ -139,7 +140,8 @@ class LastLayer:
         # Small, so that the layer's own part is not lost in the rounding of the residual.
         hidden = torch.randn(2, length, right.shape[-1], generator=random) * 0.1
         hidden = hidden.to(right.device, right.dtype)
-        ours = self._chosen(hidden, index, seen)
+        with whole(self.layer, self.model):
+            ours = self._chosen(hidden, index, seen)
         own = self.layer(hidden, **seen)
         if not isinstance(own, Tensor):
             raise _Unfit("its last layer returns more than the hidden states")

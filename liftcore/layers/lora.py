@@ -33,6 +33,7 @@ from liftcore.layers.linear import (
     weight_of,
 )
 from liftcore.layers.owners import Owners
+from liftcore.layers.sharded import is_sharded
 from liftcore.layers.targets import shared_weights, targets
 from liftcore.model import body
 
@@ -275,7 +276,9 @@ class Adapter:
         In fp32 only, since 16 bit would round a small B A away; where memory has room for the sums,
         no layer shares its weight, and none is quantised.
         """
-        readable = all(map(is_readable, self.targets.layers.values()))
+        readable = all(map(is_readable, self.targets.layers.values())) and not is_sharded(
+            self.model
+        )
         fp32 = self.values.dtype == torch.float32
         if not fp32 or not readable or self._share_weights() or not self._sums_fit():
             yield

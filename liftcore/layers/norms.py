@@ -86,6 +86,8 @@ def _weight(module: nn.Module) -> Tensor | None:
     """The weight [K] of a module that has no other parameter."""
     parameters = dict(module.named_parameters())
     weight = parameters.get("weight")
+    if hasattr(weight, "full_tensor"):
+        return None  # its place is taken by another tensor in each forward
     return weight if len(parameters) == 1 and weight is not None and weight.ndim == 1 else None
 
 

@@ -29,6 +29,7 @@ from liftcore.layers.linear import (
     unlike,
     weight_of,
 )
+from liftcore.layers.sharded import part
 from liftcore.model import body, causal_lm
 
 # With transformers 5 PEFT takes these names for the routed experts of an older layout, wherever
@@ -151,7 +152,7 @@ def _unfit(module: nn.Module) -> str | None:
     if isinstance(module, Fp8Linear):
         return unlike(module)
     weight = weight_of(module)
-    if not weight.is_floating_point() or type(weight.data) is not Tensor:
+    if not weight.is_floating_point() or type(part(weight).data) is not Tensor:
         raise UsageError("the model's linear layers are quantised; load it in bf16 or fp32")
     why = unlike(module)
     return f"no plain linear layer: {why}" if why else None

@@ -193,6 +193,10 @@ def _losses(
         losses.append(
             linear_soft_cross_entropy(hidden, weight, *targets, row_index=rows, **options)
         )
+    if not losses:
+        # The backward of a pass without a target must run all the same where ranks wait for it.
+        nothing = hidden.float().sum(-1) * 0
+        return [nothing if reduction == "none" else nothing.sum()]
     return losses
 
 

@@ -30,9 +30,10 @@ class Position:
 
     step: int = 0  # steps done
     seconds: float = 0.0
-    # How its steps are cut (MemoryPlan): another cut would round otherwise.
+    # How its steps are cut (MemoryPlan), on so many ranks: another cut would round otherwise.
     micro_batch: int | None = None
     recompute: int = 0
+    ranks: int = 1
 
 
 def try_saving(path: Path, size: int) -> None:
@@ -109,6 +110,8 @@ def _position(values: dict) -> Position:
         and (at.micro_batch is None or (type(at.micro_batch) is int and at.micro_batch >= 1))
         and type(at.recompute) is int
         and at.recompute >= 0
+        and type(at.ranks) is int
+        and at.ranks >= 1
     ):
         raise ValueError(f"no position: {values}")
     return at

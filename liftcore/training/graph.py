@@ -24,6 +24,7 @@ from liftcore.objectives.sample import Sample
 from liftcore.training.batch import Batch, Shape, make, shape_of
 from liftcore.training.memory_plan import MemoryPlan
 from liftcore.training.optimizer import DeviceAdamW
+from liftcore.training.parallel import ALONE, Followed, Ranks
 from liftcore.training.runner import Runner
 from liftcore.training.source import StepSource
 from liftcore.training.step import Step
@@ -46,11 +47,14 @@ class GraphRunner(Runner):
     def __init__(
         self,
         adapter: Adapter,
-        source: StepSource,
+        source: StepSource | Followed,
         mark: Callable[[str], None] = lambda part: None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.why = _why_not(adapter.values.device) or waiting_positions(adapter.model)
-        super().__init__(adapter, source, mark)
+        if ranks.sharded:
+            self.why = self.why or "the layers of a sharded base come and go"
+        super().__init__(adapter, source, mark, ranks)
 
     def _start(self) -> None:
         device = self.losses.device
@@ -65,6 +69,8 @@ class GraphRunner(Runner):
         device = self.losses.device
         self.buffers: dict[Shape, Batch] = {}
         self.graphs: dict[Shape, torch.cuda.CUDAGraph | None] = {}
+        self.sums: torch.cuda.CUDAGraph | None = None
+        self.summed = False  # once without a graph, which has NCCL make its connections
         self.pool = None
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.reader = _Reader() if device.type == "cuda" else None
@@ -72,12 +78,13 @@ class GraphRunner(Runner):
     def _take(self, step: Step) -> None:
         numbers = [step.normaliser, step.normaliser / step.weight, step.rate]
         self._copy(torch.tensor(numbers, dtype=torch.float32), self.numbers)
-        for samples in self.passes(step.samples):
+        for samples in self.own_passes(step):
             shape = self.shape(samples)
             self._pass(shape, self._filled(shape, make(samples, shape)))
         self.mark("backward")
         # 0, or NaN for a loss that is no number, which then skips the update.
         self.adapter.grads[:1].add_(self.loss * 0)
+        self._add_up()
         assert isinstance(self.optimizer, DeviceAdamW)
         norm = self.optimizer.update()
         mean = self.loss * self.to_mean
@@ -86,6 +93,23 @@ class GraphRunner(Runner):
         self.losses[at] = torch.where(good, mean, torch.nan)
         self.loss.zero_()
         self.mark("optimizer")
+
+    def _add_up(self) -> None:
+        """The sums over the ranks: NCCL's, which the second step captures as it does a pass."""
+        if self.ranks.size == 1:
+            return
+
+        def work() -> None:
+            self.ranks.add_up(self.adapter.grads, self.loss)
+
+        # Others than NCCL's wait for the host.
+        may = self.summed and not self.why and self.ranks.by_nccl
+        graph = self.sums or (self._captured(work) if may else None)
+        self.summed = True
+        if graph is None or self.why:
+            return work()
+        self.sums = graph
+        graph.replay()
 
     def shape(self, samples: Sequence[Sample]) -> Shape:
         """The shape of a pass, its sizes rounded up."""
@@ -144,6 +168,13 @@ class GraphRunner(Runner):
         if shape not in self.graphs:
             self.graphs[shape] = None
             return None
+        graph = self._captured(lambda: self._add(batch))
+        if graph is not None:
+            self.graphs[shape] = graph
+        return graph
+
+    def _captured(self, work: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
+        """The graph of the work; None, and `why`, when it cannot be captured."""
         graph = torch.cuda.CUDAGraph()
         self.pool = self.pool or torch.cuda.graph_pool_handle()
         # What goes wrong inside is kept: the end of a broken capture raises an error of its own.
@@ -153,7 +184,7 @@ class GraphRunner(Runner):
                 graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"
             ):
                 try:
-                    self._add(batch)
+                    work()
                 except Exception as error:
                     reason = error
                     raise
@@ -164,7 +195,6 @@ class GraphRunner(Runner):
                 raise reason from None
             self.why = f"the capture failed: {first_line(reason)}"
             return None
-        self.graphs[shape] = graph
         return graph
 
     def use(self, plan: MemoryPlan) -> None:
@@ -181,6 +211,7 @@ class GraphRunner(Runner):
             torch.cuda.synchronize(self.losses.device)
         self.graphs.clear()
         self.buffers.clear()
+        self.sums = None
 
     def _latest(self, step: Step) -> float:
         if self.reader is None:

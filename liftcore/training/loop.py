@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 import time
 import warnings
 from collections.abc import Callable, Generator, Sequence
@@ -17,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from liftcore.errors import LiftError, NothingToLearnError
+from liftcore.errors import LiftError, LostError, NothingToLearnError
 from liftcore.layers.determinism import deterministic
 from liftcore.layers.lora import Adapter, only_adapter_trains
 from liftcore.layers.trial import fastest
@@ -26,6 +24,8 @@ from liftcore.training import checkpoint
 from liftcore.training.budget import Budget
 from liftcore.training.checkpoint import Position
 from liftcore.training.graph import GraphRunner
+from liftcore.training.interrupt import PATIENCE, Interrupt
+from liftcore.training.parallel import ALONE, Followed, Ranks
 from liftcore.training.runner import Runner, as_owned
 from liftcore.training.source import StepSource
 from liftcore.training.step import Step
@@ -77,8 +77,9 @@ class Result:
 
 def train(
     adapter: Adapter,
-    source: StepSource,
+    source: StepSource | None,
     *,
+    ranks: Ranks = ALONE,
     state_file: Path | None = None,
     run: dict[str, str] | None = None,
     budget: Budget | None = None,
@@ -93,48 +94,86 @@ def train(
     adapter ends with its last values within that. `say` hears how the steps will run; `on_step`
     may generate with the model. Raises LiftError when the loss is no longer a number (the last
     saved state stays) and when not even one row fits into memory.
+
+    Several `ranks` call it together, with adapters of one shape: all end with the same values.
+    The source, the state_file and the budget are rank 0's, and None elsewhere. When one of them
+    ends, the others raise LostError, and rank 0 saves the state.
     """
-    made_before, save_seconds = source.seconds, _save_seconds()
+    save_seconds = _save_seconds()
     with ExitStack() as stack:
         # The caller may have switched gradients off.
         stack.enter_context(torch.enable_grad())
-        interrupt = stack.enter_context(_Interrupt())
-        if state_file is not None:
-            # fp32 masters and two moments.
-            size = 12 * adapter.values.numel() + adapter.frozen.nbytes
-            checkpoint.try_saving(state_file, size)
-        left = stack.enter_context(prepared(adapter, source.bound))
-        log = _Log(make_runner(adapter, source), source, state_file, run or {}, budget)
-        log.runner.left += left
-        for step in source.steps(lambda: interrupt.asked, lambda: as_owned(adapter.model)):
-            loss = log.runner.run(step)
-            log.add(step)
+        interrupt = stack.enter_context(Interrupt(patience=PATIENCE if ranks.size > 1 else 0.0))
+        with ranks.together():
+            if state_file is not None and ranks.first:
+                # fp32 masters and two moments.
+                size = 12 * adapter.values.numel() + adapter.frozen.nbytes
+                checkpoint.try_saving(state_file, size)
+        steps = _followed(source, ranks)
+        made_before = steps.seconds
+        with ranks.together():
+            left = stack.enter_context(prepared(adapter, steps.bound))
+            runner = make_runner(adapter, steps, ranks=ranks)
+            runner.left += left
+        with ranks.together():
+            log = _Log(runner, steps, state_file, run or {}, budget)
+        log.share()
+        try:
+            for step in ranks.steps(
+                steps, lambda: interrupt.asked, lambda: as_owned(adapter.model)
+            ):
+                loss = log.runner.run(step)
+                log.add(step)
+                if not ranks.first:
+                    interrupt.raise_if_alone()
+                with ranks.telling():
+                    if budget is not None:
+                        with as_owned(adapter.model):
+                            budget.after(step)
+                    if not ranks.first:
+                        continue
+                    if log.runner.how != log.said:
+                        log.said = log.runner.how
+                        say(log.said)
+                    due = interrupt.asked or time.perf_counter() - log.saved > save_seconds
+                    if due or not np.isfinite(loss):
+                        # On a GPU the latest loss may be of a step before one that failed.
+                        log.check()
+                    with as_owned(adapter.model):
+                        on_step(log.progress(step, loss))
+                    if due or interrupt.asked:
+                        log.save()
+                        interrupt.raise_if_asked()
+        except LostError:
+            # The adapter is as the last whole step left it.
+            log.save()
+            raise
+        with ranks.together():
+            result = None
+            if ranks.first:
+                log.check()
+                if interrupt.asked or time.perf_counter() - log.started > save_seconds:
+                    log.save()
+                    interrupt.raise_if_asked()
+                result = log.result(made_before)
             if budget is not None:
                 with as_owned(adapter.model):
-                    budget.after(step)
-            if log.runner.how != log.said:
-                log.said = log.runner.how
-                say(log.said)
-            due = interrupt.asked or time.perf_counter() - log.saved > save_seconds
-            if due or not np.isfinite(loss):
-                # On a GPU the latest loss may be of a step before one that failed.
-                log.check()
-            with as_owned(adapter.model):
-                on_step(log.progress(step, loss))
-            if due or interrupt.asked:
-                log.save()
-                interrupt.raise_if_asked()
-        log.check()
-        if interrupt.asked or time.perf_counter() - log.started > save_seconds:
-            log.save()
-            interrupt.raise_if_asked()
-        result = log.result(made_before)
-        if budget is not None:
-            with as_owned(adapter.model):
-                limit = budget.finish(log.steps)
-            kept = budget.best_done
-            result = replace(result, limit=limit, kept=kept, seconds=log.seconds)
+                    limit = budget.finish(log.steps)
+                if result is not None:
+                    kept = budget.best_done
+                    result = replace(result, limit=limit, kept=kept, seconds=log.seconds)
+        ranks.give(adapter.values)
+        result = ranks.tell(result)
+        assert result is not None
         return result
+
+
+def _followed(source: StepSource | None, ranks: Ranks) -> StepSource | Followed:
+    """The source on rank 0, and what the others must know of it there."""
+    told = ranks.tell(Followed.of(source) if source is not None and ranks.size > 1 else None)
+    steps = source if source is not None and ranks.first else told
+    assert steps is not None
+    return steps
 
 
 def both(
@@ -183,42 +222,16 @@ def prepared(adapter: Adapter, length: int) -> Generator[list[str]]:
 
 
 def make_runner(
-    adapter: Adapter, source: StepSource, mark: Callable[[str], None] = lambda part: None
+    adapter: Adapter,
+    source: StepSource | Followed,
+    mark: Callable[[str], None] = lambda part: None,
+    ranks: Ranks = ALONE,
 ) -> Runner:
-    """The runner for the adapter's device; mark: of Runner."""
+    """The runner for the adapter's device; mark, ranks: of Runner."""
     on_gpu = adapter.values.is_cuda
     if isinstance(source, TogetherSource):
         return (TogetherGraphRunner if on_gpu else TogetherRunner)(adapter, source, mark)
-    return (GraphRunner if on_gpu else Runner)(adapter, source, mark)
-
-
-class _Interrupt:
-    """Ctrl-C and SIGTERM wait for the end of a step, so that the saved state is whole: within it a
-    first signal only sets `asked`; a second one interrupts at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._old: dict[int, Any] = {}
-
-    def __enter__(self) -> _Interrupt:
-        # Only the main thread may set handlers; elsewhere signals are not ours to catch.
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._old[number] = signal.signal(number, self._ask)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, frame: object) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def raise_if_asked(self) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
+    return (GraphRunner if on_gpu else Runner)(adapter, source, mark, ranks)
 
 
 class _Log:
@@ -227,7 +240,7 @@ class _Log:
     def __init__(
         self,
         runner: Runner,
-        source: StepSource,
+        source: StepSource | Followed,
         state_file: Path | None,
         run: dict[str, str],
         budget: Budget | None = None,
@@ -238,9 +251,26 @@ class _Log:
         self.epochs: list[int] = []
         self.tokens: list[int] = []
         self.seconds_before, self.said, self.warned = 0.0, "", False
+        self.cut: tuple[int, int] | None = None  # of a run that goes on on as many ranks
+        # Where the source stood behind the last whole step: a rank may be lost within the next.
+        self.drawn: dict[str, Tensor] = {}
         if state_file is not None and state_file.exists():
             self._load(state_file)
         self.token_passes = self.tokens_before = sum(self.tokens)
+
+    def share(self) -> None:
+        """Has every rank stand where rank 0 does."""
+        runner, ranks = self.runner, self.runner.ranks
+        if ranks.size == 1:
+            return
+        told = self.epochs, self.tokens, self.losses.cpu(), self.cut
+        self.epochs, self.tokens, losses, cut = ranks.tell(told)
+        state = runner.state()
+        ranks.give(*state.values())
+        if not ranks.first:
+            runner.load_state(state, losses)
+            if cut is not None:
+                runner.use(runner.plan.cut(runner.rows, *cut))
 
     def _load(self, file: Path) -> None:
         state, at = checkpoint.read(file, self.run)
@@ -249,9 +279,12 @@ class _Log:
             checkpoint.compare(state, self._state())
             if state["log"].shape != (2, at.step) or len(state["losses"]) != at.step:
                 raise ValueError("the saved state belongs to another number of steps")
-            runner.use(runner.plan.cut(runner.rows, at.micro_batch or 1, at.recompute))
+            if at.ranks == runner.ranks.size:
+                self.cut = at.micro_batch or 1, at.recompute
+                runner.use(runner.plan.cut(runner.rows, *self.cut))
             runner.load_state(state, state["losses"])
             self.epochs, self.tokens = state["log"].tolist()
+            assert isinstance(self.source, StepSource)  # rank 0 alone has a file
             self.source.restore({k: v.numpy() for k, v in state.items() if k.startswith("source_")})
             if self.budget is not None:
                 self.budget.restore(state)
@@ -263,6 +296,8 @@ class _Log:
         self.epochs.append(step.epoch)
         self.tokens.append(step.tokens)
         self.token_passes += step.tokens
+        if self.runner.ranks.size > 1:
+            self.drawn = self._drawn()
 
     @property
     def steps(self) -> int:
@@ -288,7 +323,10 @@ class _Log:
         if self.file is None:
             return
         plan, seconds = self.runner.plan, time.perf_counter() - self.started
-        at = Position(self.steps, self.seconds_before + seconds, plan.micro_batch, plan.recompute)
+        at = Position(
+            *(self.steps, self.seconds_before + seconds, plan.micro_batch, plan.recompute),
+            ranks=self.runner.ranks.size,
+        )
         try:
             checkpoint.save(self.file, self._state(), at, self.run)
         except LiftError as error:
@@ -302,9 +340,14 @@ class _Log:
             **self.runner.state(),
             "losses": self.losses,
             "log": torch.tensor([self.epochs, self.tokens], dtype=torch.int64),
-            **{name: torch.from_numpy(value) for name, value in self.source.state().items()},
+            **(self.drawn or self._drawn()),
             **({} if self.budget is None else self.budget.state()),
         }
+
+    def _drawn(self) -> dict[str, Tensor]:
+        if not isinstance(self.source, StepSource):
+            return {}
+        return {name: torch.from_numpy(value) for name, value in self.source.state().items()}
 
     def check(self) -> None:
         """Raises LiftError for the first step whose loss is no number."""

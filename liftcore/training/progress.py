@@ -71,10 +71,10 @@ class ProgressLine:
             f"{int(left) // 60}:{int(left) % 60:02d} left"
         )
 
-    def count(self, what: str, done: int, of: int) -> None:
+    def count(self, what: str, done: int, of: int, more: str = "") -> None:
         """Shows how many of the parts of a job are done, when a line is due."""
         if self.terminal or self._due(what, done, of):
-            self.say(f"{what}: {done} of {of}")
+            self.say(f"{what}: {done} of {of}{more}")
 
     def say(self, text: str) -> None:
         """Replaces the line; without a terminal prints it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -22,8 +23,9 @@ from liftcore.objectives.sample import Sample
 from liftcore.training.batch import Batch, batch_loss, make, shape_of
 from liftcore.training.memory_plan import MemoryPlan, choose
 from liftcore.training.optimizer import DeviceAdamW, MasterAdamW
+from liftcore.training.parallel import ALONE, Followed, Ranks
 from liftcore.training.source import StepSource
-from liftcore.training.step import Step, tokens_of
+from liftcore.training.step import Step
 
 # Losses are kept for this many steps more than there were, each time that there is no room.
 ROOM = 1024
@@ -36,18 +38,27 @@ class Runner:
     is done and for a step whose loss or gradient is no number; such a step leaves the adapter as
     it was.
 
-    mark   hears "backward" and "optimizer" when the host has launched these parts of a step
+    mark    hears "backward" and "optimizer" when the host has launched these parts of a step
+    ranks   the processes that share its rows; each calls run() with the same steps
     """
 
     def __init__(
-        self, adapter: Adapter, source: StepSource, mark: Callable[[str], None] = lambda part: None
+        self,
+        adapter: Adapter,
+        source: StepSource | Followed,
+        mark: Callable[[str], None] = lambda part: None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.model, self.adapter, self.config = adapter.model, adapter, source.config
-        self.head, self.mark = head(self.model), mark
+        self.head, self.mark, self.ranks = head(self.model), mark, ranks
         # Samples may be made with the model.
         with as_owned(self.model):
-            self.rows, self.length, partly = source.rows, source.length, _partly_scored(source)
+            rows, self.length, partly = source.rows, source.length, source.partly_scored
+        self.rows = -(-rows // ranks.size)
         self.plan: MemoryPlan = choose(self.model, adapter, self.rows, self.length)
+        if ranks.sharded:
+            # Every pass needs all ranks.
+            self.plan = min(ranks.gather(self.plan), key=lambda plan: plan.micro_batch)
         last = LastLayer(self.model, self.length) if partly else None
         self.last = last if last is not None and last.works else None
         # What of liftcore's own was left out, and why.
@@ -91,10 +102,11 @@ class Runner:
 
     def _take(self, step: Step) -> None:
         loss = torch.zeros((), dtype=torch.float32, device=self.losses.device)
-        for samples in self.passes(step.samples):
+        for samples in self.own_passes(step):
             batch = make(samples, shape_of(samples, WORTH if self.last is not None else 0.0))
             loss += self._backward(batch.to(self.losses.device), step.normaliser)
         self.mark("backward")
+        self.ranks.add_up(self.adapter.grads, loss)
         self._update(step, loss * (step.normaliser / step.weight))
         self.mark("optimizer")
 
@@ -114,6 +126,18 @@ class Runner:
         else:
             self.adapter.grads.zero_()
 
+    def own_passes(self, step: Step) -> list[list[Sample]]:
+        """The passes of this rank's share of a step. Where every pass needs all ranks, each has as
+        many: one that counts for nothing stands in for what is missing."""
+        shares = [list(self.passes(share)) for share in self.ranks.shares(step.samples)]
+        own = shares[self.ranks.rank]
+        if self.ranks.sharded:
+            missing = max(map(len, shares)) - len(own)
+            shortest = min(step.samples, key=len)
+            nothing = replace(shortest, weights=np.zeros_like(shortest.weights))
+            own += [[nothing]] * missing
+        return own
+
     def passes(self, samples: list[Sample]) -> Iterator[list[Sample]]:
         """The samples of a step in passes of as many tokens as the memory plan allows."""
         most = self.plan.micro_batch * self.length
@@ -123,7 +147,8 @@ class Runner:
                 yield part
                 part = []
             part.append(sample)
-        yield part
+        if part:
+            yield part
 
     def _latest(self, step: Step) -> float:
         return float(self.losses[step.number])
@@ -138,6 +163,11 @@ class Runner:
 
     def _shrink(self, reason: str) -> None:
         plan = self.plan.smaller(self.rows)
+        if self.ranks.sharded:
+            raise LiftError(
+                f"out of memory with {self.plan}: a pass of a sharded base cannot be tried again; "
+                "take a smaller batch_size or segment_length"
+            )
         if plan is None:
             raise LiftError(
                 f"out of memory with one segment at once and every layer recomputed: take a "
@@ -170,18 +200,11 @@ class Runner:
     @property
     def how(self) -> str:
         """How the steps run, for people."""
-        note = self.adapter.targets.note
-        return "; ".join([f"{self.plan}{self.not_repeatable}", *filter(None, [note]), *self.left])
-
-
-def _partly_scored(source: StepSource) -> bool:
-    """Whether there are, or may come, rows with few targets."""
-    for objective in source.objectives:
-        samples = objective.samples(0)
-        scored = sum(np.count_nonzero(s.weights) for s in samples)
-        if not objective.done or scored < WORTH * tokens_of(samples):
-            return True
-    return False
+        note, size = self.adapter.targets.note, self.ranks.size
+        kind = "with a sharded base" if self.ranks.sharded else "each with the whole base"
+        shared = f"{size} processes, {kind}; on this one: " if size > 1 else ""
+        plan = f"{shared}{self.plan}{self.not_repeatable}"
+        return "; ".join([plan, *filter(None, [note]), *self.left])
 
 
 @contextmanager

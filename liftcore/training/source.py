@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from liftcore.config import LiftConfig
+from liftcore.layers.last_layer import WORTH
 from liftcore.objectives import Objective, Repeated
 from liftcore.objectives.sample import Sample
 from liftcore.objectives.segments import Segments
@@ -105,6 +106,16 @@ class StepSource:
         most = max(1, self.target // self.length)
         known = sum(o.expected for o in self.objectives)
         return min(most, max(1, known)) if self.complete else most
+
+    @property
+    def partly_scored(self) -> bool:
+        """Whether there are, or may come, rows with few targets."""
+        for objective in self.objectives:
+            samples = objective.samples(0)
+            scored = sum(np.count_nonzero(s.weights) for s in samples)
+            if not objective.done or scored < WORTH * tokens_of(samples):
+                return True
+        return False
 
     @property
     def finished(self) -> bool:
