@@ -21,7 +21,7 @@ from setuptools.errors import CompileError, PlatformError
 ROOT = Path(__file__).resolve().parent
 LIBRARY = "libliftcore_cuda.so"
 PACKAGES = (
-    "cli", "drop_in", "export", "fiction", "kernels", "layers", "objectives", "page",
+    "cli", "corpus", "drop_in", "export", "fiction", "kernels", "layers", "objectives", "page",
     "questions", "reading", "training",
 )  # fmt: skip
 

@@ -19,7 +19,17 @@ if TYPE_CHECKING:
 
 def add(verbs: options.Verbs) -> None:
     parser = options.verb(verbs, "ask", run, "ask a memory; without a question, interactively")
-    parser.add_argument("memory", metavar="DIR", help="a folder that absorb wrote")
+    parser.add_argument(
+        "memory",
+        metavar="DIR",
+        help="a folder that absorb wrote, or one of many memories that corpus wrote: each question "
+        "then goes to the memory whose document matches it, or else to the base model",
+    )
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="of many memories ask the best three whose documents match",
+    )
     parser.add_argument("question", nargs="*", metavar="QUESTION")
     parser.add_argument(
         "--context",
@@ -59,11 +69,16 @@ def add(verbs: options.Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> dict:
+    from liftcore.corpus.memories import is_many
     from liftcore.memory import check_length
 
     if not args.question and (sys.stdin is None or sys.stdin.closed):
         raise UsageError("no question, and standard input is closed: give one on the command line")
     check_length(args.max_new_tokens)
+    if is_many(args.memory):
+        return _ask_many(args)
+    if args.all:
+        raise UsageError(f"--all belongs to a folder of many memories, which {args.memory} is not")
     memory = _loaded(args)
     answers = []
     for question in args.question or _typed(memory.title):
@@ -73,11 +88,43 @@ def run(args: argparse.Namespace) -> dict:
     return {"memory": args.memory, "answers": answers}
 
 
+def _ask_many(args: argparse.Namespace) -> dict:
+    """Asks the memories of a folder, each question those that match it."""
+    from liftcore.corpus.memories import MOST, Memories
+    from liftcore.model import load
+
+    def base(name: str) -> tuple[Any, Any]:
+        return load(args.model or name, device=args.device, dtype=options.dtype(args.dtype))
+
+    many = Memories(args.memory, base, force=args.force)
+    answers = []
+    for question in args.question or _typed(f"{len(many.entries)} memories"):
+        if len(args.question) > 1:
+            show(f"Q: {question}")
+        chosen = many.choose(question, MOST if args.all else 1)
+        if not chosen:
+            note("liftcore: no document matches: the base model answers")
+            streams, on_text = _stream()
+            answer = many.ask_base(question, max_new_tokens=args.max_new_tokens, on_text=on_text)
+            show("" if streams else answer)
+            answers.append({"question": question, "answer": answer, "memory": None})
+        for choice in chosen:
+            note(f"liftcore: from {one_line(choice.title)} (match {choice.score:.2f})")
+            answered = _answered(many.memory(choice), question, args)
+            answers.append({**answered, "memory": choice.folder.name, "match": choice.score})
+    return {"memory": args.memory, "answers": answers}
+
+
+def _stream() -> tuple[bool, Typewriter | None]:
+    """Whether answers appear piece by piece, and what shows them so."""
+    streams = sys.stdout is not None and sys.stdout.isatty()
+    return streams, Typewriter() if streams else None
+
+
 def _answered(memory: Memory, question: str, args: argparse.Namespace) -> dict[str, Any]:
     """Answers a question, on a terminal piece by piece, and prints the answer."""
     passages = memory.evidence(question) if args.evidence else []
-    most, streams = args.max_new_tokens, sys.stdout is not None and sys.stdout.isatty()
-    on_text = Typewriter() if streams else None
+    most, (_, on_text) = args.max_new_tokens, _stream()
     if args.complete:
         if on_text is not None:
             on_text(question)

@@ -16,7 +16,7 @@ from liftcore.terminal import one_line
 
 # What belongs to one run and not to its recipe.
 NOT_KEPT = {
-    *("help", "config", "save_config", "json", "debug", "run", "file", "corpus"),
+    *("help", "config", "save_config", "json", "debug", "run", "file", "corpus", "documents"),
     *("out", "resume", "force", "log"),
 }
 

@@ -39,25 +39,25 @@ class SentenceIndex:
     """
 
     def __init__(self, text: str, window: int = WINDOW, step: int = STEP):
-        self.bm25s = library()
+        bm25s = library()
         self.text, self.sentences = text, sentences(text)
         last = max(1, len(self.sentences) - window + step)
         self.windows = [
             range(i, min(i + window, len(self.sentences))) for i in range(0, last, step)
         ]
         self.bm25 = None
-        tokens = self._words([self._joined(set(window)) for window in self.windows])
+        tokens = words([self._joined(set(window)) for window in self.windows])
         # bm25s fails on texts without a word.
         if any(len(ids) for ids in tokens.ids):
-            self.bm25 = self.bm25s.BM25()
+            self.bm25 = bm25s.BM25()
             self.bm25.index(tokens, show_progress=False)
 
     def ranked(self, question: str) -> list[range]:
         """The windows, the best first; equal ones as in the document."""
-        words = self._words([question], return_ids=False)[0]
-        if self.bm25 is None or not words:
+        asked = words([question], return_ids=False)[0]
+        if self.bm25 is None or not asked:
             return list(self.windows)
-        scores = self.bm25.get_scores(words)
+        scores = self.bm25.get_scores(asked)
         return [self.windows[i] for i in (-scores).argsort(kind="stable")]
 
     def spans(
@@ -118,11 +118,11 @@ class SentenceIndex:
             spans.append((start, stop))
         return spans
 
-    def _words(self, texts: list[str], return_ids: bool = True) -> Any:
-        texts = [_UNSPACED.sub(_pairs, text) for text in texts]
-        return self.bm25s.tokenize(
-            texts, stopwords="en", return_ids=return_ids, show_progress=False
-        )
+
+def words(texts: list[str], return_ids: bool = True) -> Any:
+    """The words of texts, as bm25s wants them."""
+    texts = [_UNSPACED.sub(_pairs, text) for text in texts]
+    return library().tokenize(texts, stopwords="en", return_ids=return_ids, show_progress=False)
 
 
 def _pairs(match: re.Match[str]) -> str:

@@ -1,0 +1,1 @@
+"""Many documents, each a memory of its own in a folder of memories."""

@@ -1,0 +1,277 @@
+"""A folder of documents becomes a folder of memories, whatever becomes of some of them."""
+
+import json
+import multiprocessing
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from bees import TEXT
+from killing import children, kill
+
+from liftcore import LiftConfig, memory
+from liftcore.cli.main import main
+from liftcore.corpus import jobs, pool
+from liftcore.corpus.jobs import Plan, entries_of
+from liftcore.corpus.memories import Memories
+from liftcore.corpus.run import corpus as made_of
+from liftcore.corpus.store import Store
+from liftcore.corpus.work import Worker
+from liftcore.errors import LiftError
+from liftcore.reading import read_file
+
+CONFIG = LiftConfig(segment_length=16, epochs=1, rank=4)
+
+
+TEXTS = {
+    "bees": TEXT,
+    "goats": "The goats of Ansel Borrow graze above the quarry. In winter he feeds them hay.",
+    "below/geese": "Geese guard the courtyard of the abbey. Sister Ulla counts them at dusk.",
+}
+
+GOATS = "Where do the goats of Ansel Borrow graze?"
+ALL = "Do bees on the mill of Marta, goats of Ansel and geese of the abbey courtyard meet?"
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch):
+    """Pictures take longer than the training here."""
+    monkeypatch.setattr(memory, "_has_matplotlib", lambda: False)
+
+
+@pytest.fixture
+def documents(tmp_path):
+    """Three documents, two with questions; one that is damaged, and one without a word."""
+    folder = tmp_path / "corpus"
+    (folder / "below").mkdir(parents=True)
+    for name, text in TEXTS.items():
+        (folder / f"{name}.txt").write_text(text + "\n")
+    for name in ("bees", "goats"):
+        pair = {"question": f"Who keeps {name}?", "answer": "Marta Quellin"}
+        (folder / f"{name}.jsonl").write_text(json.dumps(pair) + "\n")
+    (folder / "broken.pdf").write_bytes(b"%PDF-1.4\n\x00\x01\xff nothing")
+    (folder / "empty.txt").write_text("")
+    return folder
+
+
+@pytest.fixture
+def plan(tiny_folder):
+    return Plan(str(tiny_folder), CONFIG, device="cpu", dtype="float32")
+
+
+def copied(monkeypatch, saved_memory):
+    """From here on a memory is a copy of this one, and nothing is trained."""
+
+    def absorb(self, job, model, tokenizer):
+        if not read_file(Path(job.path)).text.strip():
+            raise LiftError("the document is empty")
+        here = self.store.workplace(job.folder)
+        shutil.copytree(saved_memory, here)
+        info = json.loads((here / "liftcore.json").read_text())
+        info["document"]["title"] = job.title
+        (here / "liftcore.json").write_text(json.dumps(info))
+        self.store.take(job.folder)
+        return 1
+
+    monkeypatch.setattr(Worker, "_load", lambda self: (None, None))
+    monkeypatch.setattr(Worker, "_absorb", absorb)
+
+
+def index(out):
+    return json.loads((out / "memories.json").read_text())["memories"]
+
+
+def failed(out):
+    return [json.loads(line) for line in (out / "failed.jsonl").read_text().splitlines()]
+
+
+def test_each_document_becomes_a_memory_once(documents, plan, tmp_path, monkeypatch, saved_memory):
+    out = tmp_path / "memories"
+    summary = made_of(documents, out, plan, progress=False)
+    assert [len(x) for x in (summary.made, summary.skipped, summary.failed)] == [3, 0, 2]
+    assert {e["title"] for e in index(out)} == {"bees", "goats", "geese"}
+    assert {f["title"] for f in failed(out)} == {"broken", "empty"}
+    assert all("error" in f and f["path"] for f in failed(out))
+    bees = next(e for e in index(out) if e["title"] == "bees")
+    info = json.loads((out / bees["folder"] / "liftcore.json").read_text())
+    assert info["document"]["sha256"] == bees["sha256"]
+    assert info["report"]["recall"] == bees["recall"]
+    assert info["config"]["objectives"] == ["segments", "qa"]  # its questions stand beside it
+    geese = next(e for e in index(out) if e["title"] == "geese")
+    info = json.loads((out / geese["folder"] / "liftcore.json").read_text())
+    assert info["config"]["objectives"] == ["segments"]
+    # Nothing is done twice, and the base model is not even loaded.
+    for name in ("broken.pdf", "empty.txt"):
+        (documents / name).unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(pool, "here", None)
+        again = made_of(documents, out, plan, progress=False)
+    assert [len(x) for x in (again.made, again.skipped, again.failed)] == [0, 3, 0]
+    assert len(index(out)) == 3 and not (out / "failed.jsonl").exists()
+    copied(monkeypatch, saved_memory)
+    # What changed is made anew, and takes the place of the other in the index.
+    (documents / "bees.txt").write_text(TEXT + " A last sentence.\n")
+    (documents / "goats.jsonl").write_text('{"question": "Who?", "answer": "Nobody"}\n')
+    again = made_of(documents, out, plan, progress=False)
+    assert sorted(e["title"] for e in again.made) == ["bees", "goats"]
+    assert len(index(out)) == 3 and bees["folder"] not in {e["folder"] for e in index(out)}
+    assert len({d.name for d in out.iterdir() if d.is_dir()}) == 5
+    # Another folder's memories join those that are there.
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "hens.txt").write_text(TEXT.replace("bees", "hens"))
+    made_of(other, out, plan, progress=False)
+    assert sorted(e["title"] for e in index(out)) == ["bees", "geese", "goats", "hens"]
+
+
+def test_settings_title_and_list_decide_what_is_made(documents, plan, tmp_path):
+    listed = tmp_path / "list.jsonl"
+    line = {"path": "corpus/bees.txt", "title": "Of bees", "questions": "corpus/goats.jsonl"}
+    listed.write_text(json.dumps(line) + "\n\n" + json.dumps({"path": "corpus/gone.txt"}) + "\n")
+    (file, title, questions), gone = entries_of(listed)
+    assert file.samefile(documents / "bees.txt") and title == "Of bees"
+    assert questions.samefile(documents / "goats.jsonl") and gone[1:] == (None, None)
+    job = jobs.job_of(file, title, questions, plan.digest())
+    assert job == jobs.job_of(file, title, questions, plan.digest())
+    assert job.folder.startswith("of-bees-")
+    changed = Plan(plan.model, CONFIG.replace(epochs=2), device="cpu", dtype="float32")
+    elsewhere = Plan(plan.model, CONFIG, device="cuda", dtype="float32")
+    assert elsewhere.digest() == plan.digest() != changed.digest()
+    for other in (
+        jobs.job_of(file, "Bees", questions, plan.digest()),
+        jobs.job_of(file, title, None, plan.digest()),
+        jobs.job_of(file, title, questions, changed.digest()),
+        jobs.job_of(documents / "goats.txt", title, questions, plan.digest()),
+    ):
+        assert other.folder[-jobs.HASH :] != job.folder[-jobs.HASH :]
+    summary = made_of(listed, tmp_path / "out", plan, progress=False)
+    assert [e["title"] for e in summary.made] == ["Of bees"]
+    assert [f["error"] for f in summary.failed] == ["No such file or directory"]
+    listed.write_text('{"title": "no path"}\n')
+    with pytest.raises(LiftError, match=r"list.jsonl, line 1: no JSON object with a path"):
+        entries_of(listed)
+    listed.write_text("")
+    with pytest.raises(LiftError, match="holds no documents"):
+        made_of(listed, tmp_path / "out", plan)
+
+
+def test_an_interrupted_run_goes_on(documents, plan, tmp_path, monkeypatch, saved_memory):
+    copied(monkeypatch, saved_memory)
+    out, real, done = tmp_path / "out", pool.Worker.make, []
+
+    def make(self, job):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(job.title)
+        return real(self, job)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pool.Worker, "make", make)
+        with pytest.raises(KeyboardInterrupt):
+            made_of(documents, out, plan, progress=False)
+    before = {e["title"] for e in index(out)}
+    assert before == {*done} - {"broken", "empty"} and len(before) < 3
+    summary = made_of(documents, out, plan, progress=False)
+    assert {e["title"] for e in summary.skipped} == before
+    assert len(summary.made) + len(before) == 3 == len(index(out))
+
+
+def test_memories_at_a_url_are_those_of_a_folder(documents, plan, tmp_path, monkeypatch):
+    monkeypatch.setenv("LIFTCORE_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "out"
+    for _ in range(2):
+        summary = made_of(documents, f"file://{out}", plan, progress=False)
+        assert len(summary.made) + len(summary.skipped) == 3 == len(index(out))
+    assert len(summary.skipped) == 3 and len(failed(out)) == 2
+    # Nothing stays behind where they were made, and they can be loaded.
+    assert list((tmp_path / "cache/corpus").glob("*[0-9a-f]/*.safetensors")) == []
+    assert (
+        Memories(out)
+        .memory(Memories(out).choose("Where do the goats of Ansel Borrow graze?")[0])
+        .title
+        == "goats"
+    )
+    store = Store("memory://memories")
+    store.write("memories.json", '{"memories": []}')
+    assert store.index() == [] and store.read("nothing") is None
+    store.write("memories.json", '{"memories": [1]}')
+    with pytest.raises(LiftError, match=r"memories.json in memory://memories is damaged"):
+        store.index()
+    with pytest.raises(LiftError, match="cannot write to nothing-like-it://"):
+        Store("nothing-like-it://there")
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    """Worker processes without an import of their own."""
+    fork = multiprocessing.get_context("fork")
+    monkeypatch.setattr(pool, "START", "fork")
+    return fork
+
+
+def test_a_worker_that_is_killed_loses_no_document(documents, plan, tmp_path, forked, monkeypatch):
+    out, real = tmp_path / "out", pool.Worker.make
+    monkeypatch.setenv("LIFTCORE_SAVE_SECONDS", "0")
+    lives = tmp_path / "lives"
+
+    def deadly(self, job):
+        """The goats' worker dies once; the geese's each time."""
+        if job.title == "geese" or (job.title == "goats" and not lives.exists()):
+            lives.touch()
+            kill(os.getpid())
+        return real(self, job)
+
+    monkeypatch.setattr(pool.Worker, "make", deadly)
+    summary = made_of(documents, out, plan, workers=2, progress=False)
+    assert sorted(e["title"] for e in summary.made) == ["bees", "goats"]
+    (geese,) = (f for f in failed(out) if f["title"] == "geese")
+    assert geese["error"].startswith("its worker ended 3 times in the middle of it (exit -9)")
+    assert len(failed(out)) == 3
+    monkeypatch.setattr(pool.Worker, "make", real)
+    summary = made_of(documents, out, plan, workers=2, progress=False)
+    assert [len(x) for x in (summary.made, summary.skipped, summary.failed)] == [1, 2, 2]
+    # A model that cannot be loaded ends all.
+    nowhere = Plan(str(tmp_path / "no model"), CONFIG, device="cpu")
+    with pytest.raises(LiftError, match="no model"):
+        made_of(documents, tmp_path / "none", nowhere, workers=2, progress=False)
+    assert not children(os.getpid())
+
+
+def test_ask_takes_the_memory_that_matches_or_none(documents, plan, tiny_folder, tmp_path, capsys):
+    out = tmp_path / "memories"
+    words = "--segment-length 16 --epochs 1 --rank 4 --objective segments --dtype fp32 --json"
+    code = main(
+        ["corpus", str(documents), "--out", str(out), "--model", str(tiny_folder), *words.split()]
+    )
+    said, noted = capsys.readouterr()
+    result = json.loads(said.splitlines()[-1])
+    assert code == 1  # two failed
+    assert (result["documents"], result["made"], len(result["failed"])) == (5, 3, 2)
+    assert "3 made, 0 there already, 2 failed" in said and "failed: " in noted
+    assert "documents: 5 of 5, 2 failed" in noted and "tokens/s" in noted
+    ask = ["ask", str(out), "--max-new-tokens", "3", "--json"]
+    assert main([*ask, GOATS, "Which planet is red?"]) == 0
+    said, noted = capsys.readouterr()
+    first, second = json.loads(said.splitlines()[-1])["answers"]
+    assert first["memory"].startswith("goats-") and first["match"] > 0.8
+    assert second["memory"] is None and "no document matches: the base model answers" in noted
+    assert "from goats (match" in noted
+    assert (
+        main(
+            [
+                *ask,
+                "--all",
+                ALL,
+            ]
+        )
+        == 0
+    )
+    answers = json.loads(capsys.readouterr().out.splitlines()[-1])["answers"]
+    assert sorted(a["memory"].partition("-")[0] for a in answers) == ["bees", "geese", "goats"]
+    assert main(["ask", str(out / first["memory"]), "--all", "Who?"]) == 2
+    # An index may come from anybody.
+    text = (out / "memories.json").read_text()
+    (out / "memories.json").write_text(text.replace(first["memory"], "../elsewhere"))
+    assert main([*ask, "Who?"]) == 1
+    assert "names a folder elsewhere" in capsys.readouterr().err
