@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from liftcore.device_memory import free_bytes, gib, out_of_memory
-from liftcore.layers import base
+from liftcore.layers import base, sharded
 from liftcore.layers.depth import decoder_layers
 from liftcore.layers.lora import Adapter
 from liftcore.model import body
@@ -158,7 +158,7 @@ def _measure(model: nn.Module, size: int) -> Activations:
 
 def _storages(model: nn.Module) -> set[int]:
     tensors = (*model.parameters(), *model.buffers())
-    return {part.untyped_storage().data_ptr() for t in tensors for part in _parts(t)}
+    return {each.untyped_storage().data_ptr() for t in tensors for each in _parts(sharded.part(t))}
 
 
 def _parts(tensor: Any) -> list[Tensor]:
