@@ -50,8 +50,8 @@ def shard(model: nn.Module, device: torch.device) -> None:
 @contextmanager
 def whole(module: nn.Module, model: nn.Module) -> Generator[None]:
     """Within it the decoder layer that holds `module` has its weights; every rank enters it."""
-    holding = (m for m in decoder_layers(model) if any(x is module for x in m.modules()))
-    inner: Any = next((m for m in holding if _is_shard(m)), None)
+    holding = [m for m in model.modules() if _is_shard(m) and any(x is module for x in m.modules())]
+    inner: Any = holding[-1] if holding else None  # the root's own come before
     if inner is not None:
         inner.unshard()
     try:
