@@ -52,7 +52,7 @@ def test_an_interrupt_within_the_installing_leaves_the_model_as_it_was(memory, m
 
     memory.adapter.install()
     for number in (1, 5, 15, 20):
-        real, count = lora._set, [0]
+        real, count = lora.put, [0]
 
         def stops(*args, real=real, count=count, number=number):
             count[0] += 1
@@ -60,10 +60,10 @@ def test_an_interrupt_within_the_installing_leaves_the_model_as_it_was(memory, m
                 raise KeyboardInterrupt
             real(*args)
 
-        monkeypatch.setattr(lora, "_set", stops)
+        monkeypatch.setattr(lora, "put", stops)
         with pytest.raises(KeyboardInterrupt):
             liftcore.absorb(memory.model, memory.tokenizer, TEXT, config=CONFIG, progress=False)
-        monkeypatch.setattr(lora, "_set", real)
+        monkeypatch.setattr(lora, "put", real)
         assert memory.model._liftcore_adapter is memory.adapter
         layers = dict(memory.model.named_modules())
         assert all(layers[path] is layer for path, layer in memory.adapter.layers.items())
