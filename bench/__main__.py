@@ -21,6 +21,7 @@ BENCHMARKS = {
     "ranks": "bench.ranks",
     "readme": "bench.readme.main",
     "recall": "bench.recall.main",
+    "rehearse": "bench.rehearsal.main",
     "scale": "bench.scale",
     "scaling": "bench.scaling.main",
     "selection": "bench.selection",

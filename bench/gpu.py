@@ -99,13 +99,18 @@ def is_there(need: str) -> bool:
     return embedded.is_available()
 
 
+def arguments(part: Part, minutes: float, folder: Path, fresh: bool) -> list[str]:
+    """What Python is given to run a part for so long."""
+    own = {"minutes": round(max(0.2, minutes - GRACE), 2), "folder": folder}
+    return [a.format(**own) for a in (*part.command, *(part.fresh if fresh else part.resume))]
+
+
 def run(part: Part, minutes: float, folder: Path, fresh: bool = False) -> dict:
     """Runs one part for at most `minutes` and returns how it ended; its output goes into a log."""
     missing = [need for need in part.needs if not is_there(need)]
     if missing:
         return {"part": part.name, "ran": False, "reason": f"{', '.join(missing)} not installed"}
-    own = {"minutes": round(max(0.2, minutes - GRACE), 2), "folder": folder}
-    filled = [a.format(**own) for a in (*part.command, *(part.fresh if fresh else part.resume))]
+    filled = arguments(part, minutes, folder, fresh)
     started, log = time.perf_counter(), folder / f"{part.name}.log"
     environment = {
         **os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"
@@ -185,7 +190,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--fresh", action="store_true", help="run and measure again what is there")
     parser.add_argument("--archive", type=Path, help="of the results (bench/results/CARD.tar.gz)")
     parser.add_argument("--archive-mib", type=float, default=16.0, help="its size at most")
+    parser.add_argument("--triton-cache", type=Path, help="kernels that were compiled elsewhere")
     args = parser.parse_args(argv)
+    if args.triton_cache:
+        from bench.kernels.jit import moved
+
+        print(f"{moved(args.triton_cache)} kernels of {args.triton_cache}", file=sys.stderr)
+        os.environ["TRITON_CACHE_DIR"] = str(args.triton_cache.resolve())
     end = time.monotonic() + 60 * args.minutes
     parts = [p for p in PARTS if not args.only or p.name in args.only]
     if not torch.cuda.is_available():

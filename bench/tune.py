@@ -2,8 +2,9 @@
 
 Every kernel is launched alone, at each of its shapes: first with the tile of the tables, then with
 candidates for as long as there is time. A candidate whose result is another one is left out. The
-file is written as it goes; what it holds is not measured again, but for --fresh. The package takes
-it from LIFTCORE_TILES, or from its own folder:
+file is written as it goes; what it holds is not measured again, but for --fresh. Last, the ways to
+run a single linear are measured and shown. The package takes the file from LIFTCORE_TILES, or from
+its own folder:
 
     python -m bench tune --minutes 5
     cp bench/results/CARD/tiles.CARD.json kernels/
@@ -27,7 +28,7 @@ from torch import Tensor
 
 from bench.common import RESULTS, Timer, device_name, relative_error, results_name, table, versions
 from bench.kernels.compile_check import SHARED_LIMIT
-from bench.kernels.main import MODELS, Model
+from bench.kernels.main import MODELS, Model, cases
 from liftcore.kernels import tiles
 from liftcore.kernels.device import architecture, processors
 from liftcore.kernels.tiles import Tile
@@ -37,6 +38,8 @@ TOLERANCE = 1e-2
 # A tile is worth an entry when it is so much faster than that of the tables.
 WORTH = 0.98
 RANK = 128
+# The ways to run a single linear, as bench.kernels names them.
+LINEAR = ("ours plain", "ours triton", "ours concat")
 
 
 @dataclass(frozen=True)
@@ -186,6 +189,20 @@ def best(
     return by_name[fastest], figures
 
 
+def ways(name: str, tokens: int, timer: Timer) -> list[list[str]]:
+    """Lines of a table: milliseconds of each way to run a model's single linears, forward and
+    backward, the fastest last. "ours concat" is not in the package: it belongs there if it wins.
+    """
+    lines = []
+    for case in cases(("linear",), [name]):
+        problem = case.problem(tokens, RANK, timer.device, torch.bfloat16)
+        times, _ = timer.compare({way: case.variants[way](problem) for way in LINEAR})
+        shown = [f"{1e3 * times[way]:.3f}" if way in times else "-" for way in LINEAR]
+        fastest = min(times, key=lambda way: times[way], default="-")
+        lines.append([f"{name} {case.name}", str(tokens), *shown, fastest])
+    return lines
+
+
 def _copies(result: Any) -> list[Tensor]:
     given = result if isinstance(result, tuple) else (result,)
     return [t.clone() for t in given if t is not None and t.numel()]
@@ -239,6 +256,10 @@ def main(argv: list[str]) -> int:
                 spent = figures["milliseconds"], figures["tables_milliseconds"]
                 lines.append([*map(str, problem.key), str(tile), *map(str, spent)])
     print(f"{about['device']}\n{table(lines)}")
+    if time.monotonic() < end:
+        head = ["linear, forward and backward, ms", "tokens", *LINEAR, "fastest"]
+        measured = [ways(m, t, timer) for m, t in itertools.product(args.model, args.tokens)]
+        print(table([head, *itertools.chain(*measured)]))
     if late:
         print(f"not measured, the time was up: {', '.join(late)}")
     print(f"{len(lines) - 1} tiles are faster than those of the tables: {file}")

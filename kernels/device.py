@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Architectures that launches are recorded for; the last is that of the meta device.
+# Architectures that launches are planned for; the last is that of the meta device.
 planned: list[int] = []
 # A100, RTX 4090, H100 and H200, B200, RTX 5090
 PROCESSORS = {80: 108, 89: 128, 90: 132, 100: 148, 120: 170}

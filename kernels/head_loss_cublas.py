@@ -78,7 +78,7 @@ def softmax_kernel(
             tl.store(dz + v + lane, x.to(dz.dtype.element_ty), mask=lane < V - v)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["k"])
 def soft_softmax_kernel(
     z, dz, ids, probs, w, rows, loss, V, k, scale, cap, stride_z, stride_dz,
     CAP: tl.constexpr, KEEP: tl.constexpr, BLOCK: tl.constexpr, TARGETS: tl.constexpr,

@@ -33,7 +33,7 @@ def count_splits(tiles, rows, capacity, SMS: tl.constexpr, MOST: tl.constexpr):
     return best
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["start", "most", "capacity"])
 def product_kernel(
     dz, weight, part, count, start, most, V, K, stride_dz, stride_w, capacity,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
@@ -51,15 +51,15 @@ def product_kernel(
         first = split * depth
         acc = tl.zeros((BM, BN), tl.float32)
         for v in tl.range(first, tl.minimum(first + depth, V), BK):
-            a = load_tile(dz, m, v, live, V, stride_dz, BM, BK, TMA)
-            b = load_tile(weight, v, n, V, K, stride_w, BK, BN, TMA)
+            a = load_tile(dz, m, v, live, V, stride_dz, BM, BK, TMA, False)
+            b = load_tile(weight, v, n, V, K, stride_w, BK, BN, TMA, False)
             acc = tl.dot(a, b, acc, input_precision="ieee")
         row = (split * rows + m).to(tl.int64) + tl.arange(0, BM)
         col = n + tl.arange(0, BN)
         tl.store(part + row[:, None] * K + col[None, :], acc, mask=(col < K)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["start", "most", "capacity"])
 def scatter_kernel(
     part, dhidden, index, count, start, most, K, stride_d, capacity,
     BM: tl.constexpr, BN: tl.constexpr, SMS: tl.constexpr, SPLITS: tl.constexpr,

@@ -72,7 +72,8 @@ def row_terms(top, others, z_target):
     return nll, scale / total, rest / total
 
 
-@triton.jit
+# What depends on the number of tokens is not specialised: one kernel serves all of them.
+@triton.jit(do_not_specialize=["entries"])
 def compact_kernel(w, rows, index, count, entries, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """index[: count] = the rows (of the list `rows`, or all with not ROWS) whose w is not 0."""
     done = 0
@@ -90,7 +91,7 @@ def compact_kernel(w, rows, index, count, entries, ROWS: tl.constexpr, BLOCK: tl
     tl.store(count, done)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["start", "most"])
 def logits_kernel(
     h, weight, labels, index, count, e, tops, sums,
     start, most, V, K, scale, cap, stride_h, stride_w, stride_e, tiles_v,
@@ -104,7 +105,7 @@ def logits_kernel(
         m, n = corner_of(tile, live, V, BM, BN, GROUP)
         z = tl.zeros((BM, BN), tl.float32)
         z = add_product(
-            z, h, weight, m, n, live, V, K, stride_h, stride_w, BM, BN, BK, True, TMA
+            z, h, weight, m, n, live, V, K, stride_h, stride_w, BM, BN, BK, True, TMA, False,
         )  # fmt: skip
         z = z * scale
         row = m + tl.arange(0, BM)
@@ -124,10 +125,10 @@ def logits_kernel(
         tl.store(tops + at, top, mask=inside)
         tl.store(sums + at, tl.sum(z, 1), mask=inside)
         if KEEP:
-            store_tile(e, z * slope, m, n, live, V, stride_e, BM, BN, TMA)
+            store_tile(e, z * slope, m, n, live, V, stride_e, BM, BN, TMA, False)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["start"])
 def finish_kernel(
     e, tops, sums, h, weight, labels, w, index, count, loss,
     start, V, K, scale, cap, stride_e, stride_h, stride_w, tiles_v,

@@ -98,13 +98,13 @@ def add_codes(
 ):  # fmt: skip
     """acc + the tile at (row, col) of x wᵀ, of codes x [rows, depth] and w [cols, depth]."""
     for k in tl.range(0, depth, BK):
-        a = load_tile(x, row, k, rows, depth, stride_x, BM, BK, TMA)  # [BM, BK]
-        b = load_tile(w, col, k, cols, depth, stride_w, BN, BK, TMA).T  # [BK, BN]
+        a = load_tile(x, row, k, rows, depth, stride_x, BM, BK, TMA, False)  # [BM, BK]
+        b = load_tile(w, col, k, cols, depth, stride_w, BN, BK, TMA, False).T  # [BK, BN]
         acc = tl.dot(a, b, acc, max_num_imprecise_acc=PROMOTE)
     return acc
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def fp8_chain_kernel(
     c, p, q, x0, w0, x1, w1, x2, w2, xe0, we0, xe1, we1, xe2, we2, bias, scale,
     rows, cols, depth, depth0, depth1, depth2,
@@ -143,12 +143,12 @@ def fp8_chain_kernel(
         if TAIL:
             acc = acc * (1.0 / scale)
             acc = add_product(
-                acc, p, q, m, n, rows, cols, depth, stride_p, stride_q, BM, BN, BR, NT, TMA
+                acc, p, q, m, n, rows, cols, depth, stride_p, stride_q, BM, BN, BR, NT, TMA, False,
             )  # fmt: skip
             acc = acc * scale
         if BIAS:
-            acc += load_row(bias, n, cols, BN)
-        store_tile(c, acc, m, n, rows, cols, stride_c, BM, BN, TMA)
+            acc += load_row(bias, n, cols, BN, False)
+        store_tile(c, acc, m, n, rows, cols, stride_c, BM, BN, TMA, False)
 
 
 def quantise(x: Tensor) -> Fp8Rows:

@@ -20,17 +20,29 @@ from torch import Tensor
 from liftcore.kernels.device import architecture, processors
 from liftcore.kernels.lora_split_triton import BLOCK, MIN_SPAN, split, sum_kernel
 from liftcore.kernels.tiles import ceil_div, pick_split
-from liftcore.kernels.tiling import corner_of, launch, load_tile, rows_aligned, store_tile
+from liftcore.kernels.tiling import (
+    corner_of,
+    even,
+    launch,
+    load_tile,
+    rows_aligned,
+    store_tile,
+    sure,
+)
 
 
 @triton.jit
 def add_own_product(
     acc, p, q, owners, each, stride_e, row, col, rows, cols, begin, end, depth,
     stride_p, stride_q,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, NT: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, NT: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """acc + the tile at (row, col) of p op(q[e]) over depth begin to end, e being each row's
-    adapter; q[e] lies stride_e elements behind the one before."""
+    adapter; q[e] lies stride_e elements behind the one before. EVEN of depth, strides and, without
+    NT, cols."""
+    depth = sure(depth, EVEN)
+    stride_e = sure(stride_e, EVEN)
+    stride_p = sure(stride_p, EVEN)
     r = row + tl.arange(0, BM)
     mine = tl.load(owners + r // each, mask=r < rows, other=-1)  # [BM]
     first = tl.load(owners + row // each)
@@ -44,9 +56,9 @@ def add_own_product(
             offsets = tl.arange(0, BM)[:, None] * stride_p + c[None, :]
             a = tl.load(corner + offsets, mask=inside, other=0.0)  # [BM, BK]
             if NT:
-                b = load_tile(own, col, k, cols, depth, stride_q, BN, BK, False).T  # [BK, BN]
+                b = load_tile(own, col, k, cols, depth, stride_q, BN, BK, False, EVEN).T  # [BK, BN]
             else:
-                b = load_tile(own, k, col, depth, cols, stride_q, BK, BN, False)  # [BK, BN]
+                b = load_tile(own, k, col, depth, cols, stride_q, BK, BN, False, EVEN)  # [BK, BN]
             acc = tl.dot(a, b, acc, input_precision="ieee")
     return acc
 
@@ -63,10 +75,10 @@ def own_rows_kernel(
     acc = tl.zeros((BM, BN), tl.float32)
     acc = add_own_product(
         acc, p, q, owners, each, stride_e, m, n, rows, cols, part * span,
-        min((part + 1) * span, depth), depth, stride_p, stride_q, BM, BN, BK, NT,
+        min((part + 1) * span, depth), depth, stride_p, stride_q, BM, BN, BK, NT, False,
     )  # fmt: skip
     c += tl.cast(part, tl.int64) * rows * cols
-    store_tile(c, acc * scale, m, n, rows, cols, stride_c, BM, BN, False)
+    store_tile(c, acc * scale, m, n, rows, cols, stride_c, BM, BN, False, False)
 
 
 @triton.jit
@@ -84,11 +96,11 @@ def own_outer_kernel(
     end = tl.sum((owner <= e).to(tl.int32), 0) * each
     acc = tl.zeros((BM, BN), tl.float32)
     for k in tl.range(begin, end, BK):
-        a = load_tile(p, k, m, end, rows, stride_p, BK, BM, False).T  # [BM, BK]
-        b = load_tile(q, k, n, end, cols, stride_q, BK, BN, False)  # [BK, BN]
+        a = load_tile(p, k, m, end, rows, stride_p, BK, BM, False, False).T  # [BM, BK]
+        b = load_tile(q, k, n, end, cols, stride_q, BK, BN, False, False)  # [BK, BN]
         acc = tl.dot(a, b, acc, input_precision="ieee")
     c += tl.cast(e, tl.int64) * stride_e
-    store_tile(c, acc * scale, m, n, rows, cols, stride_c, BM, BN, False)
+    store_tile(c, acc * scale, m, n, rows, cols, stride_c, BM, BN, False, False)
 
 
 def ownership(owners: Tensor | None, rows: int, *stacks: Tensor) -> list:
@@ -124,8 +136,8 @@ def own_rows(
     launch(own_rows_kernel, (tiles, spans), args, constexprs, tile.warps, tile.stages)
     if spans > 1:
         size = rows * cols
-        args = out, parts, spans, size, cols, out.stride(0)
-        launch(sum_kernel, (ceil_div(size, BLOCK),), args, {"BLOCK": BLOCK})
+        args, flags = (out, parts, spans, rows, cols, out.stride(0)), even(cols, out.stride(0))
+        launch(sum_kernel, (ceil_div(size, BLOCK),), args, {"BLOCK": BLOCK, "EVEN": flags})
     return out
 
 

@@ -21,10 +21,12 @@ from liftcore.kernels.tiling import (
     can_use_tma,
     corner_of,
     describe,
+    even,
     launch,
     load_tile,
     rows_aligned,
     store_tile,
+    sure,
 )
 
 # A span shorter than this is not worth a partial result of its own.
@@ -32,37 +34,47 @@ MIN_SPAN = 256
 BLOCK = 1024  # elements a program of the sum takes
 
 
-@triton.jit
+# As in lora_triton.py: compiled once, whatever the tokens, ranks and strides are.
+@triton.jit(do_not_specialize=[
+    "rows", "cols", "depth", "span", "stride_c", "stride_p", "stride_q"
+])  # fmt: skip
 def split_kernel(
     c, p, q, scale, rows, cols, depth, span, stride_c, stride_p, stride_q,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
     LAYOUT: tl.constexpr, TMA: tl.constexpr,
+    EVEN_C: tl.constexpr, EVEN_P: tl.constexpr, EVEN_Q: tl.constexpr,
 ):  # fmt: skip
-    """c[i] [rows, cols] = scale · op(P) op(Q) over depth i·span to (i + 1)·span."""
+    """c[i] [rows, cols] = scale · op(P) op(Q) over depth i·span to (i + 1)·span, BK's multiple."""
     m, n = corner_of(tl.program_id(0), rows, cols, BM, BN, GROUP)
     part = tl.program_id(1)
+    span = span // BK * BK
     acc = tl.zeros((BM, BN), tl.float32)
     for k in tl.range(part * span, min((part + 1) * span, depth), BK):
         if LAYOUT == "tn":
-            a = load_tile(p, k, m, depth, rows, stride_p, BK, BM, TMA).T  # [BM, BK]
+            a = load_tile(p, k, m, depth, rows, stride_p, BK, BM, TMA, EVEN_P).T  # [BM, BK]
         else:
-            a = load_tile(p, m, k, rows, depth, stride_p, BM, BK, TMA)  # [BM, BK]
+            a = load_tile(p, m, k, rows, depth, stride_p, BM, BK, TMA, EVEN_P)  # [BM, BK]
         if LAYOUT == "nt":
-            b = load_tile(q, n, k, cols, depth, stride_q, BN, BK, TMA).T  # [BK, BN]
+            b = load_tile(q, n, k, cols, depth, stride_q, BN, BK, TMA, EVEN_Q).T  # [BK, BN]
         else:
-            b = load_tile(q, k, n, depth, cols, stride_q, BK, BN, TMA)  # [BK, BN]
+            b = load_tile(q, k, n, depth, cols, stride_q, BK, BN, TMA, EVEN_Q)  # [BK, BN]
         acc = tl.dot(a, b, acc, input_precision="ieee")
-    c += tl.cast(part, tl.int64) * rows * cols
-    store_tile(c, acc * scale, m, n, rows, cols, stride_c, BM, BN, False)
+    c += tl.cast(part, tl.int64) * rows * sure(cols, EVEN_C)
+    store_tile(c, acc * scale, m, n, rows, cols, stride_c, BM, BN, False, EVEN_C)
 
 
-@triton.jit
-def sum_kernel(out, parts, count, size, cols, stride, BLOCK: tl.constexpr):
-    """out [size / cols, cols] = the sum of parts [count, size], first to last."""
+@triton.jit(do_not_specialize=["count", "rows", "cols", "stride"])
+def sum_kernel(
+    out, parts, count, rows, cols, stride, BLOCK: tl.constexpr, EVEN: tl.constexpr
+):  # fmt: skip
+    """out [rows, cols] = the sum of parts [count, rows, cols], first to last."""
+    cols = sure(cols, EVEN)
+    stride = sure(stride, EVEN)
+    size = tl.cast(rows, tl.int64) * cols
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     acc = tl.zeros((BLOCK,), tl.float32)
     for part in tl.range(0, count):
-        acc += tl.load(parts + tl.cast(part, tl.int64) * size + i, mask=i < size, other=0.0)
+        acc += tl.load(parts + part * size + i, mask=i < size, other=0.0)
     target = out + (i // cols * stride + i % cols)
     tl.store(target, acc.to(out.dtype.element_ty), mask=i < size)
 
@@ -92,14 +104,16 @@ def split_product(out: Tensor, p: Tensor, q: Tensor, layout: str, scale: float =
     args = (
         parts, left, right, scale, rows, cols, depth, span, stride, p.stride(0), q.stride(0)
     )  # fmt: skip
+    inner_p, inner_q = rows if layout == "tn" else depth, depth if layout == "nt" else cols
     constexprs = dict(
-        **tile.shape, LAYOUT=layout, TMA=tma
+        **tile.shape, LAYOUT=layout, TMA=tma, EVEN_C=even(cols, stride),
+        EVEN_P=tma or even(inner_p, p.stride(0)), EVEN_Q=tma or even(inner_q, q.stride(0)),
     )  # fmt: skip
     launch(split_kernel, (tiles, spans), args, constexprs, tile.warps, tile.stages)
     if spans > 1:
         size = rows * cols
-        args = out, parts, spans, size, cols, out.stride(0)
-        launch(sum_kernel, (ceil_div(size, BLOCK),), args, {"BLOCK": BLOCK})
+        args, flags = (out, parts, spans, rows, cols, out.stride(0)), even(cols, out.stride(0))
+        launch(sum_kernel, (ceil_div(size, BLOCK),), args, {"BLOCK": BLOCK, "EVEN": flags})
     return out
 
 

@@ -26,25 +26,33 @@ from liftcore.kernels.tiling import (
     can_use_tma,
     corner_of,
     describe,
+    even,
     gate_argument,
     launch,
     load_row,
     load_tile,
     rows_aligned,
     store_tile,
+    sure,
 )
 
 BLOCK = 1024  # elements a program of SwiGLU's backward takes
 
 
-@triton.jit
+# A kernel is compiled once, whatever the numbers of tokens, the ranks and the strides are. What it
+# may count on stands in constants: EVEN of the long products' sizes, EVEN_TAIL of the tail's.
+@triton.jit(do_not_specialize=[
+    "rows", "cols", "depth", "depth0", "depth1", "depth2", "stride_c", "stride_p", "stride_q",
+    "stride_x0", "stride_w0", "stride_x1", "stride_w1", "stride_x2", "stride_w2",
+    "each", "stride_e",
+])  # fmt: skip
 def chain_kernel(
     c, p, q, x0, w0, x1, w1, x2, w2, bias, scale, rows, cols, depth, depth0, depth1, depth2,
     stride_c, stride_p, stride_q, stride_x0, stride_w0, stride_x1, stride_w1, stride_x2, stride_w2,
     owners, each, stride_e,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
     PAIRS: tl.constexpr, BIAS: tl.constexpr, NT: tl.constexpr, TMA: tl.constexpr,
-    MANY: tl.constexpr,
+    MANY: tl.constexpr, EVEN: tl.constexpr, EVEN_TAIL: tl.constexpr,
 ):  # fmt: skip
     """C [rows, cols] = scale · P op(Q) + Σ_i X_i op(W_i) (+ bias), i < PAIRS; with MANY each row
     has the Q of its own adapter."""
@@ -55,30 +63,38 @@ def chain_kernel(
         if MANY:
             acc = add_own_product(
                 acc, p, q, owners, each, stride_e, m, n, rows, cols, 0, depth, depth,
-                stride_p, stride_q, BM, BN, BK, NT,
+                stride_p, stride_q, BM, BN, BK, NT, EVEN_TAIL,
             )  # fmt: skip
         else:
             acc = add_product(
-                acc, p, q, m, n, rows, cols, depth, stride_p, stride_q, BM, BN, BK, NT, TMA
+                acc, p, q, m, n, rows, cols, depth, stride_p, stride_q,
+                BM, BN, BK, NT, TMA, EVEN_TAIL,
             )  # fmt: skip
         acc = acc * scale
         acc = add_product(
-            acc, x0, w0, m, n, rows, cols, depth0, stride_x0, stride_w0, BM, BN, BK, NT, TMA
+            acc, x0, w0, m, n, rows, cols, depth0, stride_x0, stride_w0,
+            BM, BN, BK, NT, TMA, EVEN,
         )  # fmt: skip
         if PAIRS > 1:
             acc = add_product(
-                acc, x1, w1, m, n, rows, cols, depth1, stride_x1, stride_w1, BM, BN, BK, NT, TMA
+                acc, x1, w1, m, n, rows, cols, depth1, stride_x1, stride_w1,
+            BM, BN, BK, NT, TMA, EVEN,
             )  # fmt: skip
         if PAIRS > 2:
             acc = add_product(
-                acc, x2, w2, m, n, rows, cols, depth2, stride_x2, stride_w2, BM, BN, BK, NT, TMA
+                acc, x2, w2, m, n, rows, cols, depth2, stride_x2, stride_w2,
+            BM, BN, BK, NT, TMA, EVEN,
             )  # fmt: skip
         if BIAS:
-            acc += load_row(bias, n, cols, BN)
-        store_tile(c, acc, m, n, rows, cols, stride_c, BM, BN, TMA)
+            acc += load_row(bias, n, cols, BN, EVEN)
+        store_tile(c, acc, m, n, rows, cols, stride_c, BM, BN, TMA, EVEN)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[
+    "rows", "cols", "depth", "rank_g", "rank_u",
+    "stride_h", "stride_x", "stride_wg", "stride_wu", "stride_s", "stride_bg", "stride_bu",
+    "each", "stride_eg", "stride_eu",
+])  # fmt: skip
 def gate_up_kernel(
     h, gate, up, x, wg, wu, sg, bg, su, bu, bias_g, bias_u, scale_g, scale_u,
     rows, cols, depth, rank_g, rank_u,
@@ -86,7 +102,7 @@ def gate_up_kernel(
     owners, each, stride_eg, stride_eu,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
     BIAS_G: tl.constexpr, BIAS_U: tl.constexpr, GELU: tl.constexpr, KEEP: tl.constexpr,
-    TMA: tl.constexpr, MANY: tl.constexpr,
+    TMA: tl.constexpr, MANY: tl.constexpr, EVEN: tl.constexpr, EVEN_TAIL: tl.constexpr,
 ):  # fmt: skip
     """h [rows, cols] = act(g) · u, and with KEEP also g and u for the backward."""
     tiles = tl.cdiv(rows, BM) * tl.cdiv(cols, BN)
@@ -97,36 +113,38 @@ def gate_up_kernel(
         if MANY:
             g = add_own_product(
                 g, sg, bg, owners, each, stride_eg, m, n, rows, cols, 0, rank_g, rank_g,
-                stride_s, stride_bg, BM, BN, BK, True,
+                stride_s, stride_bg, BM, BN, BK, True, EVEN_TAIL,
             )  # fmt: skip
             u = add_own_product(
                 u, su, bu, owners, each, stride_eu, m, n, rows, cols, 0, rank_u, rank_u,
-                stride_s, stride_bu, BM, BN, BK, True,
+                stride_s, stride_bu, BM, BN, BK, True, EVEN_TAIL,
             )  # fmt: skip
         else:
             g = add_product(
-                g, sg, bg, m, n, rows, cols, rank_g, stride_s, stride_bg, BM, BN, BK, True, TMA
+                g, sg, bg, m, n, rows, cols, rank_g, stride_s, stride_bg,
+                BM, BN, BK, True, TMA, EVEN_TAIL,
             )  # fmt: skip
             u = add_product(
-                u, su, bu, m, n, rows, cols, rank_u, stride_s, stride_bu, BM, BN, BK, True, TMA
+                u, su, bu, m, n, rows, cols, rank_u, stride_s, stride_bu,
+                BM, BN, BK, True, TMA, EVEN_TAIL,
             )  # fmt: skip
         g = g * scale_g
         u = u * scale_u
         for k in tl.range(0, depth, BK):
-            a = load_tile(x, m, k, rows, depth, stride_x, BM, BK, TMA)  # [BM, BK]
-            b = load_tile(wg, n, k, cols, depth, stride_wg, BN, BK, TMA)  # [BN, BK]
+            a = load_tile(x, m, k, rows, depth, stride_x, BM, BK, TMA, EVEN)  # [BM, BK]
+            b = load_tile(wg, n, k, cols, depth, stride_wg, BN, BK, TMA, EVEN)  # [BN, BK]
             g = tl.dot(a, b.T, g, input_precision="ieee")
-            b = load_tile(wu, n, k, cols, depth, stride_wu, BN, BK, TMA)
+            b = load_tile(wu, n, k, cols, depth, stride_wu, BN, BK, TMA, EVEN)
             u = tl.dot(a, b.T, u, input_precision="ieee")
         if BIAS_G:
-            g += load_row(bias_g, n, cols, BN)
+            g += load_row(bias_g, n, cols, BN, EVEN)
         if BIAS_U:
-            u += load_row(bias_u, n, cols, BN)
+            u += load_row(bias_u, n, cols, BN, EVEN)
         if KEEP:
-            store_tile(gate, g, m, n, rows, cols, stride_h, BM, BN, TMA)
-            store_tile(up, u, m, n, rows, cols, stride_h, BM, BN, TMA)
+            store_tile(gate, g, m, n, rows, cols, stride_h, BM, BN, TMA, EVEN)
+            store_tile(up, u, m, n, rows, cols, stride_h, BM, BN, TMA, EVEN)
         g = g * tl.sigmoid(gate_argument(g, GELU)) * u
-        store_tile(h, g, m, n, rows, cols, stride_h, BM, BN, TMA)
+        store_tile(h, g, m, n, rows, cols, stride_h, BM, BN, TMA, EVEN)
 
 
 def chain(
@@ -172,8 +190,13 @@ def chain(
         out.stride(0), *strides, *(None, None) * unused,
         *ownership(owners, rows, q),
     ]  # fmt: skip
+    wide = (*depths[1:], out.stride(0), *strides[2:])
     constexprs = dict(
         **tile.shape, PAIRS=len(pairs), BIAS=bias is not None, NT=nt, TMA=tma, MANY=many,
+        EVEN=(tma and bias is None) or even(cols, *(() if tma else wide)),
+        EVEN_TAIL=(tma and not many) or even(
+            depths[0], *strides[:2], *([q.stride(0)] if many else []), *([] if nt else [cols])
+        ),
     )  # fmt: skip
     launch(chain_kernel, (min(tiles, sms),), args, constexprs, tile.warps, tile.stages)
     return out
@@ -221,17 +244,28 @@ def gate_up(
         rows, cols, x.shape[1], s[0].shape[1], s[1].shape[1], *strides,
         *ownership(owners, rows, *lora_b),
     ]  # fmt: skip
+    wide = (x.shape[1], *strides[:4])
     constexprs = dict(
         **tile.shape, BIAS_G=biases[0] is not None, BIAS_U=biases[1] is not None,
         GELU=gelu, KEEP=keep, TMA=tma, MANY=many,
+        EVEN=(tma and not any(b is not None for b in biases)) or even(cols, *(() if tma else wide)),
+        EVEN_TAIL=(tma and not many) or even(
+            *(b.shape[-1] for b in lora_b), *strides[4:],
+            *([b.stride(0) for b in lora_b] if many else []),
+        ),
     )  # fmt: skip
     launch(gate_up_kernel, (min(tiles, sms),), args, constexprs, tile.warps, tile.stages)
     return h, gate, up
 
 
-@triton.jit
-def swiglu_backward_kernel(dgate, dup, dh, gate, up, size, GELU: tl.constexpr, BLOCK: tl.constexpr):
-    """dgate = dh · u · (σ + g σ (1 − σ) z′) and dup = dh · g σ with σ = sigmoid(z(g))."""
+@triton.jit(do_not_specialize=["rows", "cols"])
+def swiglu_backward_kernel(
+    dgate, dup, dh, gate, up, rows, cols,
+    GELU: tl.constexpr, BLOCK: tl.constexpr, EVEN: tl.constexpr,
+):  # fmt: skip
+    """dgate = dh · u · (σ + g σ (1 − σ) z′) and dup = dh · g σ with σ = sigmoid(z(g)), each
+    [rows, cols] without a gap."""
+    size = tl.cast(rows, tl.int64) * sure(cols, EVEN)
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     d = tl.load(dh + i, mask=i < size, other=0.0).to(tl.float32)
     g = tl.load(gate + i, mask=i < size, other=0.0).to(tl.float32)
@@ -246,8 +280,7 @@ def swiglu_backward_kernel(dgate, dup, dh, gate, up, size, GELU: tl.constexpr, B
 def swiglu_backward(dh: Tensor, gate: Tensor, up: Tensor, gelu: bool) -> tuple[Tensor, Tensor]:
     """Gradients of gate and up [T, N] of h = act(gate) · up; all three contiguous."""
     dgate, dup = gate.new_empty(gate.shape), up.new_empty(up.shape)
-    size = gate.numel()
-    args = dgate, dup, dh, gate, up, size
-    constexprs = dict(GELU=gelu, BLOCK=BLOCK)
-    launch(swiglu_backward_kernel, (ceil_div(size, BLOCK),), args, constexprs)
+    args = dgate, dup, dh, gate, up, *gate.shape
+    constexprs = dict(GELU=gelu, BLOCK=BLOCK, EVEN=even(gate.shape[1]))
+    launch(swiglu_backward_kernel, (ceil_div(gate.numel(), BLOCK),), args, constexprs)
     return dgate, dup

@@ -229,7 +229,15 @@ def _table(
 # One entry a line: (op, first architecture, most tokens or None, way); the first that fits wins,
 # and where none does (GPUs without bf16 tensor cores) the way is plain.
 #   triton  the fused kernels      plain  library products, as on a CPU
+# Of so few tokens no pass over them is worth a fusion, and each launch counts. From sm_90 on a
+# library's product is expected to come nearer to the card's rate than Triton's: there Triton runs
+# what saves a pass, SwiGLU in its product and the sum of a group's dx. Not measured.
+FEW = 31
 WAYS = (
+    ("linear", 80, FEW, "plain"),
+    ("group", 80, FEW, "plain"),
+    ("gate_up", 80, FEW, "plain"),
+    ("linear", 90, None, "plain"),
     ("linear", 80, None, "triton"),
     ("group", 80, None, "triton"),
     ("gate_up", 80, None, "triton"),

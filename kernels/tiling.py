@@ -6,7 +6,8 @@ whose block is the tile; outside of the matrix a tile reads zero and writes noth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import triton
@@ -14,21 +15,30 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from liftcore.kernels.device import planned
-
 
 class Launch(NamedTuple):
     """A launch that was recorded and not run."""
 
     kernel: Any
+    grid: Sequence[int]
     args: Sequence[Any]
     constexprs: dict[str, Any]
     warps: int
     stages: int
 
 
-# What launches leave while device.planned names an architecture.
-recorded: list[Launch] = []
+# Who takes the launches in place of a GPU; the last one does.
+_takers: list[Callable[[Launch], None]] = []
+
+
+@contextmanager
+def recording(take: Callable[[Launch], None]) -> Generator[None]:
+    """Within it launches are handed to `take` and do not run."""
+    _takers.append(take)
+    try:
+        yield
+    finally:
+        _takers.pop()
 
 
 def launch(
@@ -39,9 +49,9 @@ def launch(
     warps: int = 4,
     stages: int = 3,
 ) -> None:
-    """kernel[grid](*args, **constexprs), or only its record where a launch is planned."""
-    if planned:
-        recorded.append(Launch(kernel, args, constexprs, warps, stages))
+    """kernel[grid](*args, **constexprs), or only its record within recording()."""
+    if _takers:
+        _takers[-1](Launch(kernel, grid, args, constexprs, warps, stages))
     else:
         kernel[grid](*args, **constexprs, num_warps=warps, num_stages=stages)
 
@@ -67,15 +77,28 @@ def describe(matrix: Tensor, rows: int, cols: int) -> TensorDescriptor:
     return TensorDescriptor(matrix, list(matrix.shape), [matrix.stride(0), 1], [rows, cols])
 
 
+def even(*numbers: int) -> bool:
+    """All are multiples of 16: what a kernel whose integers are not specialised is told of them."""
+    return not any(n % 16 for n in numbers)
+
+
+@triton.jit
+def sure(n, EVEN: tl.constexpr):
+    """n; with EVEN, which says that it is a multiple of 16, so that the compiler knows it too."""
+    return n // 16 * 16 if EVEN else n
+
+
 @triton.jit
 def load_tile(
     x, row, col, rows, cols, stride,
-    ROWS: tl.constexpr, COLS: tl.constexpr, TMA: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr, TMA: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
-    """x[row : row + ROWS, col : col + COLS] of x [rows, cols]."""
+    """x[row : row + ROWS, col : col + COLS] of x [rows, cols]; EVEN of cols and stride."""
     if TMA:
         return x.load([row, col])
     else:
+        cols = sure(cols, EVEN)
+        stride = sure(stride, EVEN)
         r = tl.arange(0, ROWS)[:, None]
         c = tl.arange(0, COLS)[None, :]
         # int64 for the corner only: offsets within a tile fit in int32.
@@ -87,12 +110,14 @@ def load_tile(
 @triton.jit
 def store_tile(
     x, value, row, col, rows, cols, stride,
-    ROWS: tl.constexpr, COLS: tl.constexpr, TMA: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr, TMA: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """x[row : row + ROWS, col : col + COLS] = value, rounded to the dtype of x [rows, cols]."""
     if TMA:
         x.store([row, col], value.to(x.dtype))
     else:
+        cols = sure(cols, EVEN)
+        stride = sure(stride, EVEN)
         r = tl.arange(0, ROWS)[:, None]
         c = tl.arange(0, COLS)[None, :]
         corner = x + tl.cast(row, tl.int64) * stride + col
@@ -104,21 +129,23 @@ def store_tile(
 def add_product(
     acc, x, w, row, col, rows, cols, depth, stride_x, stride_w,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, NT: tl.constexpr, TMA: tl.constexpr,
+    EVEN: tl.constexpr,
 ):  # fmt: skip
     """acc + the tile at (row, col) of x wᵀ (NT, w [cols, depth]) or of x w (w [depth, cols])."""
     for k in tl.range(0, depth, BK):
-        a = load_tile(x, row, k, rows, depth, stride_x, BM, BK, TMA)  # [BM, BK]
+        a = load_tile(x, row, k, rows, depth, stride_x, BM, BK, TMA, EVEN)  # [BM, BK]
         if NT:
-            b = load_tile(w, col, k, cols, depth, stride_w, BN, BK, TMA).T  # [BK, BN]
+            b = load_tile(w, col, k, cols, depth, stride_w, BN, BK, TMA, EVEN).T  # [BK, BN]
         else:
-            b = load_tile(w, k, col, depth, cols, stride_w, BK, BN, TMA)  # [BK, BN]
+            b = load_tile(w, k, col, depth, cols, stride_w, BK, BN, TMA, EVEN)  # [BK, BN]
         acc = tl.dot(a, b, acc, input_precision="ieee")
     return acc
 
 
 @triton.jit
-def load_row(x, col, cols, COLS: tl.constexpr):
-    """x[col : col + COLS] of a vector [cols] as fp32 [1, COLS]."""
+def load_row(x, col, cols, COLS: tl.constexpr, EVEN: tl.constexpr):
+    """x[col : col + COLS] of a vector [cols] as fp32 [1, COLS]; EVEN of cols."""
+    cols = sure(cols, EVEN)
     c = col + tl.arange(0, COLS)
     return tl.load(x + c, mask=c < cols, other=0.0).to(tl.float32)[None, :]
 

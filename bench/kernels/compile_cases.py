@@ -7,29 +7,26 @@ named architecture, and leave a record of each launch in place of running it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from liftcore.kernels import head_loss_cublas, head_loss_logits, tiling
+from bench.kernels.jit import specialised
+from liftcore.kernels import head_loss_cublas, head_loss_logits
 from liftcore.kernels.device import planned
 from liftcore.kernels.head_loss import Inputs
 from liftcore.kernels.head_loss_dhidden import scale_rows
 from liftcore.kernels.lora_many_triton import own_outer, own_rows
 from liftcore.kernels.lora_split_triton import split_product
 from liftcore.kernels.lora_triton import chain, gate_up, swiglu_backward
+from liftcore.kernels.tiling import Launch, recording
 
-TYPES = {
-    torch.bfloat16: "bf16",
-    torch.float16: "fp16",
-    torch.float32: "fp32",
-    torch.int64: "i64",
-    torch.int32: "i32",
-    torch.int8: "i8",
-    torch.float8_e4m3fn: "fp8e4nv",
-}
+# Constants by which a kernel is told what its integers are multiples of.
+PROMISES = "EVEN"
+HARD = {torch.float16: "fp16", torch.float32: "fp32"}
+
 # Hidden size, width of k and v, width of the MLP, vocabulary.
 SIZES = ((4096, 1024, 14336, 128256), (576, 192, 1536, 49152))
 TOKENS = (8192, 512)
@@ -37,78 +34,47 @@ TOKENS = (8192, 512)
 
 @dataclass(frozen=True)
 class CompileCase:
-    """One kernel at one set of tiles.
-
-    `signature` maps every argument to its type ("*bf16", "i32", "fp32", "constexpr",
-    "tensordesc<bf16[128, 64]>"), `constexprs` the "constexpr" ones to their values. `divisible`
-    names the pointers and integers that are multiples of 16, as the launcher would find them.
-    """
+    """One kernel as one launch specialises it; its tensors lie on the meta device."""
 
     name: str
-    kernel: Any
-    signature: dict[str, str]
-    constexprs: dict[str, Any]
-    num_warps: int
-    num_stages: int
-    divisible: tuple[str, ...] = field(default=())
-
-    def source(self) -> Any:
-        """The triton.compiler.ASTSource of this case, with the divisibility hints in it."""
-        from triton.compiler import ASTSource
-
-        names = list(self.signature)
-        hints = {(names.index(n),): [["tt.divisibility", 16]] for n in self.divisible}
-        return ASTSource(self.kernel, self.signature, self.constexprs, hints)
-
-    @property
-    def options(self) -> dict[str, int]:
-        return {"num_warps": self.num_warps, "num_stages": self.num_stages}
+    launch: Launch
 
 
 def record(arch: int, calls: Callable[[], Any]) -> list[CompileCase]:
-    """The launches of `calls` on a GPU of this architecture, each kernel and tile once."""
+    """The launches of `calls` on a GPU of this architecture, one for each kernel that Triton's JIT
+    would compile."""
+    by_kernel: dict[str, CompileCase] = {}
+
+    def take(launch: Launch) -> None:
+        by_kernel.setdefault(specialised(launch, arch), CompileCase(name_of(launch), launch))
+
     planned.append(arch)
     try:
-        calls()
-        return list({str(case): case for case in map(_case, tiling.recorded)}.values())
+        with recording(take):
+            calls()
     finally:
         planned.pop()
-        tiling.recorded.clear()
+    return list(by_kernel.values())
 
 
-def _case(launch: tiling.Launch) -> CompileCase:
-    kernel, args, constexprs, warps, stages = launch
-    signature, values, divisible = {}, dict(constexprs), []
-    for name, value in zip(kernel.arg_names, args, strict=False):
-        signature[name] = _type(value)
-        if signature[name] == "constexpr":
-            values[name] = value
-        elif isinstance(value, Tensor) or (isinstance(value, int) and value % 16 == 0):
-            divisible.append(name)
-    signature.update(dict.fromkeys(constexprs, "constexpr"))
-    sizes = "x".join(str(v) for k, v in constexprs.items() if k.startswith("B") and k[1:] in "MNKT")
-    flags = "".join(f" {v}" for v in constexprs.values() if isinstance(v, str))
-    flags += "".join(f" {k.lower()}" for k, v in constexprs.items() if v is True)
-    pairs = f" {constexprs['PAIRS']} pairs" if "PAIRS" in constexprs else ""
-    strides = [n for n, t in signature.items() if n.startswith("stride") and t != "constexpr"]
-    half = any("bf16" in t or "fp16" in t for t in signature.values())
-    hard = "" if half else " fp32"
-    hard += " unaligned" if not set(strides) <= set(divisible) else ""
-    name = f"{kernel.__name__} {sizes}{pairs}{flags}{hard}".strip()
-    return CompileCase(name, kernel, signature, values, warps, stages, tuple(divisible))
-
-
-def _type(value: Any) -> str:
-    """The type of an argument as Triton's signatures spell it."""
-    if isinstance(value, Tensor):
-        return "*" + TYPES[value.dtype]
-    if isinstance(value, float):
-        return "fp32"
-    if isinstance(value, int) and value != 1:  # Triton makes a constant of 1
-        return "i32" if abs(value) < 2**31 else "i64"
-    if value is None or value == 1:
-        return "constexpr"
-    return f"tensordesc<{TYPES[value.base.dtype]}{value.block_shape}>"
+def name_of(launch: Launch) -> str:
+    """A launch's kernel, tile and flags, for people."""
+    given = launch.constexprs
+    arguments = dict(zip(launch.kernel.arg_names, launch.args, strict=False))
+    matrices = [getattr(value, "base", value) for value in launch.args]
+    dtypes = {t.dtype for t in matrices if isinstance(t, Tensor) and t.is_floating_point()}
+    sizes = "x".join(str(v) for k, v in given.items() if k.startswith("B") and k[1:] in "MNKT")
+    words = [launch.kernel.__name__, sizes]
+    words += [f"{given['PAIRS']} pairs"] if "PAIRS" in given else []
+    words += [v for v in given.values() if isinstance(v, str)]
+    words += [k.lower() for k, v in given.items() if v is True and not k.startswith(PROMISES)]
+    words += [
+        kind for dtype, kind in HARD.items() if dtype in dtypes and torch.bfloat16 not in dtypes
+    ]
+    strides = [v for n, v in arguments.items() if n.startswith("stride") and v is not None]
+    promises = [v for k, v in given.items() if k.startswith(PROMISES)]
+    words += ["unaligned"] if not all(promises or [v % 16 == 0 for v in strides]) else []
+    return " ".join(filter(None, words))
 
 
 def matrix(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -235,6 +201,28 @@ def cublas_head() -> None:
                 head_loss_cublas.head_loss(Inputs(hidden, weight, *targets))
 
 
+def more_products() -> None:
+    """What is rarer: 16 bits of the other kind, fp32, odd ranks, and a single token."""
+    for t, r, dtype in (
+        (512, 128, torch.float16),
+        (512, 16, torch.float32),
+        (512, 24, torch.bfloat16),
+        (512, 7, torch.bfloat16),
+        (1, 8, torch.bfloat16),
+    ):
+        x, w, s = (matrix(*m, dtype=dtype) for m in ((t, 576), (1536, 576), (t, r)))
+        a, b, y = (matrix(*m, dtype=dtype) for m in ((r, 576), (1536, r), (t, 1536)))
+        chain(y, s, b, [(x, w)], nt=True)
+        chain(x, s, a, [(y, w)], nt=False)
+        parts = matrix(t, 2 * r, dtype=dtype).split(r, dim=1)
+        gate_up(x, [w, w], parts, [b, b], [1.0, 1.0], [None, None], gelu=False, keep=True)
+        split_product(s, x, a, "nt")
+        split_product(s, y, b, "nn", 2.0)
+        split_product(a, s, x, "tn")
+        swiglu_backward(y, y, y, False)
+
+
+# What the suite compiles, and what `python -m bench kernels --compile-only` does beside it.
 CALLS = {
     "lora_triton": lora_products,
     "lora_split_triton": split_products,
@@ -242,9 +230,11 @@ CALLS = {
     "head_loss_logits": triton_head,
     "head_loss_cublas": cublas_head,
 }
+MORE = {"more": more_products}
 
 
 def cases(module: str, arch: int) -> list[CompileCase]:
-    """A module's cases; of those that share a name, which differ in alignment, the first."""
-    recorded = record(arch, CALLS[module])
+    """A module's cases; of those that share a name, which differ in what Triton makes of a model's
+    sizes, the first."""
+    recorded = record(arch, (CALLS | MORE)[module])
     return list({case.name: case for case in reversed(recorded)}.values())[::-1]

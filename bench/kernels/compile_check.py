@@ -15,7 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.kernels.compile_cases import CALLS, CompileCase, cases
+from bench.kernels.compile_cases import CALLS, MORE, CompileCase, cases
+from bench.kernels.computed import computed
+from bench.kernels.jit import compiled
 
 ARCHITECTURES = (80, 89, 90, 100, 120)
 # Bytes of shared memory that one program may have: A100; L4 and RTX 40; H100; B200; RTX 50.
@@ -28,8 +30,11 @@ STACK_LIMIT = {80: 0, 89: 256, 90: 0, 100: 0, 120: 256}
 class Usage:
     """What one compiled kernel uses of a GPU, or the error that Triton raised.
 
-    `matrix` names the tensor-core instruction in its PTX; `has_product` is whether the kernel
-    asks for a product at all.
+    matrix       the tensor-core instruction in its PTX
+    has_product  whether the kernel asks for a product at all
+    loads, stores   copies by TMA in its PTX, into and out of shared memory
+    pending      most wgmma that may run on while the next one's operands are waited for
+    programs, loop, traffic, seconds, floor   of one launch, as computed.py computes them
     """
 
     module: str
@@ -42,12 +47,24 @@ class Usage:
     shared: int = 0
     matrix: str = ""
     has_product: bool = False
+    loads: int = 0
+    stores: int = 0
+    pending: int = 0
+    programs: int = 0
+    loop: int = 0
+    traffic: float = 0.0
+    seconds: float = 0.0
+    floor: float = 0.0
     error: str = ""
 
 
-def compile_all(archs: Sequence[int] = ARCHITECTURES, processes: int = 2) -> list[Usage]:
-    """Every case of every module for these architectures; an error is reported, not raised."""
-    jobs = [(module, arch, i) for arch in archs for module in CALLS for i in _numbers(module, arch)]
+def compile_all(
+    archs: Sequence[int] = ARCHITECTURES,
+    processes: int = 2,
+    modules: Sequence[str] = (*CALLS, *MORE),
+) -> list[Usage]:
+    """Every case of these modules for these architectures; an error is reported, not raised."""
+    jobs = [(m, arch, i) for arch in archs for m in modules for i in _numbers(m, arch)]
     # Not a fork: Triton's compiler and torch keep threads.
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         return pool.map(_job, jobs, chunksize=4)
@@ -55,24 +72,26 @@ def compile_all(archs: Sequence[int] = ARCHITECTURES, processes: int = 2) -> lis
 
 def compile_case(case: CompileCase, arch: int, module: str = "") -> Usage:
     """Compiles one case for sm_<arch>; raises what Triton raises when it cannot."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-
-    compiled = triton.compile(
-        case.source(), target=GPUTarget("cuda", arch, 32), options=dict(case.options)
-    )
-    registers, stack = resources(compiled.asm["cubin"])
+    kernel = compiled(case.launch, arch)
+    ptx = kernel.asm["ptx"]
+    registers, stack = resources(kernel.asm["cubin"])
     return Usage(
         module=module,
         kernel=case.name,
         arch=arch,
-        warps=case.num_warps,
-        stages=case.num_stages,
+        warps=case.launch.warps,
+        stages=case.launch.stages,
         registers=registers,
         spilled=stack,
-        shared=compiled.metadata.shared,
-        matrix=_matrix_instruction(compiled.asm["ptx"]),
-        has_product="tt.dot" in compiled.asm["ttir"],
+        shared=kernel.metadata.shared,
+        matrix=_matrix_instruction(ptx),
+        has_product="tt.dot" in kernel.asm["ttir"],
+        loads=len(re.findall(r"cp\.async\.bulk\.tensor\S*shared\S*\.global", ptx)),
+        stores=len(re.findall(r"cp\.async\.bulk\.tensor\S*global\S*\.shared", ptx)),
+        pending=max(
+            map(int, re.findall(r"wgmma\.wait_group\.sync\.aligned (\d+)", ptx)), default=0
+        ),
+        **computed(case.launch, arch, registers, kernel.metadata.shared, ptx)._asdict(),
     )
 
 
@@ -89,7 +108,8 @@ def _job(job: tuple[str, int, int]) -> Usage:
     try:
         return compile_case(case, arch, module)
     except Exception as error:
-        return Usage(module, case.name, arch, case.num_warps, case.num_stages, error=repr(error))
+        launch = case.launch
+        return Usage(module, case.name, arch, launch.warps, launch.stages, error=repr(error))
 
 
 def resources(cubin: bytes) -> tuple[int, int]:

@@ -25,7 +25,17 @@ from typing import Any
 
 import torch
 
-from bench.common import RESULTS, Rows, Timer, device_name, known, peak_mib, results_name, table
+from bench.common import (
+    RESULTS,
+    Rows,
+    Timer,
+    device_name,
+    known,
+    peak_mib,
+    results_name,
+    table,
+    versions,
+)
 from bench.kernels import head_variants, lora_variants
 from bench.kernels.check import DeadDevice, Outcome, check, reason_of
 
@@ -45,6 +55,9 @@ MODELS = {
     "qwen3-8b": Model(4096, 1024, 12288, 151936),
     "smollm2-135m": Model(576, 192, 1536, 49152),
 }
+COMPUTED = """Computed, not measured (bench/kernels/computed.py): programs that fit on a processor,
+instructions of the product's loop, products that may be pending, L2 traffic against the least,
+microseconds of the first launch of the kernel on an H100, and the floor of these."""
 OPS = ("linear", "qkv", "gate_up", "head")
 MASKED = (0.0, 0.375, 0.625)
 COLUMNS = (
@@ -190,16 +203,20 @@ def _cell(outcome: Outcome, name: str) -> str:
     return f"{outcome.milliseconds:.3f}{word[outcome.correct]}"
 
 
-def compile_only() -> int:
+def compile_only(archs: Sequence[int]) -> int:
     """The table of what every kernel uses of a GPU, compiled without one."""
     from bench.kernels.compile_check import SHARED_LIMIT, compile_all
 
-    lines = [["kernel", "sm", "warps", "stages", "registers", "spilled", "shared", "product"]]
+    lines = [["kernel", "sm", "warps", "stages", "registers", "spilled", "shared", "programs",
+              "loop", "pending", "traffic", "us", "floor", "product"]]  # fmt: skip
     bad = 0
-    for u in compile_all():
-        numbers = (u.arch, u.warps, u.stages, u.registers, u.spilled, u.shared)
-        lines.append([u.kernel, *map(str, numbers), u.error or u.matrix])
+    for u in compile_all(archs):
+        numbers = (u.arch, u.warps, u.stages, u.registers, u.spilled, u.shared, u.programs, u.loop)
+        times = [f"{1e6 * s:.1f}" if u.arch == 90 else "" for s in (u.seconds, u.floor)]
+        more = [str(u.pending or ""), f"{u.traffic:.1f}" if u.traffic else "", *times]
+        lines.append([u.kernel, *map(str, numbers), *more, u.error or u.matrix])
         bad += bool(u.error) or u.spilled > 0 or u.shared > SHARED_LIMIT[u.arch]
+    print(f"triton {versions()['triton']}. " + COMPUTED)
     print(table(lines))
     print(f"{len(lines) - 1} kernels compiled, {bad} with an error, a spill or too much memory")
     return 1 if bad else 0
@@ -222,9 +239,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path, help="folder of the rows (bench/results/DEVICE)")
     parser.add_argument("--resume", action="store_true", help="measure only what has no row yet")
     parser.add_argument("--compile-only", action="store_true")
+    parser.add_argument("--arch", nargs="+", type=int, default=[80, 89, 90, 100, 120])
     args = parser.parse_args(argv)
     if args.compile_only:
-        return compile_only()
+        return compile_only(args.arch)
     names = changed(args, parser)
     args.dtype = getattr(torch, args.dtype)
     device = torch.device(args.device)
@@ -289,6 +307,6 @@ def main(argv: list[str]) -> int:
 def changed(args: argparse.Namespace, parser: argparse.ArgumentParser) -> list[str]:
     """The options that are not the defaults, for the name of the results: but where, and when to
     stop."""
-    usual, silent = vars(parser.parse_args([])), ("device", "out", "minutes", "resume")
+    usual, silent = vars(parser.parse_args([])), ("device", "out", "minutes", "resume", "arch")
     given = {k: v for k, v in vars(args).items() if k not in silent and v != usual[k]}
     return [re.sub(r"[^a-z0-9.]+", "-", f"{k}-{v}".lower()).strip("-") for k, v in given.items()]

@@ -147,8 +147,8 @@ def test_table_prefers_large_tiles_that_fill_the_gpu():
         large = tiles.pick("forward", arch, 2, 8192, 4096, sms)
         small = tiles.pick("forward", arch, 2, 16, 576, sms)
         assert large.bm * large.bn > small.bm * small.bn
-        assert tiles.way("linear", arch, 8192) == "triton"
-    assert tiles.way("linear", 75, 8192) == "plain"
+        assert tiles.way("gate_up", arch, 8192) == "triton"
+    assert tiles.way("gate_up", 75, 8192) == "plain"
 
 
 @pytest.mark.parametrize("op", [lora_linear, lora_qkv, lora_gate_up])
@@ -237,7 +237,7 @@ def test_rows_that_start_anywhere_take_small_tiles(arch):
 
         x, w, s, b = matrix(8192, k), matrix(4096, k), matrix(8192, r), matrix(4096, r)
         (case,) = record(arch, lambda: chain(matrix(8192, 4096), s, b, [(x, w)], nt=True))
-        return case.constexprs["BM"] * case.constexprs["BN"]
+        return case.launch.constexprs["BM"] * case.launch.constexprs["BN"]
 
     assert launched(4096, 128) == launched(4096, 4) >= 128 * 128
     assert launched(4095, 128) == launched(4092, 128) == 64 * 64

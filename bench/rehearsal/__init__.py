@@ -1,0 +1,1 @@
+"""A rehearsal, without a GPU, of all that runs on one."""

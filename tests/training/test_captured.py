@@ -1,0 +1,175 @@
+"""What a captured step may not do, on a stand-in for a GPU that refuses it as CUDA would.
+
+Whole runs through GraphRunner: no host read, no copy between host and device, no new kernel and no
+other stream within a capture, whatever is trained on and however much is recomputed.
+"""
+
+import numpy as np
+import pytest
+import torch
+from steps import CONFIG, Run, mixed
+from streams import Fixed, sample
+
+from liftcore.kernels.device import HAS_TRITON, INTERPRET
+from liftcore.layers.attention import fast_attention
+from liftcore.objectives.replay import Replay
+from liftcore.objectives.segments import Segments
+from liftcore.questions.own_words import OwnWords
+from liftcore.training import runner
+from liftcore.training.graph import GraphRunner
+from liftcore.training.memory_plan import MemoryPlan
+from liftcore.training.source import StepSource, segments_alone
+
+pytestmark = pytest.mark.skipif(not HAS_TRITON or INTERPRET, reason="no Triton that compiles")
+FROZEN = dict(train_a=False, layers=0.5)
+
+
+@pytest.fixture
+def card():
+    from bench.rehearsal.card import stand_in
+
+    with stand_in() as card:
+        yield card
+
+
+def questions(rng, tokens, config):
+    asked = [sample(12, 4, "qa", first=3 + i) for i in range(9)]
+    return StepSource([Segments(tokens, config, [1]), Fixed(asked, "qa")], config, 200, prefix=1)
+
+
+def replay(rng, tokens, config):
+    lengths = rng.integers(6, 14, size=12)
+    rows = [OwnWords(rng.integers(3, 200, n), int(rng.integers(1, n - 1))) for n in lengths]
+    config = config.replace(replay_share=0.3, replay_targets="hard")
+    objectives = [Segments(tokens, config, [1]), Replay(None, rows, config)]
+    return StepSource(objectives, config, 200, prefix=1)
+
+
+def segments(rng, tokens, config):
+    return segments_alone(tokens, config, [1])
+
+
+def few_scored(rng, tokens, config):
+    """The last layer then runs for chosen rows."""
+    config = config.replace(schedule="overlap", overlap_loss="new", segment_length=64)
+    return segments_alone(np.tile(tokens, 3), config, [1])
+
+
+def made(source, **options):
+    return Run(GraphRunner, source, dtype=torch.bfloat16, device="cuda", **options)
+
+
+def taken(run, count=10**6):
+    with fast_attention(run.model, 65) as why:
+        assert not why
+        return run.take(count)
+
+
+@pytest.mark.parametrize(
+    ("make", "settings", "recompute"),
+    [
+        (segments, {}, 0),
+        (segments, {}, 1),
+        (few_scored, {}, 0),
+        (questions, {}, 1),
+        (replay, {}, 0),
+        (mixed, {}, 1),
+        (mixed, FROZEN, 0),
+        (mixed, FROZEN, 1),
+    ],
+)
+def test_a_step_is_captured_whatever_it_trains_on(card, rng, make, settings, recompute):
+    tokens = rng.integers(3, 200, size=170)
+    config = CONFIG.replace(epochs=3, **settings)
+    run = made(make(rng, tokens, config))
+    run.runner.use(MemoryPlan(2, 2, recompute))
+    taken(run, 1)
+    card.reset()
+    taken(run)
+    graphs = [graph for graph in run.runner.graphs.values() if graph is not None]
+    assert not run.runner.why and graphs, run.runner.why
+    assert all(graph.seconds for graph in graphs), "a graph of nothing"
+    # Beside the reader's, which is bounded, a run waits for nothing but captures.
+    allowed = {"a synchronisation before a capture", "a synchronisation"}
+    assert set(card.waits) <= allowed, card.waits
+
+
+def reads(loss):
+    loss.sum().item()
+
+
+def copies(loss):
+    torch.zeros(3).to(loss.device, non_blocking=True)
+
+
+def copies_pinned(loss):
+    torch.zeros(3).pin_memory().to(loss.device, non_blocking=True)
+
+
+def brings_back(loss):
+    loss.detach().to("cpu", non_blocking=True)
+
+
+def compares(loss):
+    torch.equal(loss, loss)
+
+
+def selects(loss):
+    loss.expand(3)[loss.expand(3) > 0]
+
+
+def changes_streams(loss):
+    with torch.cuda.stream(torch.cuda.Stream()):
+        loss + 1
+
+
+def synchronises(loss):
+    torch.cuda.synchronize()
+
+
+def compiles(loss):
+    from liftcore.kernels.head_loss_dhidden import scale_rows
+
+    # Another number of columns is another constant of the kernel.
+    columns = 300 if torch.cuda.is_current_stream_capturing() else 20
+    scale_rows(torch.empty(2, columns, device=loss.device), torch.empty(2, device=loss.device))
+
+
+WRONG = [reads, copies, copies_pinned, brings_back, compares, selects, changes_streams,
+         synchronises, compiles]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_cuda_refuses_is_refused(card, wrong):
+    from bench.rehearsal.card import Refused
+
+    x = torch.ones(1, device="cuda")
+    wrong(x)
+    with (
+        pytest.raises(RuntimeError, match="previous error") as end,
+        torch.cuda.graph(torch.cuda.CUDAGraph()),
+    ):
+        wrong(x)
+    assert isinstance(end.value.__context__, Refused)
+
+
+def test_a_refused_capture_goes_on_eagerly(card, rng, monkeypatch):
+    real = runner.batch_loss
+    monkeypatch.setattr(runner, "batch_loss", lambda *a: (loss := real(*a), reads(loss))[0])
+    run = taken(made(segments(rng, rng.integers(3, 200, size=60), CONFIG)))
+    assert "the host reads a number" in run.runner.why and "the capture failed" in run.runner.how
+    assert not any(run.runner.graphs.values())
+
+
+def test_devices_do_not_mix_on_the_stand_in(card):
+    x = torch.ones(3, device="cuda")
+    assert x.is_cuda and x.device == torch.device("cuda:0") and not torch.ones(3).is_cuda
+    with pytest.raises(RuntimeError, match="two devices"):
+        x + torch.ones(3)
+    with pytest.raises(torch.OutOfMemoryError):
+        torch.empty(2**40, device="cuda")
+    before = card.allocated
+    y = torch.empty(1000, device="cuda")
+    assert card.allocated - before == 4096 and y[3:].data_ptr() == y.data_ptr() + 12
+    del y
+    assert card.allocated == before
