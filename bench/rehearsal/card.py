@@ -31,12 +31,9 @@ from liftcore.kernels.tiling import Launch, recording
 ops = torch.ops.aten
 _Base = torch._C.TensorBase
 CUDA, META = torch.device("cuda:0"), torch.device("meta")
-NAMES = {80: "NVIDIA A100", 90: "NVIDIA H100 80GB HBM3", 100: "NVIDIA B200"}
 MEMORY = 78 * 2**30
 # What the host reads: small, not 0, and exact in 16 bits.
 NUMBER = 2.0**-20
-# What a host's turn takes: an op's launch by torch, a Triton kernel's, a graph's.
-OP_SECONDS, LAUNCH_SECONDS, REPLAY_SECONDS = 4e-6, 12e-6, 1e-5
 # What is true nowhere, as the host is told, and what keeps or turns that round.
 NOWHERE, KEPT, TURNED = ("isnan", "isinf", "ne"), ("any", "all"), ("bitwise_not", "logical_not")
 
@@ -166,7 +163,7 @@ class Card(TorchDispatchMode):
             kind = func.overloadpacket.__name__
             if kind not in EMPTY:
                 self.computing[str(func)] += 1
-                self.spend(OP_SECONDS, cost.of_op(func, read, fresh))
+                self.spend(cost.OP_SECONDS, cost.of_op(func, read, fresh))
 
     def keep(self, tensor: Tensor) -> None:
         """Counts the memory of a tensor that is new, and gives it an address."""
@@ -214,7 +211,7 @@ class Card(TorchDispatchMode):
                 raise Refused(f"{launch.kernel.__name__} is compiled while a stream is capturing")
             self.kernels[name] = shell
         self.launches[name] += 1
-        self.spend(LAUNCH_SECONDS, cost.of_launch(launch))
+        self.spend(cost.LAUNCH_SECONDS, cost.of_launch(launch))
 
     def _shell(self, value: Any) -> Any:
         if isinstance(value, Tensor):

@@ -19,6 +19,8 @@ from liftcore.kernels.tiling import Launch
 # Operations a second by element size, and bytes a second.
 RATES = {1: 1979e12, 2: 989e12, 4: 67e12, 8: 67e12}
 BANDWIDTH = 3.35e12
+# What a host's turn takes: an op's launch by torch, a Triton kernel's, a graph's.
+OP_SECONDS, LAUNCH_SECONDS, REPLAY_SECONDS = 4e-6, 12e-6, 1e-5
 
 
 def seconds(operations: float, size: int, moved: float) -> float:

@@ -13,8 +13,10 @@ from torch import Tensor
 from torch.fx.experimental import _config as fx_config
 from torch.utils import _device
 
+from bench.rehearsal.cost import OP_SECONDS, REPLAY_SECONDS
 from liftcore.kernels import native
 
+NAMES = {80: "NVIDIA A100", 90: "NVIDIA H100 80GB HBM3", 100: "NVIDIA B200"}
 _Base = torch._C.TensorBase
 ops = torch.ops.aten
 # SDPA's kernels without a mask, and with one.
@@ -79,8 +81,6 @@ class Graph:
         self.card, self.seconds, self.whole = card, 0.0, False
 
     def replay(self) -> None:
-        from bench.rehearsal.card import REPLAY_SECONDS
-
         if not self.whole:
             raise RuntimeError("Called CUDAGraph::replay without a preceding successful capture.")
         if self.card.capture is not None:
@@ -156,7 +156,6 @@ class _Device:
 
 def _library(card: Any) -> types.SimpleNamespace:
     """liftcore's CUDA library, as far as it answers: 0, for all is well."""
-    from bench.rehearsal.card import OP_SECONDS
 
     def call(*_: Any) -> int:
         card.spend(OP_SECONDS, 0.0)
@@ -251,8 +250,6 @@ def _made(card: Any, function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _module(card: Any) -> dict[str, Any]:
     """Of torch.cuda."""
-    from bench.rehearsal.card import NAMES
-
     properties = types.SimpleNamespace(
         name=NAMES.get(card.arch, f"sm_{card.arch}"),
         major=card.arch // 10,
