@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from liftcore import adapter as adapters
-from liftcore import document as documents_of
 from liftcore import model as models
+from liftcore import prepare
 from liftcore.adapter import alone_with
 from liftcore.config import LiftConfig, preset_for
 from liftcore.device_memory import free_bytes
@@ -22,11 +22,10 @@ from liftcore.errors import LiftError, UsageError
 from liftcore.layers import base, depth
 from liftcore.layers.linear import features
 from liftcore.layers.lora import Adapter, linear_layers, own_adapter_after, without_adapter
-from liftcore.lift import _beginning, _Made, _made, _memory, _with_questions
 from liftcore.memory import Memory
-from liftcore.objectives.build import SELF, pair_sources
 from liftcore.tokens import Tokenizer
-from liftcore.training.loop import Result, told_by, train
+from liftcore.training.loop import Result, train
+from liftcore.training.losses import told_by
 from liftcore.training.progress import ProgressLine
 from liftcore.training.together import Learner, TogetherSource
 
@@ -151,8 +150,8 @@ class _Run:
         self.model, self.tokenizer, self.config, self.init = model, tokenizer, config, init
         self.line, self.on_memory, self.on_failure = line, on_memory, on_failure
         self.count, self.over, self.how = count, 0, ""
-        self.start = "" if init is None else adapters.file_sha256(Path(init) / adapters.WEIGHTS)
-        self.first: _Made | None = None  # what it knows of the model serves all others
+        self.start = prepare.start_sha256(init)
+        self.first: prepare.Prepared | None = None  # what it knows of the model serves all others
 
     def learners(self, documents: Iterable[tuple]) -> Iterator[Learner]:
         """The documents that can begin, each made when it is asked for."""
@@ -165,24 +164,15 @@ class _Run:
             yield learner
 
     def _learner(self, number: int, document: Any, title: str | None, qa: Any) -> Learner:
-        config = self.config if qa is None else _with_questions(self.config)
-        if qa is None and "qa" in config.objectives:
-            qa = SELF
-        given = [] if qa is None else pair_sources(qa)
-        document = documents_of.read(document, self.tokenizer, title)
+        config, given = prepare.asked(self.config, qa)
+        document = prepare.read(self.model, self.tokenizer, document, title, config)
         models.check_tokens(self.model, document.tokens)
-        prefix, window = models.prefix_ids(self.tokenizer), models.window(self.model)
-        if min(config.segment_length, len(document.tokens)) + len(prefix) > window:
-            raise UsageError(
-                f"segment_length {config.segment_length} does not fit the model's window of "
-                f"{window} tokens"
-            )
         with own_adapter_after(self.model), without_adapter(self.model):
-            adapter = _beginning(self.model, config, self.init)
+            adapter = prepare.first_adapter(self.model, config, self.init)
             adapter.install()
             whole = self.model, self.tokenizer, document, adapter, config
             fresh = self.init is None
-            made = _made(*whole, given, self.line, None, fresh=fresh, like=self.first)
+            made = prepare.prepare(*whole, given, self.line, None, fresh=fresh, like=self.first)
         self.first = self.first or made
         return _Document(self, number, document, adapter, made)
 
@@ -210,14 +200,14 @@ class _Document(Learner):
     """A document on its way through the batch."""
 
     def __init__(
-        self, run: _Run, number: int, document: Document, adapter: Adapter, made: _Made
+        self, run: _Run, number: int, document: Document, adapter: Adapter, made: prepare.Prepared
     ) -> None:
         super().__init__(adapter, made.steps)
         self.run, self.number, self.document, self.made = run, number, document, made
         self.started = time.perf_counter()
 
     def ended(self) -> None:
-        run, source = self.run, self.source
+        run, source, made = self.run, self.source, self.made
         result = Result(
             seconds=time.perf_counter() - self.started,
             steps=source.done_steps,
@@ -229,8 +219,11 @@ class _Document(Learner):
         )
         with own_adapter_after(run.model):
             self.adapter.install()
-            whole = run.model, run.tokenizer, self.document, self.adapter, self.made
-            memory = _memory(*whole, result)
+            whole = run.model, run.tokenizer, self.document, self.adapter
+            measured = prepare.measure(*whole, made.forgetting)
+            memory = prepare.memory_of(
+                *whole, made.config, measured, made.noted(result), made.asked
+            )
         with without_adapter(run.model):
             run.ended(self.number, memory)
 

@@ -186,7 +186,7 @@ def _ready(args: argparse.Namespace, ranks: Ranks, out: Path, stack: ExitStack) 
     from liftcore.layers.targets import check_mergeable, targets
     from liftcore.memory import check_output, check_room
     from liftcore.model import load_tokenizer
-    from liftcore.objectives.build import SELF
+    from liftcore.objectives.build import SELF, named_sources
 
     tokenizer = load_tokenizer(args.model)
     preset = args.preset or options.preset(args, tokenizer)
@@ -207,7 +207,8 @@ def _ready(args: argparse.Namespace, ranks: Ranks, out: Path, stack: ExitStack) 
                 f"{out} holds an unfinished run: --resume goes on with it, --force starts anew"
             )
         # A server begins while the model is still being loaded.
-        sources = _sources(args, reading.text, title or documents.UNTITLED)
+        server, about = options.server(args), (reading.text, title or documents.UNTITLED)
+        sources = named_sources(*about, args.qa or None, server, args.qa_self) or None
         for each in sources or ():
             if each != SELF:
                 stack.callback(each.close)
@@ -237,26 +238,6 @@ def _known(args: argparse.Namespace, out: Path) -> dict:
     return {"recall": info.report.recall, "seconds": info.training.seconds, "out": str(out)} | {
         "tokens": info.about.tokens
     }
-
-
-def _sources(args: argparse.Namespace, text: str, title: str) -> list[Any] | None:
-    """The sources of question-answer pairs that a command line names; None for none."""
-    from liftcore.embedded import cache_folder
-    from liftcore.objectives.build import SELF, pair_sources
-    from liftcore.questions.server import ServerPairs
-
-    sources: list[Any] = pair_sources(args.qa) if args.qa else []
-    if bool(args.qa_server) != bool(args.qa_model):
-        raise UsageError("--qa-server URL and --qa-model NAME go together")
-    if args.qa_server:
-        cache, concurrency = cache_folder() / "qa", args.qa_concurrency
-        server = ServerPairs(
-            text, title, args.qa_server, args.qa_model, cache=cache, concurrency=concurrency
-        )
-        sources.append(server)
-    if args.qa_self:
-        sources.append(SELF)
-    return sources or None
 
 
 def _print_absorbed(memory: Memory, out: Path) -> None:

@@ -65,12 +65,10 @@ def run(args: argparse.Namespace) -> dict:
         raise UsageError(f"--workers must be at least 1: {args.workers}")
     if args.ray is None and args.cpus_per_worker is not None:
         raise UsageError("--cpus-per-worker belongs to --ray")
-    if bool(args.qa_server) != bool(args.qa_model):
-        raise UsageError("--qa-server URL and --qa-model NAME go together")
+    server = options.server(args)
     preset = args.preset or options.preset(args, load_tokenizer(args.model))
     config = options.config(args, preset, **settings_of(args.init))
     runfile.save(args.save_config, args, config, preset)
-    server = (args.qa_server, args.qa_model, args.qa_concurrency) if args.qa_server else None
     plan = Plan(
         model=args.model,
         config=config,

@@ -187,6 +187,13 @@ def load(args: argparse.Namespace, tokenizer: Any = None) -> tuple[PreTrainedMod
     return model, tokenizer
 
 
+def server(args: argparse.Namespace) -> tuple[str, str, int] | None:
+    """URL, model and requests at once of the server that makes questions; None without one."""
+    if bool(args.qa_server) != bool(args.qa_model):
+        raise UsageError("--qa-server URL and --qa-model NAME go together")
+    return (args.qa_server, args.qa_model, args.qa_concurrency) if args.qa_server else None
+
+
 def check_sharding(args: argparse.Namespace, ranks: Ranks, config: LiftConfig) -> None:
     """Raises UsageError where --shard-base cannot be."""
     from liftcore.layers import sharded

@@ -63,6 +63,7 @@ class Worker:
     def _absorb(self, job: Job, model: Any, tokenizer: Any) -> int:
         from liftcore import document as documents
         from liftcore import files, lift
+        from liftcore.objectives.build import SELF, named_sources
         from liftcore.reading import read_file
 
         with ExitStack() as stack:
@@ -75,7 +76,11 @@ class Worker:
                 questions = None if questions is None else str(place / Path(questions).name)
             reading = read_file(file)
             document = documents.from_text(reading.text, tokenizer, job.title, reading.source)
-            sources = self._sources(stack, reading.text, job.title, questions)
+            server, self_made = self.plan.server, self.plan.self_made
+            sources = named_sources(reading.text, job.title, questions, server, self_made)
+            for each in sources:
+                if each != SELF:
+                    stack.callback(each.close)
             here = self.store.workplace(job.folder)
             files.tidy(here)
             memory = lift.absorb(
@@ -89,20 +94,6 @@ class Worker:
             memory.save(here, force=True, with_document=self.plan.with_document)
             self.store.take(job.folder)
             return memory.training.token_passes
-
-    def _sources(self, stack: ExitStack, text: str, title: str, questions: str | None) -> list[Any]:
-        from liftcore.embedded import cache_folder
-        from liftcore.objectives.build import SELF, pair_sources
-        from liftcore.questions.server import ServerPairs
-
-        sources: list[Any] = [] if questions is None else pair_sources(questions)
-        if self.plan.server is not None:
-            url, model, concurrency = self.plan.server
-            cache = cache_folder() / "qa"
-            server = ServerPairs(text, title, url, model, cache=cache, concurrency=concurrency)
-            stack.callback(server.close)
-            sources.append(server)
-        return [*sources, SELF] if self.plan.self_made else sources
 
 
 def known(store: Store, job: Job) -> dict:

@@ -12,6 +12,7 @@ from torch import nn
 from liftcore import model as models
 from liftcore.config import LiftConfig
 from liftcore.document import Document
+from liftcore.embedded import cache_folder
 from liftcore.errors import UsageError
 from liftcore.objectives import Objective
 from liftcore.objectives.distill import DistilledPairs, DistilledSegments
@@ -89,6 +90,25 @@ def pair_sources(qa: Any) -> list[PairSource | str]:
     if any(each == SELF or hasattr(each, "poll") for each in entries):
         return entries
     return [GivenPairs(as_pair(each, f"pair {n}") for n, each in enumerate(entries, 1))]
+
+
+def named_sources(
+    text: str,
+    title: str,
+    qa: str | Path | None,
+    server: tuple[str, str, int] | None,
+    self_made: bool,
+) -> list[Any]:
+    """The sources of a command line for one document: a JSONL file, a server (URL, model, requests
+    at once) that answers about `text`, and the model itself. Whoever takes them closes them."""
+    sources: list[Any] = [] if qa is None else pair_sources(qa)
+    if server is not None:
+        from liftcore.questions.server import ServerPairs
+
+        url, model, concurrency = server
+        cache = cache_folder() / "qa"
+        sources.append(ServerPairs(text, title, url, model, cache=cache, concurrency=concurrency))
+    return [*sources, SELF] if self_made else sources
 
 
 def digest_of(sources: Sequence[PairSource | str]) -> str:

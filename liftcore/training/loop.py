@@ -5,22 +5,21 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from liftcore.errors import LiftError, LostError, NothingToLearnError
+from liftcore.errors import LiftError, LostError
 from liftcore.layers.determinism import deterministic
 from liftcore.layers.lora import Adapter, only_adapter_trains
 from liftcore.layers.trial import fastest
 from liftcore.model import evaluating
-from liftcore.training import checkpoint
+from liftcore.training import checkpoint, losses
 from liftcore.training.budget import Budget
 from liftcore.training.checkpoint import Position
 from liftcore.training.graph import GraphRunner
@@ -32,8 +31,6 @@ from liftcore.training.step import Step
 from liftcore.training.together import TogetherSource
 from liftcore.training.together_runner import TogetherGraphRunner, TogetherRunner
 
-# Means that a curve of losses has, at most.
-CURVE = 200
 # A kill loses at most so many seconds and a step, unless LIFTCORE_SAVE_SECONDS says another number;
 # the writing of the file must fit in 30 seconds too.
 SAVE_SECONDS = 20.0
@@ -186,15 +183,6 @@ def both(
         two(at)
 
     return on_step
-
-
-def told_by(losses: Tensor, epochs: Sequence[int]) -> dict[str, Any]:
-    """What a Result says of the losses [n] of steps and the epochs that these were in."""
-    losses_of, parts = losses.cpu().numpy(), min(CURVE, len(losses))
-    return {
-        "loss": float(losses_of[np.array(epochs) == epochs[-1]].mean()),
-        "curve": [round(float(part.mean()), 4) for part in np.array_split(losses_of, parts)],
-    }
 
 
 def _save_seconds() -> float:
@@ -351,28 +339,19 @@ class _Log:
 
     def check(self) -> None:
         """Raises LiftError for the first step whose loss is no number."""
-        failed = torch.nonzero(~torch.isfinite(self.losses))
-        if not len(failed):
-            return
         kept = ""
         if self.file is not None and self.file.exists():
             kept = f" The last saved state is kept in {self.file}."
-        raise LiftError(
-            f"the loss is no longer a number at step {int(failed[0]) + 1}: try a learning rate 3 "
-            f"to 10 times smaller, or a longer warm-up.{kept}"
-        )
+        losses.check(self.losses, kept)
 
     def result(self, made_before: float) -> Result:
-        if not self.steps:
-            raise NothingToLearnError(
-                "nothing to learn from: the document is too short, or no sample was made of it"
-            )
+        losses.check_some(self.steps)
         source = self.source
         return Result(
             seconds=self.seconds,
             steps=self.steps,
             token_passes=self.token_passes,
-            **told_by(self.losses, self.epochs),
+            **losses.told_by(self.losses, self.epochs),
             how=self.runner.how,
             making=source.seconds,
             hidden=max(0.0, source.seconds - made_before - source.waited),

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from liftcore.config import LiftConfig
-from liftcore.errors import LiftError, NothingToLearnError
+from liftcore.errors import LiftError
 from liftcore.layers.lora import Adapter
 from liftcore.objectives.sample import OwnedSample
+from liftcore.training import losses
 from liftcore.training.source import StepSource
 from liftcore.training.step import Step, target_of
 
@@ -39,16 +40,8 @@ class Learner:
 
     def check(self) -> None:
         """Raises LiftError for the first step whose loss is no number, and where there is none."""
-        if not self.losses:
-            raise NothingToLearnError(
-                "nothing to learn from: the document is too short, or no sample was made of it"
-            )
-        failed = torch.nonzero(~torch.isfinite(torch.stack(self.losses)))
-        if len(failed):
-            raise LiftError(
-                f"the loss is no longer a number at step {int(failed[0]) + 1}: try a learning rate "
-                "3 to 10 times smaller, or a longer warm-up."
-            )
+        losses.check_some(len(self.losses))
+        losses.check(torch.stack(self.losses))
 
     @property
     def lost(self) -> bool:

@@ -204,9 +204,9 @@ def test_self_study_is_the_default_and_is_kept_for_a_run_that_goes_on(
 ):
     from interrupts import stop_after
 
-    from liftcore import lift
+    from liftcore import lift, prepare
 
-    monkeypatch.setattr(lift, "SelfStudy", Study)
+    monkeypatch.setattr(prepare, "SelfStudy", Study)
     config, Study.made = CONFIG.replace(epochs=3), 0
     real, kept = lift.train, tmp_path / "m"
 

@@ -88,7 +88,7 @@ def test_a_default_is_what_the_command_line_takes(loaded, corpus, tmp_path):
     without."""
     import copy
 
-    from liftcore import lift
+    from liftcore import prepare
     from liftcore import sft as starting
 
     model, chat = loaded
@@ -106,7 +106,7 @@ def test_a_default_is_what_the_command_line_takes(loaded, corpus, tmp_path):
             raise Enough
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(lift, "Adapter", Stop)
+        patched.setattr(prepare, "Adapter", Stop)
         patched.setattr(starting, "Adapter", Stop)
         for tokenizer in (chat, plain):
             with pytest.raises(Enough):

@@ -1,22 +1,10 @@
 """Processes that another one started, to be killed in the middle of their work."""
 
-import contextlib
-import os
-import signal
 import time
-from pathlib import Path
 
+from bench.kills import children, kill
 
-def children(pid):
-    """The numbers of the living processes that `pid` started, oldest first."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError):
-            number = int(entry.name)
-            after = (entry / "stat").read_text().rpartition(")")[2].split()
-            if int(after[1]) == pid and after[0] != "Z":
-                found.append((int(after[19]), number))
-    return [number for _, number in sorted(found)]
+__all__ = ["children", "kill", "wait_for"]
 
 
 def wait_for(what, process, seconds=60):
@@ -29,8 +17,3 @@ def wait_for(what, process, seconds=60):
         assert process.is_alive(), "the process ended"
         time.sleep(0.02)
     raise AssertionError("it took too long")
-
-
-def kill(pid):
-    with contextlib.suppress(OSError):
-        os.kill(pid, signal.SIGKILL)

@@ -11,7 +11,7 @@ from steps import CONFIG, mixed
 from tiny import tiny_model
 
 import liftcore
-from liftcore import LiftConfig, lift
+from liftcore import LiftConfig, prepare
 from liftcore.errors import ElsewhereError, LiftError, LostError, UsageError
 from liftcore.layers import sharded
 from liftcore.layers.lora import Adapter
@@ -154,8 +154,8 @@ def test_absorb_in_a_group_is_absorb_alone(loaded, tmp_path, capsys):
 
     def absorbed(rank=0):
         made = []
-        real = lift.beginning.begin
-        lift.beginning.begin = lambda *a, **k: made.append(1) or real(*a, **k)
+        real = prepare.beginning.begin
+        prepare.beginning.begin = lambda *a, **k: made.append(1) or real(*a, **k)
         here = tmp_path / f"{parallel.current().size} {rank}"
         memory = liftcore.absorb(
             *loaded, TEXT, title="Bees", config=config, qa=PAIRS, resume=here, progress=False
