@@ -7,20 +7,24 @@
     dA   = dSᵀ x                                      [ΣR, K]   its row blocks are the dA_i
     dB_i = scaling_i dy_iᵀ S_i                        [N_i, R_i]
 
-gate/up adds h = act(y_0) · y_1 in the same kernel and keeps y_0 and y_1 for the backward.
+gate/up adds h = act(y_0) · y_1 in the same kernel and keeps y_0 and y_1 for the backward. With
+`owners` (lora_many.py) A is [E, R, K] and B [E, N, R], and each row takes its own adapter's.
 lora_autograd.py calls the functions directly; torch.compile sees the ops of the same name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from liftcore.kernels import lora_many_plain
 from liftcore.kernels import lora_triton as kernels
 from liftcore.kernels.device import on_device
+from liftcore.kernels.lora_many_triton import own_outer, own_rows
 from liftcore.kernels.lora_plain import stack
 from liftcore.kernels.lora_split_triton import split_product
 
@@ -32,10 +36,11 @@ def with_low_rank(
     lora_b: Tensor,  # [N, R]
     scaling: float,
     bias: Tensor | None,  # [N]
+    owners: Tensor | None = None,  # int32 [n]
 ) -> Tensor:
     """y [T, N] of one member."""
-    y = x.new_empty(x.shape[0], weight.shape[0])
-    return kernels.chain(y, s, lora_b, [(x, rows(weight))], scale=scaling, bias=bias, nt=True)
+    y, pairs = x.new_empty(x.shape[0], weight.shape[0]), [(x, rows(weight))]
+    return kernels.chain(y, s, lora_b, pairs, scale=scaling, bias=bias, nt=True, owners=owners)
 
 
 def input_gradient(
@@ -43,11 +48,12 @@ def input_gradient(
     ds: Tensor,  # [T, ΣR]
     weights: Sequence[Tensor],  # [N_i, K]
     lora_a: Tensor,  # [ΣR, K]
+    owners: Tensor | None = None,  # int32 [n]
 ) -> Tensor:
     """dx [T, K] of all members."""
-    dx = ds.new_empty(ds.shape[0], lora_a.shape[1])
+    dx = ds.new_empty(ds.shape[0], lora_a.shape[-1])
     pairs = list(zip(dys, map(rows, weights), strict=True))
-    return kernels.chain(dx, ds, lora_a, pairs, nt=False)
+    return kernels.chain(dx, ds, rows(lora_a), pairs, nt=False, owners=owners)
 
 
 def lora_forward(
@@ -57,13 +63,15 @@ def lora_forward(
     lora_b: Sequence[Tensor],  # [N_i, R_i]
     scalings: Sequence[float],
     biases: Sequence[Tensor | None],  # [N_i]
-    member: Callable[..., Tensor] = with_low_rank,
+    member: Callable[..., Tensor] | None = None,
+    owners: Tensor | None = None,  # int32 [n]
 ) -> list[Tensor]:
     """[y_0, .., S] for x [T, K]; `member` is with_low_rank() for weights of its own kind."""
     x, lora_b = rows(x), [rows(b) for b in lora_b]
+    member = member or partial(with_low_rank, owners=owners)
     with on_device(x):
-        s = down(x, lora_a)
-        parts = s.split([b.shape[1] for b in lora_b], dim=1)
+        s = down(x, lora_a, owners)
+        parts = s.split([b.shape[-1] for b in lora_b], dim=1)
         members = zip(weights, parts, lora_b, scalings, biases, strict=True)
         out = [member(x, *each) for each in members]
     return [*out, s]
@@ -77,7 +85,8 @@ def lora_backward(
     lora_a: Sequence[Tensor],  # [R_i, K]
     lora_b: Sequence[Tensor],  # [N_i, R_i]
     scalings: Sequence[float],
-    base: Callable[..., Tensor] = input_gradient,
+    base: Callable[..., Tensor] | None = None,
+    owners: Tensor | None = None,  # int32 [n]
 ) -> list[Tensor]:
     """[dx] + [dA, all members' rows] + [dB_0, ..], each part only where what it reads is given.
 
@@ -85,7 +94,8 @@ def lora_backward(
     input_gradient() for weights of its own kind.
     """
     dys, lora_b = ([rows(m) for m in ms] for ms in (dys, lora_b))
-    ranks, tokens = [b.shape[1] for b in lora_b], dys[0].shape[0]
+    ranks, tokens = [b.shape[-1] for b in lora_b], dys[0].shape[0]
+    base = base or partial(input_gradient, owners=owners)
     need_ds = bool(weights) or x is not None
     ds, out, db = dys[0].new_empty(tokens if need_ds else 0, sum(ranks)), [], []
     s_parts = [None] * len(dys) if s is None else s.split(ranks, 1)
@@ -94,13 +104,14 @@ def lora_backward(
         for dy, b, s_part, ds_part, scaling in members:
             # Both read dy: the second finds what fits of it in the L2 cache.
             if need_ds:
-                split_product(ds_part, dy, b, "nn", scaling)
+                narrow(ds_part, dy, b, "nn", owners, scaling)
             if s_part is not None:
-                db.append(split_product(b.new_empty(b.shape), dy, s_part, "tn", scaling))
+                db.append(outer(b.new_empty(b.shape), dy, s_part, owners, scaling))
         if weights:
-            out.append(base(dys, ds, weights, stack(lora_a)))
+            out.append(base(dys, ds, weights, below(lora_a, owners)))
         if x is not None:
-            out.append(split_product(ds.new_empty(ds.shape[1], x.shape[1]), ds, rows(x), "tn"))
+            da = ds.new_empty(*lora_b[0].shape[:-2], ds.shape[1], x.shape[1])
+            out.append(outer(da, ds, rows(x), owners))
     return out + db
 
 
@@ -113,13 +124,16 @@ def gate_up_forward(
     biases: Sequence[Tensor | None],  # [N_i]
     gelu: bool,
     keep: bool,
+    owners: Tensor | None = None,  # int32 [n]
 ) -> list[Tensor]:
     """[h, gate, up, S]; gate and up are empty without keep."""
     x, weights, lora_b = rows(x), [rows(w) for w in weights], [rows(b) for b in lora_b]
     with on_device(x):
-        s = down(x, lora_a)
-        parts = s.split([b.shape[1] for b in lora_b], dim=1)
-        out = kernels.gate_up(x, weights, parts, lora_b, scalings, biases, gelu=gelu, keep=keep)
+        s = down(x, lora_a, owners)
+        parts = s.split([b.shape[-1] for b in lora_b], dim=1)
+        out = kernels.gate_up(
+            x, weights, parts, lora_b, scalings, biases, gelu=gelu, keep=keep, owners=owners
+        )
     return [*out, s]
 
 
@@ -129,15 +143,37 @@ def swiglu_backward(dh: Tensor, gate: Tensor, up: Tensor, gelu: bool) -> tuple[T
         return kernels.swiglu_backward(dh.contiguous(), gate, up, gelu)
 
 
-def down(x: Tensor, lora_a: Sequence[Tensor]) -> Tensor:
+def down(x: Tensor, lora_a: Sequence[Tensor], owners: Tensor | None = None) -> Tensor:
     """S = x Aᵀ [T, ΣR] for the A of all members at once."""
-    a = stack(lora_a)
-    return split_product(x.new_empty(x.shape[0], a.shape[0]), x, a, "nt")
+    a = rows(below(lora_a, owners))
+    return narrow(x.new_empty(x.shape[0], a.shape[-2]), x, a, "nt", owners)
+
+
+def below(lora_a: Sequence[Tensor], owners: Tensor | None) -> Tensor:
+    """The A of all members, one below the other: [ΣR, K], or [E, ΣR, K] with owners."""
+    return stack(lora_a) if owners is None else lora_many_plain.stack(lora_a)
+
+
+def narrow(
+    out: Tensor, p: Tensor, q: Tensor, layout: str, owners: Tensor | None, scale: float = 1.0
+) -> Tensor:
+    """out [T, R] = scale · p op(q), with owners of each row's own q; layouts "nt" and "nn"."""
+    if owners is None:
+        return split_product(out, p, q, layout, scale)
+    return own_rows(out, p, q, owners, layout, scale)
+
+
+def outer(out: Tensor, p: Tensor, q: Tensor, owners: Tensor | None, scale: float = 1.0) -> Tensor:
+    """out [M, N] = scale · pᵀ q, with owners [E, M, N] over the rows of each adapter."""
+    if owners is None:
+        return split_product(out, p, q, "tn", scale)
+    return own_outer(out, p, q, owners, scale)
 
 
 def rows(matrix: Tensor) -> Tensor:
-    """The matrix with contiguous rows that do not overlap; itself where they are already."""
-    if matrix.stride(-1) == 1 and matrix.stride(0) >= matrix.shape[1]:
+    """The matrix, or each of a stack, with contiguous rows that do not overlap; itself where they
+    are already."""
+    if matrix.stride(-1) == 1 and matrix.stride(-2) >= matrix.shape[-1]:
         return matrix
     return matrix.contiguous()
 

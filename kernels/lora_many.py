@@ -119,19 +119,19 @@ class _Ops:
     def _functions(self) -> Any:
         if self.way == "plain":
             return lora_many_plain
-        from liftcore.kernels import lora_many_fused
+        from liftcore.kernels import lora_fused
 
-        return lora_many_fused
+        return lora_fused
 
     def lora_forward(self, *args: Any) -> list[Tensor]:
-        return self._functions.lora_forward(*args, self.owners)
+        return self._functions.lora_forward(*args, owners=self.owners)
 
     def lora_backward(self, *args: Any) -> list[Tensor]:
-        return self._functions.lora_backward(*args, self.owners)
+        return self._functions.lora_backward(*args, owners=self.owners)
 
     def gate_up_forward(self, *args: Any) -> list[Tensor]:
         if self.way != "plain":
-            return self._functions.gate_up_forward(*args, self.owners)
+            return self._functions.gate_up_forward(*args, owners=self.owners)
         *members, gelu, _ = args
         gate, up, s = lora_many_plain.lora_forward(*members, self.owners)
         return [activated(gate, gelu).mul_(up), gate, up, s]
@@ -139,11 +139,8 @@ class _Ops:
     def swiglu_backward(
         self, dh: Tensor, gate: Tensor, up: Tensor, gelu: bool
     ) -> tuple[Tensor, Tensor]:
-        if self.way == "plain":
-            return swiglu_backward(dh, gate, up, gelu)
-        from liftcore.kernels import lora_fused
-
-        return lora_fused.swiglu_backward(dh, gate, up, gelu)
+        backward = swiglu_backward if self.way == "plain" else self._functions.swiglu_backward
+        return backward(dh, gate, up, gelu)
 
 
 def _checked(
