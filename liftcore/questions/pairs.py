@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 from liftcore.errors import LiftError, UsageError, first_line
 from liftcore.questions.words import goes_on, has_words, normalised, question_key
-from liftcore.reading.text import decode, read_bytes
+from liftcore.reading.encodings import decode
+from liftcore.reading.text import read_bytes
 from liftcore.tokens import check_text
 
 # What may stand around JSON: white space, and the byte order marks of files put together.
@@ -146,7 +147,7 @@ def stands_in(evidence: str, text: str) -> bool:
 
 
 def read_pairs(path: str | Path) -> list[Pair]:
-    """The user's pairs: a text file (see reading.text.decode) with one JSON object a line, or an
+    """The user's pairs: a text file (see reading.encodings.decode) with one JSON object a line, or an
     array of such objects, keys question and answer, and evidence if wanted; others are ignored. A
     question asked twice counts once.
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import zipfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from liftcore.errors import LiftError
+from liftcore.reading.encodings import detected
 from liftcore.reading.parts import Parts
 from liftcore.reading.text import (
     MAX_BYTES,
     cleaned,
-    detected,
     read_bytes,
     removals,
     too_large,
@@ -26,6 +27,9 @@ SUFFIXES = (
     *(".pdf", ".docx", ".pptx", ".html", ".htm", ".xhtml", ".epub"),
     *(".md", ".txt", ".rst", ".ipynb", ".csv", ".tsv"),
 )
+_PAGES = (".html", ".htm", ".xhtml")
+# What may stand before the first element of a page.
+_BEFORE = re.compile(r"\A(?:\s+|<\?.*?>|<!--.*?-->)*", re.S)
 _LARGE = (".pdf", ".docx", ".pptx", ".epub")
 _ZIPPED = {
     "word/document.xml": "docx",
@@ -113,9 +117,10 @@ def _parts(content: bytes, name: str, suffix: str) -> Parts:
         old = content.startswith(b"\xd0\xcf\x11\xe0")
         what = "encrypted, or of an old version" if old else "damaged"
         raise LiftError(f"{name} is {what}: it is no {suffix[1:].upper()} file")
-    text, notes = detected(content, name)
-    opening = text.lstrip()[:200].casefold()
-    if suffix in (".html", ".htm", ".xhtml") or opening.startswith(("<!doctype html", "<html")):
+    opening = content[:4096].decode("latin-1").lstrip()
+    page = suffix in _PAGES or _is_page(opening)
+    text, notes = detected(content, name, page=page or opening.startswith("<?xml"))
+    if page or _is_page(text[:4096]):
         from liftcore.reading.html import read_html
 
         return read_html(text, name, notes)
@@ -128,6 +133,11 @@ def _parts(content: bytes, name: str, suffix: str) -> Parts:
 
         return read_csv(text, notes)
     return Parts("text", [("", text)], notes)
+
+
+def _is_page(text: str) -> bool:
+    """Whether a text begins as HTML does."""
+    return _BEFORE.sub("", text)[:20].casefold().startswith(("<!doctype html", "<html"))
 
 
 def _zipped(content: bytes, name: str) -> Parts:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import posixpath
 import zipfile
+from collections import Counter
 from urllib.parse import unquote, urldefrag
 
 from liftcore.errors import LiftError
+from liftcore.reading.encodings import detected
 from liftcore.reading.html import html_text
 from liftcore.reading.parts import Parts
-from liftcore.reading.text import counted, decode, library
+from liftcore.reading.text import counted, library
 
 _PAGES = ("application/xhtml+xml", "text/html")
 _FONTS = ("http://www.idpf.org/2008/embedding", "http://ns.adobe.com/pdf/enc#RC")
@@ -32,7 +34,7 @@ def read_epub(content: bytes, name: str) -> Parts:
     (root, *_) = tree("META-INF/container.xml").xpath("//*[local-name()='rootfile']/@full-path")
     package = tree(root)
     items = {item.get("id"): item for item in package.xpath("//*[local-name()='item']")}
-    texts, dropped = [], 0
+    texts, done, dropped = [], Counter[str](), 0
     for reference in package.xpath("//*[local-name()='spine']/*[local-name()='itemref']"):
         item = items.get(reference.get("idref"))
         if item is None or item.get("media-type") not in _PAGES:
@@ -40,13 +42,16 @@ def read_epub(content: bytes, name: str) -> Parts:
         if reference.get("linear") == "no" or "nav" in (item.get("properties") or "").split():
             continue
         file = posixpath.join(posixpath.dirname(root), unquote(urldefrag(item.get("href")).url))
-        text, blocks = html_text(decode(archive.read(posixpath.normpath(file)), name), name)
+        page, notes = detected(archive.read(posixpath.normpath(file)), name, page=True)
+        text, blocks = html_text(page, name)
         dropped += blocks
+        done.update(notes)
         if text:
             texts.append(text)
     if not texts:
         raise LiftError(f"{name} holds no text")
-    notes = [counted(len(texts), "chapter")]
+    done_in = (f"{note} in {counted(chapters, 'chapter')}" for note, chapters in done.items())
+    notes = [counted(len(texts), "chapter"), *done_in]
     if dropped:
         notes.append(f"navigation dropped: {counted(dropped, 'block')}")
     return Parts("EPUB", [("\n\n", text) for text in texts], notes, "chapter")

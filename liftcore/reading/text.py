@@ -1,8 +1,7 @@
-"""Text out of bytes: encodings, marks, line ends, and characters that are none."""
+"""What every text goes through: bytes of a file, line ends, and characters that are none."""
 
 from __future__ import annotations
 
-import codecs
 import importlib
 import re
 from collections import Counter
@@ -13,15 +12,6 @@ from liftcore.errors import LiftError
 from liftcore.tokens import check_text
 
 MAX_BYTES = 64 * 2**20
-# The longer marks first: that of UTF-32 begins with that of UTF-16.
-_MARKS = {
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
-_WIDE = ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be")
 # Files that are no text though all their bytes may be characters, and others that users meet.
 _NO_TEXT = {
     b"%PDF-": "a PDF",
@@ -31,13 +21,19 @@ _NO_TEXT = {
     b"\xd0\xcf\x11\xe0": "an old Office document",
     b"\x1f\x8b": "a gzip archive",
 }
-_RETURNS = re.compile("\r\n?")
+RETURNS = re.compile("\r\n?")
 _LINE_ENDS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f]")
-# A file with more control characters than this share is no text.
-_MOST_CONTROLS = 0.02
+# Colours, titles and the like for a terminal, and letters struck over, as manual pages have them.
+_ESCAPES = re.compile(
+    "\x1b(?:\\[[0-?]*[ -/]*[@-~]|\\][^\x07\x1b\n]*(?:\x07|\x1b\\\\)|[()*+][AB0-2]|[=>78])"
+)
+_STRUCK_OVER = re.compile("[^\n\b]\b")
+# Those that no text has, not even one for a printer or a terminal.
+_BINARY = re.compile("[\x00-\x06\x0e-\x1a\x1c-\x1f\x7f]")
+# A file with more of them than this share is no text; a few in a small one may be.
+_MOST_BINARY, _FEW = 0.02, 4
 _HALVES = re.compile("[\ud800-\udfff]")
-_ASCII = re.compile("[ -~]")
 _SAMPLE = 2**16  # bytes or characters that show what a file is
 
 
@@ -76,25 +72,6 @@ def too_large(name: str, size: float, limit: float = MAX_BYTES) -> LiftError:
     )
 
 
-def decode(content: bytes, name: str) -> str:
-    """The text of bytes: UTF-8, or UTF-16 or UTF-32 where a byte order mark says so; the mark is
-    no part of it.
-
-    Raises LiftError, which begins with `name`, for other encodings and for what is no text, such
-    as a PDF or NUL bytes.
-    """
-    _check_no_archive(content, name)
-    encoding = _marked(content) or "utf-8"
-    try:
-        # JSON strings may hold U+2028 and the like as they are.
-        return plain_text(content.decode(encoding), name, _RETURNS)
-    except UnicodeDecodeError as error:
-        kind = encoding.removesuffix("-sig").upper()
-        raise LiftError(
-            f"{name} is not {kind} text (byte {error.start}): convert it to UTF-8 first"
-        ) from error
-
-
 def plain_text(text: str, name: str, ends: re.Pattern[str] = _LINE_ENDS) -> str:
     """The text without a byte order mark, its lines ended by "\\n" where `ends` is. Raises
     LiftError when it is none: half of a character, NUL, or what begins as a PDF or RTF does."""
@@ -111,45 +88,30 @@ def plain_text(text: str, name: str, ends: re.Pattern[str] = _LINE_ENDS) -> str:
     return text
 
 
-def detected(content: bytes, name: str) -> tuple[str, list[str]]:
-    """(text, what was done): as decode(), in any encoding that charset-normalizer knows.
-
-    UTF-16 and UTF-32 need no mark. Control characters are taken out, and halves of characters
-    that a wrong program left behind become one character, or go. Raises LiftError for what is no
-    text.
-    """
-    _check_no_archive(content, name)
-    notes: list[str] = []
-    encoding = _marked(content) or _wide(content) or "utf-8"
-    try:
-        text = content.decode(encoding, "surrogatepass" if encoding == "utf-8" else "strict")
-    except UnicodeDecodeError as error:
-        if _marked(content):
-            kind = encoding.removesuffix("-sig").upper()
-            raise LiftError(f"{name} is not {kind} text (byte {error.start})") from error
-        encoding = _guessed(content, name, error.start)
-        text = content.decode(encoding, "replace")
-        notes.append(f"read as {encoding.replace('_', '-')}")
-    text, removed = cleaned(text, name)
-    return plain_text(text, name), notes + removals(removed)
-
-
 def cleaned(text: str, name: str) -> tuple[str, Counter[str]]:
     """(text, how many of what was taken out): whole characters, lines ended by "\\n", no control
-    characters but tabs. Raises LiftError when so many are control characters that it is no
-    text."""
+    characters but tabs, none of a terminal's codes. Raises LiftError when so many are control
+    characters that it is no text."""
     removed: Counter[str] = Counter()
     if _HALVES.search(text):
         # Two halves that belong together become one.
         text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
         text, removed["broken character"] = _HALVES.subn("", text)
     text = _LINE_ENDS.sub("\n", text.lstrip("\ufeff"))
-    sample = text[:_SAMPLE]
-    if len(_CONTROLS.findall(sample)) > _MOST_CONTROLS * len(sample) + 1:
-        raise LiftError(f"{name} is a binary file, not text")
+    check_controls(text, name)
+    for pattern, what in ((_ESCAPES, "terminal code"), (_STRUCK_OVER, "overstruck letter")):
+        text, removed[what] = pattern.subn("", text)
     text, controls = _CONTROLS.subn("", text)
     removed["control character"] = controls
     return text, removed
+
+
+def check_controls(text: str, name: str) -> None:
+    """Raises LiftError when so many characters are control characters that it is no text."""
+    sample = text[:_SAMPLE]
+    most = max(_MOST_BINARY * len(sample), min(_FEW, len(sample) / 4))
+    if len(_BINARY.findall(sample)) > most:
+        raise LiftError(f"{name} is a binary file, not text")
 
 
 def removals(removed: Counter[str]) -> list[str]:
@@ -174,33 +136,7 @@ def library(module: str, name: str) -> ModuleType:
         ) from error
 
 
-def _check_no_archive(content: bytes, name: str) -> None:
+def check_no_archive(content: bytes, name: str) -> None:
     for start, kind in _NO_TEXT.items():
         if content.startswith(start):
             raise LiftError(f"{name} is {kind}, not text: convert it to a text file first")
-
-
-def _marked(content: bytes) -> str | None:
-    return next((e for mark, e in _MARKS.items() if content.startswith(mark)), None)
-
-
-def _wide(content: bytes) -> str | None:
-    """UTF-16 or UTF-32 without a mark: where every second byte, or three of four, is NUL."""
-    sample = content[: min(len(content), _SAMPLE) // 4 * 4]
-    if sample.count(0) * 4 < len(sample) or not sample:
-        return None
-    texts = {encoding: sample.decode(encoding, "replace") for encoding in _WIDE}
-    whole = [encoding for encoding, text in texts.items() if not re.search("[\0\ufffd]", text)]
-    # Read in the wrong order, ASCII becomes other letters.
-    return max(whole, key=lambda encoding: len(_ASCII.findall(texts[encoding])), default=None)
-
-
-def _guessed(content: bytes, name: str, at: int) -> str:
-    """The encoding that charset-normalizer takes the bytes for. Raises LiftError for none."""
-    if b"\0" in content[:_SAMPLE]:
-        raise LiftError(f"{name} is a binary file, not text")
-    what = f"{name} is not UTF-8 text (byte {at})"
-    best = library("charset_normalizer", f"{what}: another encoding").from_bytes(content).best()
-    if best is None:
-        raise LiftError(f"{what}, nor in another encoding: convert it to UTF-8 first")
-    return best.encoding

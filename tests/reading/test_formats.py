@@ -40,6 +40,59 @@ def test_a_page_without_its_navigation():
         read_content(b"<html><body><script>x</script></body></html>", "a.html", ".html")
 
 
+WORDS = "Привет, Марта"
+META = '<meta charset="{}">'
+HTTP = "<META http-equiv='Content-Type' content='text/html; charset={}'>"
+XML = '<?xml version="1.0" encoding="{}"?>'
+
+
+@pytest.mark.parametrize(
+    ("declared", "label", "encoding"),
+    [
+        (META, "windows-1251", "cp1251"),
+        (HTTP, "koi8-r", "koi8-r"),
+        (XML, "iso-8859-5", "iso-8859-5"),
+        (f"<!-- {META.format('cp437')} -->{META}", "x-mac-cyrillic", "mac-cyrillic"),
+        (META, "utf-16", "utf-8"),
+        (META, "us-ascii", "utf-8"),
+        (META, "of no such name", "utf-8"),
+        (META, "punycode", "utf-8"),
+    ],
+)
+def test_a_page_says_its_encoding(declared, label, encoding):
+    """So short a text could not be told from others. A mark counts more."""
+    said = declared.format(label)
+    page = f"<html><head>{said}</head><p>{WORDS}</p></html>"
+    if declared == XML:
+        page = f"{said}<html><p>{WORDS}</p></html>"
+    for name, suffix in (("a.html", ".html"), ("-", "")):
+        reading = read_content(page.encode(encoding), name, suffix)
+        assert reading.text == WORDS and reading.source.kind == "HTML"
+        assert ("read as" in str(reading.source.notes)) == (encoding != "utf-8")
+        assert read_content(f"\ufeff{page}".encode(), name, suffix).text == WORDS
+    # A text may be about such things.
+    assert read_content(f"{META.format(label)}{WORDS}".encode(), "-").text.endswith(WORDS)
+
+
+def test_a_page_may_be_larger_than_it_says():
+    for text, label, larger in (("“So”", "iso-8859-1", "cp1252"), ("镕基", "gb2312", "gbk")):
+        page = f"<html>{META.format(label)}<p>{text}</p></html>".encode(larger)
+        assert read_content(page, "a.html", ".html").text == text
+
+
+def test_chapters_say_their_encoding():
+    page = f"{XML.format('windows-1251')}<html><body><p>{WORDS}</p></body></html>"
+    bad = "<html><body><p>Größe für später </p></body></html>".encode()
+    chapters = {"a.xhtml": page.encode("cp1251"), "b.xhtml": bad.replace(b"r ", b"r \xff", 1)}
+    reading = read_content(epub(chapters), "a.epub")
+    assert reading.text == f"{WORDS}\n\nGröße für \ufffdspäter"
+    assert reading.source.notes == [
+        "2 chapters",
+        "read as cp1251 in 1 chapter",
+        "1 byte replaced that UTF-8 does not have in 1 chapter",
+    ]
+
+
 def test_a_book_in_the_order_of_its_spine():
     chapters = {
         "z.xhtml": "<html><body><h1>One</h1><p>First words.</p></body></html>",
