@@ -147,9 +147,9 @@ def stands_in(evidence: str, text: str) -> bool:
 
 
 def read_pairs(path: str | Path) -> list[Pair]:
-    """The user's pairs: a text file (see reading.encodings.decode) with one JSON object a line, or an
-    array of such objects, keys question and answer, and evidence if wanted; others are ignored. A
-    question asked twice counts once.
+    """The user's pairs: a text file (see reading.encodings.decode) with one JSON object a line, or
+    an array of such objects, keys question and answer, and evidence if wanted; others are ignored.
+    A question asked twice counts once.
 
     Raises UsageError that names the line or the pair, and LiftError for a file without pairs.
     """

@@ -9,12 +9,21 @@ from liftcore.errors import LiftError
 from liftcore.reading.parts import Parts
 from liftcore.reading.text import counted, library
 
-# What is around a page's text, or is none.
-_AROUND = (
-    "//script | //style | //noscript | //template | //nav | //form | //button | //iframe | //svg"
-    " | //*[@role='navigation' or @role='search' or @aria-hidden='true' or @hidden]"
-    " | //body/header[.//a] | //body/footer | //body//a[contains(@class, 'headerlink')]"
+# What is no text of a page.
+_NO_TEXT = (
+    "//script | //style | //noscript | //template | //button | //select | //textarea | //datalist"
+    " | //iframe | //svg | //comment() | //body//a[contains(@class, 'headerlink')]"
 )
+# What is around a page's text, unless it holds the most of it.
+_AROUND = (
+    "//nav | //*[@role='navigation' or @role='search' or @aria-hidden='true' or @hidden]"
+    " | //form | //body/header[.//a] | //body/footer"
+)
+_LOOSE_LINKS = ".//a[not(ancestor::h1 or ancestor::h2 or ancestor::p or ancestor::li)]"
+_HEADINGS = ".//h1 | .//h2 | .//main | .//article"
+_LONG_FORM = 600  # letters, which no search and no sign-in has
+# Of a page's letters; a short page may have a long list of others beside it.
+_MOST, _MOST_OF_ALL = 0.5, 0.9
 _LINKS = 0.85  # a list with a larger share of its letters in links leads elsewhere
 _FEWEST_LINKS = 2
 # Links from page to page, in a line of their own.
@@ -50,10 +59,22 @@ def html_text(text: str, name: str) -> tuple[str, int]:
 
 def _drop_navigation(tree: Any) -> int:
     """Takes out what is around the text; how many blocks were lists of links."""
-    dropped = 0
-    for element in tree.xpath(_AROUND):
-        dropped += element.tag == "nav" or element.get("role") == "navigation"
+    for element in tree.xpath(_NO_TEXT):
         element.drop_tree()
+    dropped, whole = 0, _letters(tree)
+    for element in tree.xpath(_AROUND):
+        if element.tag == "header" and element.xpath(".//h1"):
+            for link in element.xpath(_LOOSE_LINKS):
+                link.drop_tree()
+            continue
+        around = element.tag in ("nav", "footer") or element.get("role") == "navigation"
+        if _letters(element) > (_MOST_OF_ALL if around else _MOST) * whole:
+            continue
+        if element.tag == "form" and _is_long(element):
+            continue
+        if element.getparent() is not None:
+            dropped += around and element.tag != "footer"
+            element.drop_tree()
     lists = {line for line in tree.xpath(_TURNS) if _letters(line) < _LONGEST_TURN}
     for element in tree.xpath("//ul | //ol | //dl"):
         links = element.xpath(".//a")
@@ -65,6 +86,11 @@ def _drop_navigation(tree: Any) -> int:
             element.drop_tree()
             dropped += 1
     return dropped
+
+
+def _is_long(form: Any) -> bool:
+    """Whether a form is about more than what is filled in: programs put one around whole pages."""
+    return bool(form.xpath(_HEADINGS)) or _letters(form) > _LONG_FORM
 
 
 def _letters(element: Any) -> int:

@@ -40,6 +40,39 @@ def test_a_page_without_its_navigation():
         read_content(b"<html><body><script>x</script></body></html>", "a.html", ".html")
 
 
+SEARCH = '<form action="/s"><label>Find</label><input><button>Go</button></form>'
+MENU = '<ul><li><a href="1">One</a></li><li><a href="2">Two</a></li></ul>'
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        # A form around everything, as ASP.NET makes it, and one for a question of many.
+        (f"<form>{MENU}<p>Salt.</p><select><option>Peru</select></form>{SEARCH}", "Salt."),
+        (f"<p>{'It was so. ' * 99}</p><form><h2>Salt</h2><p>Rope.</p><input></form>{SEARCH}",
+         f"{'It was so. ' * 99}Salt Rope."),
+        (f"<p>{'It was so. ' * 99}</p><form><p>{'Tar. ' * 150}</p></form>",
+         f"{'It was so. ' * 99}{'Tar. ' * 150}"),
+        # A head with links keeps the title and who wrote it.
+        (f'<header><a href="/">Home</a><h1><a href="#">Salt</a></h1><div>By M.</div>{MENU}</header>'
+         "<p>It came by sea.</p>", "Salt By M. It came by sea."),
+        (f'<header><a href="/">Home</a>{MENU}</header><p>It came by sea.</p>', "It came by sea."),
+        # Shown by a script that does not run.
+        ("<div hidden><p>It came by sea.</p></div><p>Wait.</p>", "It came by sea. Wait."),
+        ('<div aria-hidden="true"><p>It came by sea.</p></div><div hidden>x</div>',
+         "It came by sea."),
+        # What is short beside its menu, and all that there is.
+        (f"<!-- {'x' * 500} --><nav><div><a href=1>{'To salt and rope. ' * 9}</a></div></nav>"
+         "<p>Here it is, below the menu.</p>", "Here it is, below the menu."),
+        ("<nav><p>It came by sea.</p></nav>", "It came by sea."),
+        (f"<p>It came by sea.</p><footer>{'All rights. ' * 5}</footer>", "It came by sea."),
+    ],
+)  # fmt: skip
+def test_what_is_around_a_page_is_not_its_text(body, text):
+    page = f"<!DOCTYPE html><html hidden><body>{body}</body></html>"
+    assert read_content(page.encode(), "a.html").text.split() == text.split()
+
+
 WORDS = "Привет, Марта"
 META = '<meta charset="{}">'
 HTTP = "<META http-equiv='Content-Type' content='text/html; charset={}'>"
