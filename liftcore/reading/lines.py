@@ -13,9 +13,12 @@ _STOPS = re.compile(r"[.!?…:。！？][\"'”’»)\]]*$")
 _ITEM = re.compile(r"(?:[•◦▪‣●○■–—*]|\(?\d{1,3}[.)]|\(?[a-z][.)]|\[\d+\]|\d+(?:\.\d+)+\.?)\s")
 # The dots between a heading and its page number.
 _LEADERS = re.compile(r"(?:\s?\.){4,}\s*")
-# At the beginning or the end of a line.
-_NUMBER = re.compile(r"^\W*(\d{1,5})\b|\b(\d{1,5})\W*$")
-_ROMAN = re.compile(r"[ivxlc]+")
+# What may count the pages: whole, or within words that stay the same.
+_NUMBER = re.compile(r"(?<!\d)\d{1,5}(?!\d)|(?<![^\W_])(?=[ivxlc])(?:xc|xl|l?x{0,3}|c)"
+                     r"(?:ix|iv|v?i{0,3})(?![^\W_])", re.I)  # fmt: skip
+_ROMAN = {"i": 1, "v": 5, "x": 10, "l": 50, "c": 100}
+# "3 / 9", "3 of 9"
+_OF_ALL = re.compile(r"(?<!\d)(\d{1,4})(\s?(?:/|of|von|de|sur|van|di|из)\s?)(\d{1,4})(?!\d)", re.I)
 _WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
 _END, _START = re.compile(r"[^\W\d_]+$"), re.compile(r"[^\W\d_]+")
 _EDGE = 2  # lines at the top and at the bottom of a page that may be running heads
@@ -44,7 +47,8 @@ def without_heads(pages: list[list[Line]]) -> tuple[list[list[Line]], int]:
     """(the pages without running heads, feet and page numbers, how many lines those were).
 
     One is a line among the outermost two of at least three pages, at the same height, with the
-    same words, or with a number at its end that counts with the pages.
+    same words, or with a number that counts with the pages: at its end, or within words that stay
+    the same. "3 of 9" on the third of nine pages is one by itself.
     """
     where: dict[tuple, set[int]] = defaultdict(set)  # what lines share -> on which pages
     shared: dict[int, list[tuple]] = {}
@@ -58,12 +62,13 @@ def without_heads(pages: list[list[Line]]) -> tuple[list[list[Line]], int]:
                 for mark in marks:
                     where[mark].add(number)
     kept, dropped = [], 0
-    for page in pages:
+    for number, page in enumerate(pages):
         drop = set()
         for lines in _edges(page).values():
             # A line within is none unless those outside it are.
             for line in lines:
-                if all(len(where[mark]) < _OFTEN for mark in shared[id(line)]):
+                often = any(len(where[mark]) >= _OFTEN for mark in shared[id(line)])
+                if not (often or _numbers_all(line.text, number, len(pages))):
                     break
                 drop.add(id(line))
         kept.append([line for line in page if id(line) not in drop])
@@ -82,13 +87,32 @@ def _marks(text: str, page: int) -> list[tuple]:
     if not re.search(r"\w", text):
         return []
     marks: list[tuple] = [("words", text)]
-    marks += [
-        ("counts", int(number) - page)
-        for pair in _NUMBER.findall(text)
-        for number in pair
-        if number
-    ]
-    return [*marks, ("roman",)] if _ROMAN.fullmatch(text.strip(" -–—.")) else marks
+    for number in _NUMBER.finditer(text):
+        before, after = text[: number.start()], text[number.end() :]
+        value = _value(number[0])
+        # A book has a number a page, a scan of it two pages a sheet.
+        marks += [("within", before, after, n, value - n * page) for n in (1, 2)]
+        if not (re.search(r"\w", before) and re.search(r"\w", after)):
+            marks.append(("counts", value - page))
+        if not re.search(r"\w", before + after) and number[0].isalpha():
+            marks.append(("roman",))
+    # Slides that are shown bit by bit have the number of the last one again.
+    marks += [("of", text[: of.start()], of[3], text[of.end() :])
+              for of in _OF_ALL.finditer(text) if 0 < int(of[1]) <= int(of[3])]  # fmt: skip
+    return marks
+
+
+def _numbers_all(text: str, page: int, pages: int) -> bool:
+    """Whether a line says "3 of 9" on the third of nine pages."""
+    return any((int(of[1]), int(of[3])) == (page + 1, pages) for of in _OF_ALL.finditer(text))
+
+
+def _value(number: str) -> int:
+    """Of an Arabic or a Roman number."""
+    if number.isdigit():
+        return int(number)
+    digits = [_ROMAN[letter] for letter in number.lower()]
+    return sum(-a if a < b else a for a, b in pairwise([*digits, 0]))
 
 
 class Joiner:

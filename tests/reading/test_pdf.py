@@ -44,7 +44,7 @@ def joined(*pages):
 def book(rng, pages=6):
     """Pages with a head of two kinds, a page number, and five lines of text."""
     first = int(rng.integers(1, 90))
-    days = rng.permutation(range(100, 400))[:pages]
+    days = sorted(rng.permutation(range(100, 400))[:pages], reverse=True)
     made = []
     for n in range(pages):
         head = f"{first + n} The Harbour Book" if n % 2 else f"Chapter on Salt {first + n}"
@@ -78,6 +78,50 @@ def test_the_places_of_pages_are_known(rng):
         assert source.place(at, at + 1) == f"page {n + 1 + (n > 1)}"
     assert source.place(0, source.starts[1]) == "page 1"
     assert source.place(0, source.starts[1] + 1) == "pages 1 to 2"
+
+
+@pytest.mark.parametrize(
+    "foot",
+    [
+        "Page {n} of 9",
+        "Seite {n} von 9 – Stand: Mai",
+        "http://x.org/a/b 2024 {n}/9",
+        "{n} / 9",
+        "- {n} -",
+        "Harbour Book, p. {n}, first draft",
+        "B.{n} Harbour",
+        "page {roman}",
+        "{ROMAN}",
+        "– {roman} –",
+        "pages {twice} to 40 of the scan",
+        "{slide} / 9",
+        "Salt and Rope  {slide} / 9",
+    ],
+)
+def test_numbers_of_pages_in_all_forms(rng, foot):
+    """Those of a text's own stay: years, days, and those of lists."""
+    first = int(rng.integers(1, 5))
+    years = sorted(rng.permutation(range(1700, 1900))[:5], reverse=True)
+    roman = ["i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix"]
+    pages = []
+    for n in range(5):
+        k = first + n
+        said = foot.format(n=k, roman=roman[k - 1], ROMAN=roman[k - 1].upper(), twice=2 * k,
+                           slide=1 + n // 2)  # fmt: skip
+        head = line(f"In {years[n]} the harbour of the town was closed.", 750)
+        body = [head, line("It was so.", 700 - 9 * n), line(f"{years[n]} ships", 60)]
+        pages.append([*body, line(said, 30)])
+    kept, dropped = without_heads(pages)
+    assert dropped == 5 and kept == [page[:-1] for page in pages]
+
+
+def test_a_foot_that_numbers_all_pages_needs_no_others():
+    foots = ["Page 1 of 2", "2/2 of our letter"]
+    pages = [[line(f"Text {n}", 700), line(foot, 30)] for n, foot in enumerate(foots)]
+    kept, dropped = without_heads(pages)
+    assert dropped == 2 and kept == [page[:-1] for page in pages]
+    wrong = [[line("Text", 700), line("1 of 3", 30)], [line("More", 700), line("3/4 cup", 30)]]
+    assert without_heads(wrong) == (wrong, 0)
 
 
 def test_what_repeats_within_pages_or_counts_nothing_stays():
