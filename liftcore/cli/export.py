@@ -6,24 +6,31 @@ import argparse
 import dataclasses
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from liftcore.cli import options
 from liftcore.errors import UsageError
 from liftcore.terminal import show
 
+if TYPE_CHECKING:
+    from liftcore.export.hub import Upload
+    from liftcore.export.saved import Saved
+
 
 def add(verbs: options.Verbs) -> None:
     parser = options.verb(verbs, "export", run, "write a memory in the form of another runtime")
-    parser.add_argument("memory", metavar="DIR", help="a folder that absorb wrote")
+    options.memory_argument(parser)
     parser.add_argument("--gguf", metavar="FILE", help="a GGUF LoRA for llama.cpp")
     parser.add_argument("--mlx", metavar="FOLDER", help="an adapter of mlx-lm")
     parser.add_argument(
         "--merged", metavar="FOLDER", help="the model with the memory in its weights"
     )
     parser.add_argument("--hub", metavar="USER/NAME", help="a repository of the Hugging Face Hub")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show it, and write and upload nothing"
+    )
     hub = parser.add_argument_group("the hub")
-    hub.add_argument("--dry-run", action="store_true", help="show what would be uploaded")
-    hub.add_argument("--public", action="store_true", help="for everybody (private)")
+    hub.add_argument("--public", action="store_true", help="for everybody to read (private)")
     hub.add_argument(
         "--document",
         action=argparse.BooleanOptionalAction,
@@ -35,7 +42,7 @@ def add(verbs: options.Verbs) -> None:
     parser = options.verb(
         verbs, "verify", run_verify, "ask a memory the same here and in another runtime"
     )
-    parser.add_argument("memory", metavar="DIR", help="a folder that absorb wrote")
+    options.memory_argument(parser)
     parser.add_argument(
         "--runtime",
         default="peft",
@@ -55,16 +62,17 @@ def run(args: argparse.Namespace) -> dict:
     from liftcore.export.gguf import write_gguf
     from liftcore.export.mlx import write_mlx
     from liftcore.export.saved import read_saved
-    from liftcore.memory import local_folder
 
     if not (args.gguf or args.mlx or args.merged or args.hub):
         raise UsageError("export needs one of --gguf FILE, --mlx, --merged FOLDER, --hub USER/NAME")
-    folder, written = local_folder(args.memory), {}
+    folder, written = options.memory_folder(args), {}
     saved = read_saved(folder)
     # What is refused is refused before anything is written or uploaded.
     upload = args.hub and hub.upload_of(
         saved, args.hub, base=args.base_model, document=args.document, public=args.public
     )
+    if args.dry_run:
+        return {"memory": args.memory, **_dry_run(args, saved, upload)}
     if args.gguf:
         write_gguf(saved, Path(args.gguf), force=args.force)
         written["gguf"] = args.gguf
@@ -77,17 +85,38 @@ def run(args: argparse.Namespace) -> dict:
         _write_merged(folder, Path(args.merged), force=args.force)
         written["merged"] = args.merged
         show(f"{args.merged}: transformers serve {options.typed(Path(args.merged))}")
-    if upload and args.dry_run:
-        with tempfile.TemporaryDirectory(prefix="liftcore-hub-") as new:
-            names = hub.stage(saved, upload, Path(new))
-            written["files"] = names
-            for name in names:
-                show(f"{(Path(new) / name).stat().st_size:>12,}  {name}")
-            show((Path(new) / hub.CARD).read_text("utf-8"))
-    elif upload:
+    if upload:
         written["hub"] = hub.push(saved, upload)
         show(written["hub"])
     return {"memory": args.memory, **written}
+
+
+def _dry_run(args: argparse.Namespace, saved: Saved, upload: Upload | None) -> dict:
+    """Shows what would be written and uploaded, or raises why it would not be; writes aside."""
+    from liftcore.export import hub
+    from liftcore.export import saved as at
+    from liftcore.export.gguf import write_gguf
+    from liftcore.export.mlx import write_mlx
+
+    with tempfile.TemporaryDirectory(prefix="liftcore-dry-") as new:
+        if args.gguf:
+            at.check_new_file(Path(args.gguf), force=args.force)
+            write_gguf(saved, Path(new) / "gguf")
+        if args.mlx:
+            at.check_new_files(Path(args.mlx), force=args.force)
+            write_mlx(saved, Path(new) / "mlx")
+        if args.merged:
+            at.check_new_files(Path(args.merged), force=args.force)
+        for name in filter(None, (args.gguf, args.mlx, args.merged)):
+            show(f"would write {name}")
+        if not upload:
+            return {}
+        (folder := Path(new) / "hub").mkdir()
+        names = hub.stage(saved, upload, folder)
+        for name in names:
+            show(f"{(folder / name).stat().st_size:>12,}  {name}")
+        show((folder / hub.CARD).read_text("utf-8"))
+        return {"files": names}
 
 
 def _write_merged(folder: Path, out: Path, *, force: bool) -> None:
@@ -101,12 +130,13 @@ def _write_merged(folder: Path, out: Path, *, force: bool) -> None:
 def run_verify(args: argparse.Namespace) -> dict:
     from liftcore.export.runtimes import opened
     from liftcore.export.verify import verify
-    from liftcore.memory import load_memory, local_folder
+    from liftcore.memory import load_memory
 
-    folder = local_folder(args.memory)
+    folder = options.memory_folder(args)
     memory = load_memory(folder, device=args.device, dtype=options.dtype(args.dtype))
     at, base = (Path(path) if path else None for path in (args.at, args.base))
-    with opened(args.runtime, memory, folder, at=at, base=base, name=args.name) as complete:
+    name = args.name or Path(args.memory).resolve().name
+    with opened(args.runtime, memory, folder, at=at, base=base, name=name) as complete:
         arrival = verify(memory, complete)
     verdict = "bold green" if arrival.arrived else "bold red"
     show(arrival.text(args.runtime), {r"^.*\Z": verdict})

@@ -224,6 +224,18 @@ def file_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def memory_argument(parser: Arguments, text: str = "a folder that absorb wrote") -> None:
+    parser.add_argument("memory", metavar="DIR", help=f"{text}; or USER/NAME on the Hub")
+
+
+def memory_folder(args: argparse.Namespace) -> Path:
+    """The folder of the memory that a command line names, brought from the Hub where it is
+    there. Raises LiftError when it cannot be had."""
+    from liftcore.memory import local_folder
+
+    return local_folder(args.memory)
+
+
 def text_file(name: str) -> Path:
     """The file of a command line, where - stands for standard input."""
     return STDIN if name == "-" else Path(name)
@@ -233,10 +245,11 @@ def reading(file: Path) -> Reading:
     """What a file holds; a note on standard error says what was done to make text of it."""
     from liftcore.reading import read_file
 
-    made = read_file(file)
+    name = "standard input" if file == STDIN else str(file)
+    made = read_file(file, name)
     if made.source.kind != "text" or made.source.notes:
         said = ", ".join([made.source.kind, *made.source.notes])
-        note(f"liftcore: {one_line(str(file))}: {said}")
+        note(f"liftcore: {one_line(name)}: {said}")
     return made
 
 

@@ -19,6 +19,8 @@ NOT_KEPT = {
     *("help", "config", "save_config", "json", "debug", "run", "file", "corpus", "documents"),
     *("out", "resume", "force", "log"),
 }
+# Of difflib's measure: a slip or two, and no other word.
+_NEAR = 0.75
 
 
 def add(parser: options.Arguments, *, save: bool = True) -> None:
@@ -49,17 +51,22 @@ def expanded(argv: Sequence[str], verbs: Mapping[str, argparse.ArgumentParser]) 
         file = None
     if file is None:
         return [*argv]
-    known, words = _known(parser), []
+    known, words, unknown = _known(parser), [], []
     # A file may be for several verbs.
     elsewhere = {name for each in verbs.values() if _takes_files(each) for name in _known(each)}
-    for key, value in _read(Path(file)).items():
-        name = str(key).replace("-", "_")
-        if name in known:
+    values = {str(key): value for key, value in _read(Path(file)).items()}
+    for key in values:
+        name = key.replace("-", "_")
+        if name not in known and name not in elsewhere:
+            near = difflib.get_close_matches(name, known, 1, _NEAR)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            unknown.append(f"{one_line(key)!r}{hint}")
+    if unknown:
+        keys = "key" if len(unknown) == 1 else "keys"
+        raise UsageError(f"{file}: unknown {keys} {', '.join(unknown)}")
+    for key, value in values.items():
+        if (name := key.replace("-", "_")) in known:
             words += _words(known[name], value, f"{file}: {key}")
-        elif name not in elsewhere:
-            near = difflib.get_close_matches(name, known, 1, 0.5)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UsageError(f"{file}: unknown key {one_line(str(key))!r}{hint}")
     return [argv[0], *words, *argv[1:]]
 
 

@@ -20,7 +20,7 @@ from liftcore.errors import LiftError, UsageError
 from liftcore.export.saved import Saved
 from liftcore.output import DOCUMENT, INFO, PICTURE, QUESTIONS
 from liftcore.pretrained import HUB_NAME
-from liftcore.terminal import one_line
+from liftcore.terminal import note, one_line
 
 CARD = "README.md"
 # What the embedded model was before it was quantised for its package.
@@ -86,7 +86,12 @@ def stage(saved: Saved, upload: Upload, folder: Path) -> list[str]:
 
 
 def push(saved: Saved, upload: Upload) -> str:
-    """Uploads the memory; returns its address. Raises LiftError with the Hub's reason."""
+    """Uploads the memory; returns its address. What an earlier memory left there of its document
+    goes.
+
+    Raises LiftError with the Hub's reason, and when everybody may read a repository that is there
+    already, unless the upload is to be public.
+    """
     from huggingface_hub import HfApi
 
     with tempfile.TemporaryDirectory(prefix="liftcore-hub-") as new:
@@ -94,9 +99,23 @@ def push(saved: Saved, upload: Upload) -> str:
         try:
             api = HfApi()
             api.create_repo(upload.repo, private=not upload.public, exist_ok=True)
+            # One that was there keeps its own setting.
+            private = api.repo_info(upload.repo).private
+            if not (private or upload.public):
+                raise LiftError(
+                    f"everybody can read {upload.repo}, and the adapter may recite the document: "
+                    "--public uploads it all the same, or make the repository private first"
+                )
+            if private and upload.public:
+                note(f"liftcore: {upload.repo} stays private, as it was")
             done: Any = api.upload_folder(
-                repo_id=upload.repo, folder_path=new, commit_message="A memory made with liftcore"
+                repo_id=upload.repo,
+                folder_path=new,
+                commit_message="A memory made with liftcore",
+                delete_patterns=[DOCUMENT, QUESTIONS, PICTURE],
             )
+        except LiftError:
+            raise
         except Exception as error:
             raise LiftError(
                 f"cannot upload to {upload.repo}: {one_line(str(error)) or type(error).__name__}; "

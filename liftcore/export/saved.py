@@ -69,18 +69,28 @@ def read_saved(folder: Path) -> Saved:
     return Saved(folder, info, settings, layers)
 
 
-def new_file(file: Path, write: Callable[[Path], object], *, force: bool) -> None:
-    """Writes a file, all of it or nothing; LiftError where there is one, unless force."""
+def check_new_file(file: Path, *, force: bool) -> None:
+    """Raises LiftError where there is something already, unless force; for a folder always."""
     if file.is_dir() or (file.exists() and not force):
         raise LiftError(f"{file} is there already; --force (force=True) replaces it")
+
+
+def check_new_files(folder: Path, *, force: bool) -> None:
+    """Raises LiftError where a folder is not empty, unless force; for a file always."""
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not force)):
+        raise LiftError(f"{folder} is not empty; --force (force=True) writes into it")
+
+
+def new_file(file: Path, write: Callable[[Path], object], *, force: bool) -> None:
+    """Writes a file, all of it or nothing; LiftError where there is one, unless force."""
+    check_new_file(file, force=force)
     files.write_atomically(file, write)
 
 
 def new_files(folder: Path, fill: Callable[[Path], object], *, force: bool) -> None:
     """Lets fill(an empty folder) write files, and puts them into `folder`, all of them or none.
     LiftError where it is not empty, unless force; other files stay."""
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not force)):
-        raise LiftError(f"{folder} is not empty; --force (force=True) writes into it")
+    check_new_files(folder, force=force)
 
     def filled(new: Path) -> list[str]:
         fill(new)

@@ -82,8 +82,9 @@ def read_file(path: Path, name: str | None = None) -> Reading:
     or a format whose package is missing.
     """
     large = path.suffix.lower() in _LARGE
-    content = read_bytes(path, _MOST_BYTES if large else MAX_BYTES)
-    return read_content(content, name or str(path), path.suffix.lower())
+    name = name or str(path)
+    content = read_bytes(path, _MOST_BYTES if large else MAX_BYTES, name)
+    return read_content(content, name, path.suffix.lower())
 
 
 def read_content(content: bytes, name: str, suffix: str = "") -> Reading:

@@ -37,21 +37,23 @@ _HALVES = re.compile("[\ud800-\udfff]")
 _SAMPLE = 2**16  # bytes or characters that show what a file is
 
 
-def read_bytes(path: Path, limit: float = MAX_BYTES) -> bytes:
-    """A file of at most `limit` bytes. Raises LiftError with one line that says what is wrong."""
+def read_bytes(path: Path, limit: float = MAX_BYTES, name: str | None = None) -> bytes:
+    """A file of at most `limit` bytes. Raises LiftError with one line, which calls it `name`, that
+    says what is wrong."""
+    name = name or str(path)
     try:
         if path.is_dir():
-            raise LiftError(f"{path} is a directory, not a text file")
-        return _bytes_of(path, limit)
+            raise LiftError(f"{name} is a directory, not a text file")
+        return _bytes_of(path, limit, name)
     except FileNotFoundError as error:
-        raise LiftError(f"no such file: {path}") from error
+        raise LiftError(f"no such file: {name}") from error
     except PermissionError as error:
-        raise LiftError(f"no permission to read {path}") from error
+        raise LiftError(f"no permission to read {name}") from error
     except OSError as error:
-        raise LiftError(f"cannot read {path}: {error.strerror}") from error
+        raise LiftError(f"cannot read {name}: {error.strerror}") from error
 
 
-def _bytes_of(path: Path, limit: float) -> bytes:
+def _bytes_of(path: Path, limit: float, name: str) -> bytes:
     """What a file or a pipe such as /dev/stdin holds. Raises LiftError for too much."""
     if path.exists() and not path.is_file():
         with open(path, "rb") as stream:
@@ -61,7 +63,7 @@ def _bytes_of(path: Path, limit: float) -> bytes:
         size = path.stat().st_size
         content = b"" if size > limit else path.read_bytes()
     if size > limit:
-        raise too_large(str(path), size, limit)
+        raise too_large(name, size, limit)
     return content
 
 

@@ -80,7 +80,8 @@ def metrics(
                 sinks[tracker], close = TRACKERS[tracker](name, settings)
             except ImportError as error:
                 raise LiftError(
-                    f"reporting to {tracker} needs its library: pip install {tracker}"
+                    f"reporting to {tracker} needs its library: pip install {tracker}, or "
+                    "'liftcore[trackers]' for all"
                 ) from error
             except Exception as error:
                 raise LiftError(f"{tracker} does not start: {first_line(error)}") from error

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from papers import docx, epub, paragraph, pdf
 
 from bench.evaluations import cases, evaluate, niah
 from bench.evaluations import niah_documents as stacks
@@ -88,6 +89,26 @@ def test_a_haystack_that_is_too_small_is_refused(rng, tokenizer):
         stacks.haystack(essays(rng), tokenizer, 10, needles, 0)
 
 
+def test_documents_of_every_kind(tmp_path):
+    made = {
+        "a.pdf": pdf([["Salt came by sea."]]),
+        "b.docx": docx(paragraph("Rope came by land.")),
+        "c.html": b"<html><p>Tar came by cart.</p></html>",
+        "d.epub": epub({"a.xhtml": "<html><body><p>Oil came by air.</p></body></html>"}),
+        "e.csv": b"Ship,Year\nAnna,1701\n",
+        "f.md": "Wax came früh.".encode("utf-16"),
+    }
+    for name, content in made.items():
+        (tmp_path / name).write_bytes(content)
+    for flag in ("--documents", "--haystack"):
+        args = niah.parsed([flag, str(tmp_path), "--model", "m"])
+        assert stacks.read_texts(args.haystack) == [
+            *("Salt came by sea.", "Rope came by land.", "Tar came by cart.", "Oil came by air."),
+            *("Ship: Anna; Year: 1701", "Wax came früh."),
+        ]
+    assert stacks.read_texts(tmp_path / "a.pdf") == ["Salt came by sea."]
+
+
 @pytest.fixture
 def command(tiny_folder, tmp_path, rng):
     hay = tmp_path / "hay"
@@ -97,7 +118,7 @@ def command(tiny_folder, tmp_path, rng):
 
     def options(out, *more):
         return [
-            "--model", str(tiny_folder), "--device", "cpu", "--haystack", str(hay),
+            "--model", str(tiny_folder), "--device", "cpu", "--documents", str(hay),
             "--out", str(tmp_path / out), "--lengths", "250", "320", "--depths", "2",
             "--trials", "2", "--reserve", "100", "--max-new-tokens", "4", "--epochs", "3",
             "--segment-length", "32", "--rank", "2", "--method", "full-icl", "truncated-icl",

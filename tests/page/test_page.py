@@ -25,6 +25,7 @@ from liftcore.page.pictures import curve, level, means
 from liftcore.page.pieces import pieces
 from liftcore.page.words import Seen
 from liftcore.questions.pairs import Pair
+from liftcore.reading import Source
 from liftcore.report import PROMPT
 from liftcore.tokens import text_ids
 
@@ -197,3 +198,8 @@ def test_the_command_names_document_title_and_questions(memory_folder, tiny_fold
     assert words[words.index("--model") + 1] == str(tiny_folder)
     assert words[words.index("--qa") + 1] == str(memory_folder / "trained_questions.jsonl")
     assert "--init" not in words and TEXT not in words
+    # Of a file's place the memory knows nothing, but it has the text.
+    info.source = Source("report.pdf", "", "PDF")
+    assert again.command(info, memory_folder, []).split()[2] == str(memory_folder / "document.txt")
+    (memory_folder / "document.txt").unlink()
+    assert again.command(info, memory_folder, []).split()[2] == "report.pdf"
