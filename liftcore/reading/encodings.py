@@ -100,7 +100,8 @@ def _decoded(content: bytes, name: str, page: bool) -> tuple[str, list[str]]:
         return text, _mended(marked, bad)
     for encoding in _declared(content) if page else ():
         try:
-            return content.decode(encoding), _read_as(encoding)
+            text = content.decode(encoding)
+            return text, [] if content.isascii() else _read_as(encoding)
         except UnicodeError:
             continue
     if wide := _wide(content):

@@ -17,8 +17,10 @@ _NO_TEXT = (
 # What is around a page's text, unless it holds the most of it.
 _AROUND = (
     "//nav | //*[@role='navigation' or @role='search' or @aria-hidden='true' or @hidden]"
-    " | //form | //body/header[.//a] | //body/footer"
+    " | //form | //body/header[.//a] | //body/footer | //*[@role='contentinfo']"
+    " | //*[@class='navheader' or @class='navfooter']"  # DocBook's
 )
+_ROLES = ("navigation", "contentinfo")
 _LOOSE_LINKS = ".//a[not(ancestor::h1 or ancestor::h2 or ancestor::p or ancestor::li)]"
 _HEADINGS = ".//h1 | .//h2 | .//main | .//article"
 _LONG_FORM = 600  # letters, which no search and no sign-in has
@@ -61,31 +63,43 @@ def _drop_navigation(tree: Any) -> int:
     """Takes out what is around the text; how many blocks were lists of links."""
     for element in tree.xpath(_NO_TEXT):
         element.drop_tree()
+    # "¶" and "§" behind headings
+    for link in tree.xpath("//body//a[starts-with(@href, '#')]"):
+        if not any(map(str.isalnum, link.text_content())):
+            link.drop_tree()
     dropped, whole = 0, _letters(tree)
     for element in tree.xpath(_AROUND):
         if element.tag == "header" and element.xpath(".//h1"):
             for link in element.xpath(_LOOSE_LINKS):
                 link.drop_tree()
             continue
-        around = element.tag in ("nav", "footer") or element.get("role") == "navigation"
+        around = element.tag in ("nav", "footer") or element.get("role") in _ROLES
         if _letters(element) > (_MOST_OF_ALL if around else _MOST) * whole:
             continue
         if element.tag == "form" and _is_long(element):
             continue
         if element.getparent() is not None:
-            dropped += around and element.tag != "footer"
+            dropped += element.tag == "nav" or element.get("role") == "navigation"
             element.drop_tree()
     lists = {line for line in tree.xpath(_TURNS) if _letters(line) < _LONGEST_TURN}
     for element in tree.xpath("//ul | //ol | //dl"):
         links = element.xpath(".//a")
         letters, linked = _letters(element), sum(map(_letters, links))
-        if len(links) >= _FEWEST_LINKS and linked > _LINKS * letters:
+        elsewhere = len(links) >= _FEWEST_LINKS and linked > _LINKS * letters
+        if elsewhere and not _announced(element):
             lists.add(element)
     for element in lists:
         if lists.isdisjoint(element.iterancestors()):
             element.drop_tree()
             dropped += 1
     return dropped
+
+
+def _announced(element: Any) -> bool:
+    """Whether a list stands behind a colon, as one that belongs to the text does."""
+    above = element.getprevious()
+    before = (above.tail or "").strip() or above.text_content() if above is not None else ""
+    return (before or element.getparent().text or "").rstrip().endswith(":")
 
 
 def _is_long(form: Any) -> bool:

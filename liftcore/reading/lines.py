@@ -14,8 +14,9 @@ _ITEM = re.compile(r"(?:[•◦▪‣●○■–—*]|\(?\d{1,3}[.)]|\(?[a-z][.
 # The dots between a heading and its page number.
 _LEADERS = re.compile(r"(?:\s?\.){4,}\s*")
 # What may count the pages: whole, or within words that stay the same.
-_NUMBER = re.compile(r"(?<!\d)\d{1,5}(?!\d)|(?<![^\W_])(?=[ivxlc])(?:xc|xl|l?x{0,3}|c)"
+_NUMBER = re.compile(r"(?<!\d)(?<!\d\.)\d{1,5}(?!\.?\d)|(?<![^\W_])(?=[ivxlc])(?:xc|xl|l?x{0,3}|c)"
                      r"(?:ix|iv|v?i{0,3})(?![^\W_])", re.I)  # fmt: skip
+_RAISED = re.compile(r"\d{1,3}|[*†‡]")  # before a note
 _ROMAN = {"i": 1, "v": 5, "x": 10, "l": 50, "c": 100}
 # "3 / 9", "3 of 9"
 _OF_ALL = re.compile(r"(?<!\d)(\d{1,4})(\s?(?:/|of|von|de|sur|van|di|из)\s?)(\d{1,4})(?!\d)", re.I)
@@ -84,7 +85,8 @@ def _edges(page: list[Line]) -> dict[str, list[Line]]:
 
 def _marks(text: str, page: int) -> list[tuple]:
     """What a running head would share with those of other pages."""
-    if not re.search(r"\w", text):
+    # Of lists of contents some numbers count with the pages by chance.
+    if not re.search(r"\w", text) or _LEADERS.search(text):
         return []
     marks: list[tuple] = [("words", text)]
     for number in _NUMBER.finditer(text):
@@ -155,6 +157,9 @@ class Joiner:
         if above.text.endswith(PARTED):
             return PARTED
         down = above.bottom - line.bottom
+        raised = 0 < down < 0.7 * line.size and above.size < line.size
+        if raised and _RAISED.fullmatch(above.text.strip()) and line.left > above.right - 1:
+            return " "
         if down < -_SAME:  # the next column, or a note
             return " " if line.text[:1].islower() and not _STOPS.search(above.text) else "\n\n"
         larger = abs(above.size - line.size) > 0.08 * max(above.size, line.size)

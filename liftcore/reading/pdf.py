@@ -17,6 +17,15 @@ _HYPHENS = (0x02, 0xFFFE)  # what PDFium writes for a hyphen and the line's end 
 # At a line's end, where PDFium saw none.
 _HYPHEN = re.compile(r"(?<=[^\W\d_])[-\u2010]$")
 
+# Fonts of TeX without names for their glyphs: PDFium gives the codes of TeX's encoding T1.
+_TEX = str.maketrans(
+    {
+        **dict(zip("\x1b\x1c\x1d\x1e\x1f", ("ff", "fi", "fl", "ffi", "ffl"), strict=True)),
+        **dict(zip("\x10\x11\x12\x13\x14\x15\x16\x19\x88", "“”„«»–—ı•", strict=True)),
+    }
+)
+_LIGATURE = re.compile("[^\\W\\d_][\x1b-\x1f]|[\x1b-\x1f][^\\W\\d_]")
+
 
 def read_pdf(content: bytes, name: str) -> Parts:
     """The text of a PDF, a part a page. Raises LiftError for one that is damaged, encrypted, or
@@ -34,6 +43,9 @@ def read_pdf(content: bytes, name: str) -> Parts:
             f"{name} has {counted(len(pages), 'page')} and no text: it is a scan or a drawing; "
             "run OCR on it first"
         )
+    if any(_LIGATURE.search(line.text) for page in pages for line in page):
+        for line in (line for page in pages for line in page):
+            line.text = line.text.translate(_TEX)
     notes = [counted(len(pages), "page")]
     pages, heads = without_heads(pages)
     if heads:

@@ -65,6 +65,11 @@ MENU = '<ul><li><a href="1">One</a></li><li><a href="2">Two</a></li></ul>'
         (f"<!-- {'x' * 500} --><nav><div><a href=1>{'To salt and rope. ' * 9}</a></div></nav>"
          "<p>Here it is, below the menu.</p>", "Here it is, below the menu."),
         ("<nav><p>It came by sea.</p></nav>", "It came by sea."),
+        (f"<p>It came by</p>{MENU}<p>Read:</p>{MENU}<ul><li>or <b>see</b>: {MENU}</ul>",
+         "It came by Read: * One * Two * or see: + One + Two"),
+        ('<div class="navheader"><table><tr><td><a href="1">Prev</a></table></div>'
+         '<h2><a href="#salt" class="anchor">§</a>Salt</h2><p>See <a href="#rope">rope</a>.</p>'
+         '<div role="contentinfo">Made with a program.</div>', "Salt See rope."),
         (f"<p>It came by sea.</p><footer>{'All rights. ' * 5}</footer>", "It came by sea."),
     ],
 )  # fmt: skip
@@ -109,8 +114,11 @@ def test_a_page_says_its_encoding(declared, label, encoding):
 
 def test_a_page_may_be_larger_than_it_says():
     for text, label, larger in (("“So”", "iso-8859-1", "cp1252"), ("镕基", "gb2312", "gbk")):
-        page = f"<html>{META.format(label)}<p>{text}</p></html>".encode(larger)
-        assert read_content(page, "a.html", ".html").text == text
+        page = f"<html>{META.format(label)}<p>{text}</p></html>"
+        reading = read_content(page.encode(larger), "a.html", ".html")
+        assert reading.text == text and reading.source.notes[0].startswith("read as")
+        ascii_alone = read_content(page.replace(text, "So").encode(), "a.html", ".html")
+        assert ascii_alone.text == "So" and ascii_alone.source.notes == []
 
 
 def test_chapters_say_their_encoding():

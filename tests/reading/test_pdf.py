@@ -171,6 +171,31 @@ def test_a_parted_word_is_mended_and_a_compound_is_not():
     assert joined(["It was late."], ["of the day"])[0] == "It was late.\n\nof the day"
 
 
+def test_a_list_of_contents_counts_no_pages():
+    """Its sections do so by chance."""
+    pages = [[line(f"{n + 1}.{n} Salt . . . . . . {20 + n}", 700), line("Text", 600 - 9 * n)]
+             for n in range(4)]  # fmt: skip
+    assert without_heads(pages) == (pages, 0)
+    sections = [[line(f"{n + 1}.6 Ships", 700), line("Text", 600 - 9 * n)] for n in range(4)]
+    assert without_heads(sections) == (sections, 0)
+
+
+def test_a_raised_number_stands_before_its_note():
+    note = [line("1", 113, left=93.4, right=97, size=6), line("In principle.", 107.5, left=97.5)]
+    assert joined(["It was so."], note)[0].endswith("\n\n1 In principle.")
+    below = [line("1", 113, size=6), line("In principle.", 80)]
+    assert joined(["It was so."], below)[0].endswith("\n\n1\n\nIn principle.")
+
+
+def test_ligatures_of_tex_without_their_names():
+    """As PDFium gives them; control characters beside no letter are not taken for any."""
+    made = pdf([["The o\x1ece was \x10\x1crst\x11 \x15 a re\x1dex, su\x1b and ba\x1fe"]])
+    reading = read_content(made, "a.pdf")
+    assert reading.text == "The office was “first” – a reflex, suff and baffle"
+    assert reading.source.notes == ["1 page"]
+    assert read_content(pdf([["1 \x1b 2 \x15 3"]]), "a.pdf").text == "1  2  3"
+
+
 def test_hyphens_in_a_file_are_mended():
     reading = read_content(pdf([["The keeper of the light-", "house wrote it all down."]]), "a.pdf")
     assert reading.text == "The keeper of the lighthouse wrote it all down."
