@@ -8,6 +8,7 @@ import json
 import os
 import re
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -115,6 +116,21 @@ def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
     """‖a − b‖ / ‖b‖ in fp32; NaN if a holds one."""
     a, b = a.float(), b.float()
     return ((a - b).norm() / b.norm().clamp_min(1e-30)).item()
+
+
+def command_result(
+    verb: str, *options: str, processes: int | None = None, **environment: str
+) -> dict:
+    """What `liftcore VERB OPTIONS --json` prints, run as a user would: by a process of its own, or
+    by so many under torchrun. Ends with what it says where it fails."""
+    launch = [] if processes is None else ["torch.distributed.run", "--nproc-per-node"]
+    launch += [] if processes is None else [str(processes), "-m"]
+    command = [sys.executable, "-m", *launch, "liftcore", verb, *options, "--json"]
+    env = {**os.environ, **environment}
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def read_lines(file: Path) -> list[dict]:

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import torch
 
-from bench.common import RESULTS, results_name
+from bench.common import RESULTS, command_result, results_name
 from liftcore.cli import info
 from liftcore.device_memory import gib
 from liftcore.fiction.documents import fictional_document
@@ -25,14 +23,6 @@ CASES = (
     (3000, ["--segment-length", "256", "--rank", "32", "--epochs", "4"]),
     (1550, ["--schedule", "overlap", "--overlap-loss", "new", "--epochs", "3", "--rank", "128"]),
 )
-
-
-def _liftcore(verb: str, *options: str) -> dict:
-    command = [sys.executable, "-m", "liftcore", verb, *options, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main(argv: list[str]) -> int:
@@ -51,8 +41,8 @@ def main(argv: list[str]) -> int:
             file = Path(folder) / "document.txt"
             file.write_text(fictional_document(1, words).text)
             common = [str(file), "--device", args.device, *options]
-            guess = _liftcore("estimate", *common)
-            truth = _liftcore("absorb", *common, "--out", str(Path(folder) / "memory"))
+            guess = command_result("estimate", *common)
+            truth = command_result("absorb", *common, "--out", str(Path(folder) / "memory"))
         time_ratio = guess["seconds"] / truth["total_seconds"]
         memory_ratio = guess["peak_bytes"] / truth["peak_bytes"]
         worst = max(worst, abs(time_ratio - 1), abs(memory_ratio - 1))

@@ -10,32 +10,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-from bench.common import RESULTS
+from bench.common import RESULTS, command_result
 from liftcore.cli import info
 from liftcore.fiction.documents import fictional_document
 
 WORDS, EPOCHS = 750, 2
 SETTINGS = ["--preset", "large", "--segment-length", "128", "--rank", "64"]
-SETTINGS += ["--dtype", "fp32", "--json"]
+SETTINGS += ["--dtype", "fp32"]
 
 
 def run(folder: Path, processes: int, batch: int, model: str, device: str) -> dict:
     """The result of one absorb on so many processes."""
-    words = [str(folder / "document.txt"), "--out", str(folder / f"{processes} {batch}"), "--force"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-    command += ["-m", "liftcore", "absorb", *words, "--model", model, "--device", device, *SETTINGS]
-    command += ["--epochs", str(EPOCHS), "--batch-size", str(batch)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
+    options = [str(folder / "document.txt"), "--out", str(folder / f"{processes} {batch}")]
+    options += ["--force", "--model", model, "--device", device, *SETTINGS]
+    options += ["--epochs", str(EPOCHS), "--batch-size", str(batch)]
+    return command_result("absorb", *options, processes=processes, OMP_NUM_THREADS="1")
 
 
 def main(argv: list[str]) -> int:
