@@ -22,10 +22,9 @@ from liftcore.layers import base, sharded
 from liftcore.layers.lora import Adapter, own_adapter_after
 from liftcore.memory import Memory
 from liftcore.objectives import Repeated
-from liftcore.objectives.build import digest_of
 from liftcore.questions.pairs import PairSource
 from liftcore.tokens import Tokenizer
-from liftcore.training import checkpoint, parallel
+from liftcore.training import parallel
 from liftcore.training.budget import Budget
 from liftcore.training.loop import Progress, both, train
 from liftcore.training.progress import ProgressLine
@@ -90,12 +89,7 @@ def absorb(
         state_file = Path(resume) / output.STATE if resume is not None and ranks.first else None
         enabled = progress and ranks.first
         line = ProgressLine(config.epochs, adapter.values.device, enabled=enabled)
-        run = {
-            **checkpoint.identity(config, document.sha256, model),
-            "title": document.title,
-            "questions": digest_of(given),
-            "start": prepare.start_sha256(init),
-        }
+        run = prepare.identity(model, document, config, given, prepare.start_sha256(init))
         same = ("document", "model", "weights", "dtype", "layout")
         ranks.same({**{name: run[name] for name in same}, "size of LoRA": str(len(adapter.values))})
         with line:

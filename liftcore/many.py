@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from liftcore import adapter as adapters
 from liftcore import model as models
-from liftcore import prepare
+from liftcore import output, prepare
 from liftcore.adapter import alone_with
 from liftcore.config import LiftConfig, preset_for
 from liftcore.device_memory import free_bytes
@@ -24,8 +25,12 @@ from liftcore.layers.linear import features
 from liftcore.layers.lora import Adapter, linear_layers, own_adapter_after, without_adapter
 from liftcore.memory import Memory
 from liftcore.tokens import Tokenizer
+from liftcore.training import checkpoint
+from liftcore.training.checkpoint import Position
 from liftcore.training.loop import Result, train
 from liftcore.training.losses import told_by
+from liftcore.training.memory_plan import MemoryPlan
+from liftcore.training.optimizer import check
 from liftcore.training.progress import ProgressLine
 from liftcore.training.together import Learner, TogetherSource
 
@@ -45,6 +50,7 @@ def absorb_many(
     together: int | None = None,
     titles: Iterable[str | None] | None = None,
     qa: Iterable[Any] | None = None,
+    resume: Iterable[str | Path | None] | None = None,
     init: str | Path | None = None,
     on_memory: Callable[[int, Memory], None] | None = None,
     on_failure: Callable[[int, LiftError], None] | None = None,
@@ -58,7 +64,8 @@ def absorb_many(
     together     None: as worth_together() says
     config       as absorb()'s, for all of them. `keep` and `qa_first` are for one document, and the
                  base is neither in FP8 nor quantised
-    titles, qa   absorb()'s title and qa of each document
+    titles, qa, resume   absorb()'s title, qa and resume of each document. A state that absorb()
+                 saved goes on here, and the other way round
     on_memory    gets the number of a document in `documents` and its memory as soon as it is there.
                  Without it the memories are returned, in the order of the documents
     on_failure   gets the number of a document that could not be absorbed, and why; the others go
@@ -66,32 +73,64 @@ def absorb_many(
 
     Each document is trained as by absorb() with the same settings, up to rounding: it has its own
     order, normalisers, rates, clipping and beginning. When one ends, the next takes its place.
-    `training.seconds` of a memory is the time that it stood in the batch. There is no resume. The
-    model is left as it was. Raises UsageError for settings that do not fit,
-    and what absorb() raises for the model.
+    `training.seconds` of a memory is the time that it stood in the batch. The model is left as it
+    was. Raises UsageError for settings that do not fit, and what absorb() raises for the model.
     """
+    count = len(documents) if isinstance(documents, (list, tuple)) else None
+    kept: dict[int, Memory] = {}
+    absorb_given(
+        *(model, tokenizer, _each(documents, titles, qa, resume), config),
+        together=together,
+        init=init,
+        on_memory=on_memory or kept.__setitem__,
+        on_failure=on_failure,
+        progress=progress,
+        count=count,
+    )
+    return [kept[number] for number in sorted(kept)]
+
+
+@dataclass(frozen=True)
+class Given:
+    """A document, and what absorb() takes for it alone."""
+
+    document: str | Path | Sequence[int] | Document
+    title: str | None = None
+    qa: Any = None
+    resume: str | Path | None = None
+
+
+def absorb_given(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    documents: Iterable[Given],
+    config: LiftConfig | None = None,
+    *,
+    together: int | None = None,
+    init: str | Path | None = None,
+    on_memory: Callable[[int, Memory], None],
+    on_failure: Callable[[int, LiftError], None] | None = None,
+    progress: bool = True,
+    count: int | None = None,
+) -> None:
+    """absorb_many() for documents that bring their own arguments; `count` of them, where that is
+    known."""
     if together is not None and together < 1:
         raise UsageError(f"together must be at least 1: {together}")
     if config is None:
         config = LiftConfig.preset(preset_for(tokenizer), **adapters.settings_of(init))
-    if config.keep is not None or config.qa_first:
-        raise UsageError("keep and qa_first are settings of one document: take absorb() for them")
-    kind = base.dtype_of(model) if config.base_dtype == "model" else config.base_dtype
-    if kind != "model":
-        raise UsageError(f"documents are not trained together over a base in {kind}: take absorb()")
-    together, count = together or worth_together(model, config), None
-    if isinstance(documents, (list, tuple)):
-        count, together = len(documents), max(1, min(together, len(documents)))
-    kept: dict[int, Memory] = {}
+    if why := why_alone(model, config):
+        raise UsageError(f"{why}: take absorb()")
+    together = together or worth_together(model, config)
+    if count is not None:
+        together = max(1, min(together, count))
     with alone_with(model), own_adapter_after(model):
         with without_adapter(model):
             slots = Adapter.of(model, config, slots=together)
         line = ProgressLine(1, slots.values.device, enabled=progress)
-        run = _Run(model, tokenizer, config, init, line, kept.__setitem__, on_failure, count)
-        if on_memory is not None:
-            run.on_memory = on_memory
+        run = _Run(model, tokenizer, config, init, line, on_memory, on_failure, count)
         with line:
-            learners = run.learners(_each(documents, titles, qa))
+            learners = run.learners(documents)
             window, prefix = models.window(model), len(models.prefix_ids(tokenizer))
             source = TogetherSource(slots, learners, config, window, prefix=prefix, count=count)
             try:
@@ -101,12 +140,22 @@ def absorb_many(
                     train(slots, source, on_step=line.update, say=run.say)
             finally:
                 source.close()
-    return [kept[number] for number in sorted(kept)]
+
+
+def why_alone(model: nn.Module, config: LiftConfig) -> str:
+    """Why documents cannot be trained together with these settings; "" where they can."""
+    if config.keep is not None or config.qa_first:
+        return "keep and qa_first are settings of one document"
+    kind = base.dtype_of(model) if config.base_dtype == "model" else config.base_dtype
+    return "" if kind == "model" else f"documents are not trained together over a base in {kind}"
 
 
 def worth_together(model: nn.Module, config: LiftConfig) -> int:
     """How many documents should share a step of absorb_many(): as many as fill it, and as fit into
-    the free memory with their optimizers. 1 where the steps of one document are full already."""
+    the free memory with their optimizers. 1 where the steps of one document are full already, and
+    where documents cannot be trained together."""
+    if why_alone(model, config):
+        return 1
     wanted = max(1, ENOUGH // config.target_tokens)
     device = next(model.parameters()).device
     layers = linear_layers(model, depth.numbers(model, config.layers)).values()
@@ -118,19 +167,15 @@ def worth_together(model: nn.Module, config: LiftConfig) -> int:
     return wanted if free is None else max(1, min(wanted, int(SHARE * free / each)))
 
 
-def _each(
-    documents: Iterable[Any], titles: Iterable[str | None] | None, qa: Iterable[Any] | None
-) -> Iterator[tuple[Any, str | None, Any]]:
-    """Each document with its title and its questions."""
-    beside: list[Iterator[Any]] = [
-        repeat(None) if each is None else iter(each) for each in (titles, qa)
-    ]
+def _each(documents: Iterable[Any], *beside: Iterable[Any] | None) -> Iterator[Given]:
+    """Each document with its title, its questions and where its run goes on."""
+    own: list[Iterator[Any]] = [repeat(None) if each is None else iter(each) for each in beside]
     over: Any = object()
     for document in documents:
-        title, questions = (next(each, over) for each in beside)
-        if title is over or questions is over:
-            raise UsageError("titles and qa need an entry for each document")
-        yield document, title, questions
+        given = [next(each, over) for each in own]
+        if any(each is over for each in given):
+            raise UsageError("titles, qa and resume need an entry for each document")
+        yield Given(document, *given)
 
 
 class _Run:
@@ -153,28 +198,36 @@ class _Run:
         self.start = prepare.start_sha256(init)
         self.first: prepare.Prepared | None = None  # what it knows of the model serves all others
 
-    def learners(self, documents: Iterable[tuple]) -> Iterator[Learner]:
+    def learners(self, documents: Iterable[Given]) -> Iterator[Learner]:
         """The documents that can begin, each made when it is asked for."""
-        for number, (document, title, qa) in enumerate(documents):
+        for number, given in enumerate(documents):
             try:
-                learner = self._learner(number, document, title, qa)
+                learner = self._learner(number, given)
             except LiftError as error:
                 self.failed(number, error)
                 continue
             yield learner
 
-    def _learner(self, number: int, document: Any, title: str | None, qa: Any) -> Learner:
-        config, given = prepare.asked(self.config, qa)
-        document = prepare.read(self.model, self.tokenizer, document, title, config)
+    def _learner(self, number: int, given: Given) -> Learner:
+        config, questions = prepare.asked(self.config, given.qa)
+        document = prepare.read(self.model, self.tokenizer, given.document, given.title, config)
         models.check_tokens(self.model, document.tokens)
+        file = None if given.resume is None else Path(given.resume) / output.STATE
         with own_adapter_after(self.model), without_adapter(self.model):
             adapter = prepare.first_adapter(self.model, config, self.init)
             adapter.install()
-            whole = self.model, self.tokenizer, document, adapter, config
-            fresh = self.init is None
-            made = prepare.prepare(*whole, given, self.line, None, fresh=fresh, like=self.first)
+            which = prepare.identity(self.model, document, config, questions, self.start)
+            made = prepare.prepare(
+                *(self.model, self.tokenizer, document, adapter, config, questions, self.line),
+                resume=given.resume,
+                fresh=self.init is None,
+                like=self.first,
+            )
         self.first = self.first or made
-        return _Document(self, number, document, adapter, made)
+        learner = _Document(self, number, document, adapter, made, file, which)
+        if file is not None and file.exists():
+            learner.go_on(file)
+        return learner
 
     def say(self, text: str) -> None:
         self.how = text
@@ -200,16 +253,53 @@ class _Document(Learner):
     """A document on its way through the batch."""
 
     def __init__(
-        self, run: _Run, number: int, document: Document, adapter: Adapter, made: prepare.Prepared
+        self,
+        run: _Run,
+        number: int,
+        document: Document,
+        adapter: Adapter,
+        made: prepare.Prepared,
+        file: Path | None,
+        which: dict[str, str],
     ) -> None:
         super().__init__(adapter, made.steps)
         self.run, self.number, self.document, self.made = run, number, document, made
-        self.started = time.perf_counter()
+        self.file, self.which = file, which  # of its saved state, and what tells it from others
+        self.started, self.seconds_before = time.perf_counter(), 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self.seconds_before + time.perf_counter() - self.started
+
+    def go_on(self, file: Path) -> None:
+        """Takes back what save(), or an absorb(), has written."""
+        state, at = checkpoint.read(file, self.which)
+        try:
+            checkpoint.check_log(state, at)
+            check(state, self.adapter.values)
+            if not self.adapter.train_a:
+                self.adapter.load_frozen(state["frozen"])
+            self.source.restore(checkpoint.source_of(state))
+            with torch.no_grad():
+                self.adapter.values.copy_(state["master"])
+            self.epochs, self.tokens = state["log"].tolist()
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:
+            raise checkpoint.damaged(file) from error
+        self.losses = list(state["losses"].to(self.adapter.values.device))
+        self.optimizer, self.seconds_before = state, at.seconds
+
+    def save(self, runner: dict[str, Tensor], plan: MemoryPlan) -> None:
+        if self.file is None:
+            return
+        losses, source = torch.stack(self.losses), self.source.state()
+        state = checkpoint.whole(runner, losses, self.epochs, self.tokens, source)
+        at = Position(len(self.losses), self.seconds, plan.micro_batch, plan.recompute)
+        checkpoint.save(self.file, state, at, self.which)
 
     def ended(self) -> None:
         run, source, made = self.run, self.source, self.made
         result = Result(
-            seconds=time.perf_counter() - self.started,
+            seconds=self.seconds,
             steps=source.done_steps,
             token_passes=source.trained,
             **told_by(torch.stack(self.losses), self.epochs),

@@ -21,7 +21,7 @@ from liftcore.errors import LiftError, UsageError
 from liftcore.layers import base, depth, sharded
 from liftcore.layers.lora import Adapter, without_adapter
 from liftcore.memory import Memory
-from liftcore.objectives.build import SELF, objectives_of, pair_sources, summary
+from liftcore.objectives.build import SELF, digest_of, objectives_of, pair_sources, summary
 from liftcore.objectives.forgetting import Forgetting
 from liftcore.objectives.qa import Paired
 from liftcore.questions import own_words
@@ -30,6 +30,7 @@ from liftcore.questions.pairs import Pair, PairSource
 from liftcore.questions.self_study import SelfStudy, StudiedPairs
 from liftcore.report import Report
 from liftcore.tokens import Tokenizer
+from liftcore.training import checkpoint
 from liftcore.training.loop import Result
 from liftcore.training.progress import ProgressLine
 from liftcore.training.source import StepSource
@@ -92,6 +93,22 @@ def first_adapter(model: nn.Module, config: LiftConfig, init: str | Path | None)
             f"the adapter in {init} has LoRA on other layers than the settings: {named}"
         )
     return adapter
+
+
+def identity(
+    model: nn.Module,
+    document: Document,
+    config: LiftConfig,
+    given: Sequence[PairSource | str],
+    start: str,
+) -> dict[str, str]:
+    """What must be the same for the run of a document to go on, with its adapter installed."""
+    return {
+        **checkpoint.identity(config, document.sha256, model),
+        "title": document.title,
+        "questions": digest_of(given),
+        "start": start,
+    }
 
 
 def start_sha256(init: str | Path | None) -> str:

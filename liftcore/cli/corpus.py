@@ -41,6 +41,13 @@ def add(verbs: options.Verbs) -> None:
     runfile.add(parser)
     where = parser.add_argument_group("where")
     where.add_argument(
+        "--together",
+        type=int,
+        metavar="N",
+        help="documents that share each step of a worker; by default as many as pays, 1 for each "
+        "by itself",
+    )
+    where.add_argument(
         "--workers", type=int, metavar="N", help="processes (one a GPU, one without a GPU)"
     )
     where.add_argument(
@@ -65,6 +72,8 @@ def run(args: argparse.Namespace) -> dict:
         raise UsageError(f"--workers must be at least 1: {args.workers}")
     if args.ray is None and args.cpus_per_worker is not None:
         raise UsageError("--cpus-per-worker belongs to --ray")
+    if args.together is not None and args.together < 1:
+        raise UsageError(f"--together must be at least 1: {args.together}")
     server = options.server(args)
     preset = args.preset or options.preset(args, load_tokenizer(args.model))
     config = options.config(args, preset, **settings_of(args.init))
@@ -78,6 +87,7 @@ def run(args: argparse.Namespace) -> dict:
         server=server,
         self_made=args.qa_self,
         with_document=not args.without_document,
+        together=args.together,
     )
     try:
         summary = corpus(

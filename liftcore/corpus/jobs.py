@@ -17,6 +17,8 @@ from liftcore.errors import LiftError, UsageError
 from liftcore.files import reason
 from liftcore.reading import SUFFIXES
 
+# What of a plan changes no memory but by rounding.
+_HOW = ("device", "together")
 # Characters of a folder's name: of the title, and of the hash.
 TITLE, HASH = 40, 12
 
@@ -25,7 +27,8 @@ TITLE, HASH = 40, 12
 class Plan:
     """What is the same for every document: the model, the settings, where questions come from.
 
-    server   (url, model, requests at once) of an OpenAI-compatible server that makes them
+    server     (url, model, requests at once) of an OpenAI-compatible server that makes them
+    together   how many documents share a step; None: as many as pays (many.worth_together)
     """
 
     model: str
@@ -36,10 +39,11 @@ class Plan:
     server: tuple[str, str, int] | None = None
     self_made: bool = False
     with_document: bool = True
+    together: int | None = None
 
     def digest(self) -> str:
         """What tells its memories from those of other settings."""
-        kept = {k: v for k, v in dataclasses.asdict(self).items() if k != "device"}
+        kept = {k: v for k, v in dataclasses.asdict(self).items() if k not in _HOW}
         if self.server is not None:
             kept["server"] = self.server[:2]
         if self.init is not None:
@@ -53,6 +57,7 @@ class Job:
 
     folder      the name of the memory's folder, which says what it is made of
     contents    the bytes of the files by name, where a worker may not see them
+    tried       how often its worker has ended in the middle of it
     """
 
     path: str
@@ -61,6 +66,7 @@ class Job:
     folder: str
     size: int  # bytes
     contents: dict[str, bytes] | None = None
+    tried: int = 0
 
 
 def entries_of(corpus: Path) -> list[tuple[Path, str | None, Path | None]]:

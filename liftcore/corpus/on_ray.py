@@ -9,23 +9,28 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from liftcore.corpus.jobs import Job, Plan
-from liftcore.corpus.pool import TRIES
+from liftcore.corpus.pool import TRIES, Tell
 from liftcore.corpus.store import Store
-from liftcore.corpus.work import Made, Worker
+from liftcore.corpus.work import Made, Worker, known
 from liftcore.errors import LiftError, UsageError, first_line
+
+# How often the documents of one task fill the batch of an actor that makes several at once. Ray
+# tells what became of them when the task is over.
+FILLS = 4
 
 
 def spread(
-    jobs: Sequence[Job], plan: Plan, store: Store, address: str, cpus: float | None
-) -> Generator[Made]:
-    """What becomes of each, as they end. The files' contents go with the jobs, so that no node
-    needs to see them. Raises LiftError without Ray, or when the cluster has room for no worker."""
+    jobs: Sequence[Job], plan: Plan, store: Store, address: str, cpus: float | None, tell: Tell
+) -> None:
+    """Makes them there, and tells what becomes of each. The files' contents go with the jobs, so
+    that no node needs to see them. Raises LiftError without Ray, or when the cluster has room for
+    no worker."""
     try:
         import ray
     except ImportError as error:
@@ -43,24 +48,29 @@ def spread(
             raise LiftError(f"the cluster has room for no worker that needs {needs}")
         Actor = ray.remote(max_restarts=-1, max_task_retries=TRIES - 1, **needs)(Worker)
         device = plan.device or ("cuda" if "num_gpus" in needs else "cpu")
-        waiting, running = deque(jobs), {}
-
-        def give(actor: Any) -> None:
-            job = waiting.popleft()
-            running[actor.make.remote(_with_contents(job))] = actor, job
-
+        # What the actors are at, and how many documents each takes at once, as it says at first.
+        waiting, running, places = deque(jobs), {}, {}
         while waiting or running:
-            while waiting and len(actors) < count:
-                actors.append(Actor.remote(plan, store, device))
-                give(actors[-1])
+            most = -(-len(jobs) // count)
+            while waiting and len(actors) < min(count, len(jobs)):
+                actors.append(Actor.remote(plan, store, device, most))
+                running[actors[-1].places.remote()] = len(actors) - 1, []
             (ready, *_), _ = ray.wait(list(running))
-            actor, job = running.pop(ready)
-            yield _outcome(ray, ready, job)
+            number, group = running.pop(ready)
+            if not group:
+                places[number] = _places(ray, ready)
+            for made in _outcomes(ray, ready, group, store):
+                if isinstance(made, Job):
+                    waiting.appendleft(made)
+                else:
+                    tell(made)
             if waiting:
-                give(actor)
+                group = _group(waiting, places[number], len(actors))
+                task = actors[number].make_group.remote(list(map(_with_contents, group)))
+                running[task] = number, group
             else:
                 # One that lost its node may wait for this one's place.
-                ray.kill(actor)
+                ray.kill(actors[number])
             count = max(count, _needs(ray.cluster_resources(), plan, cpus)[1])  # nodes join
     finally:
         for actor in actors:
@@ -97,13 +107,43 @@ def _with_contents(job: Job) -> Job:
         return job  # which then fails by itself, and says why
 
 
-def _outcome(ray: Any, ready: Any, job: Job) -> Made:
+def _group(waiting: deque[Job], places: int, actors: int) -> list[Job]:
+    """The documents that an actor gets next: one, or what fills its batch a few times."""
+    group = [waiting.popleft()]
+    size = min(places * FILLS, -(-(len(waiting) + 1) // actors)) if places > 1 else 1
+    while not group[0].tried and waiting and not waiting[0].tried and len(group) < size:
+        group.append(waiting.popleft())
+    return group
+
+
+def _said(ray: Any, ready: Any) -> Any:
+    """What an actor gives. Raises LiftError for one that cannot load the base model."""
     try:
         return ray.get(ready)
-    except ray.exceptions.RayActorError:
-        return Made(job, None, f"its worker ended {TRIES} times in the middle of it")
     except ray.exceptions.RayTaskError as error:
-        cause = getattr(error, "cause", error)
-        if isinstance(cause, LiftError):
-            raise LiftError(first_line(cause)) from error
-        return Made(job, None, first_line(cause))
+        raise LiftError(first_line(getattr(error, "cause", error))) from error
+
+
+def _places(ray: Any, ready: Any) -> int:
+    try:
+        return _said(ray, ready)
+    except ray.exceptions.RayActorError as error:
+        raise LiftError(f"a worker ended {TRIES} times before it had a document") from error
+
+
+def _outcomes(ray: Any, ready: Any, group: list[Job], store: Store) -> list[Made | Job]:
+    """What became of each document of a group; a Job is to be tried alone."""
+    if not group:
+        return []
+    try:
+        return _said(ray, ready)
+    except ray.exceptions.RayActorError:
+        pass
+    (job, *others) = group
+    if not others:
+        return [Made(job, None, f"its worker ended {TRIES} times in the middle of it")]
+    # Whose fault it was is not known.
+    return [
+        Made(job, known(store, job)) if store.has(job.folder) else replace(job, tried=1)
+        for job in group
+    ]

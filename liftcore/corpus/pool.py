@@ -6,8 +6,9 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -22,56 +23,67 @@ TRIES = 3
 START: str = "spawn"
 # Seconds that workers have to save their runs behind Ctrl-C.
 PATIENCE = 60.0
+# What a worker says that has a place for another document.
+MORE = "more"
 
 
-def here(jobs: Sequence[Job], plan: Plan, store: Store) -> Iterator[Made]:
-    """What becomes of each, made in this process."""
-    worker = Worker(plan, store)
-    return map(worker.make, jobs)
+Tell = Callable[[Made], None]
+
+
+def here(jobs: Sequence[Job], plan: Plan, store: Store, tell: Tell) -> None:
+    """Makes them in this process, and tells what becomes of each."""
+    Worker(plan, store, most=len(jobs)).make_all(jobs, tell)
 
 
 def spread(
-    jobs: Sequence[Job], plan: Plan, store: Store, devices: Sequence[str]
-) -> Generator[Made]:
-    """What becomes of each, as they end, made by one process for each of `devices`.
+    jobs: Sequence[Job], plan: Plan, store: Store, devices: Sequence[str], tell: Tell
+) -> None:
+    """Makes them in one process for each of `devices`, and tells what becomes of each.
 
-    A process that ends is replaced, and its document tried again, TRIES times in all. Raises the
-    LiftError of a worker that cannot load the base model.
+    A process that ends is replaced, and its documents are tried again, TRIES times in all, now one
+    by one. Raises the LiftError of a worker that cannot load the base model.
     """
-    waiting, tries = deque(jobs), dict.fromkeys((job.folder for job in jobs), 0)
+    waiting = deque(jobs)
     devices = devices[: len(waiting)]
     threads = max(1, (os.cpu_count() or 1) // max(1, len(devices)))
-    workers = [_Process(plan, store, device, threads) for device in devices]
+    most = -(-len(waiting) // max(1, len(devices)))
+    workers = [_Process(plan, store, device, threads, most) for device in devices]
     with _ended(workers):
         for worker in workers:
             worker.give(waiting.popleft())
-        while busy := [worker for worker in workers if worker.job is not None]:
+        while busy := [worker for worker in workers if not worker.done]:
             ready = wait([w.pipe for w in busy])
             for worker in [w for w in busy if w.pipe in ready]:
-                job = worker.job
-                assert job is not None
-                made = worker.taken()
-                if made is None:
-                    tries[job.folder] += 1
-                    code = worker.replace()
-                    if tries[job.folder] < TRIES:
-                        waiting.appendleft(job)
-                    else:
-                        why = f"its worker ended {TRIES} times in the middle of it (exit {code})"
-                        yield Made(job, None, why)
-                elif isinstance(made, Made):
-                    yield made
+                said = worker.said()
+                if isinstance(said, Made):
+                    worker.jobs.pop(said.job.folder, None)
+                    tell(said)
+                elif said == MORE:
+                    worker.give(waiting.popleft() if waiting else None)
+                elif said is not None:
+                    raise LiftError(said)
+                elif worker.jobs or not worker.asked_to_end:
+                    again, code = list(worker.jobs.values()), worker.ended()
+                    for job in reversed(again):
+                        if job.tried + 1 < TRIES:
+                            waiting.appendleft(replace(job, tried=job.tried + 1))
+                        else:
+                            why = f"its worker ended {TRIES} times in the middle of it"
+                            tell(Made(job, None, f"{why} (exit {code})"))
+                    if waiting:
+                        worker.begin(waiting.popleft())
                 else:
-                    raise LiftError(made)
-                if waiting:
-                    worker.give(waiting.popleft())
+                    worker.done = True
 
 
 class _Process:
-    """One worker process, and the document that it is at."""
+    """One worker process, and the documents that it is at, by the names of their folders.
 
-    def __init__(self, plan: Plan, store: Store, device: str, threads: int):
-        self.given, self.job = (plan, store, device, threads), None
+    done   it has ended, and nothing is left for it
+    """
+
+    def __init__(self, *given: Any):
+        self.given = given  # to _serve()
         self._start()
 
     def _start(self) -> None:
@@ -80,19 +92,36 @@ class _Process:
         self.process = context.Process(target=_serve, args=(theirs, *self.given), daemon=True)
         self.process.start()
         theirs.close()
+        self.jobs: dict[str, Job] = {}
+        self.done = self.asked_to_end = False
 
-    def give(self, job: Job) -> None:
-        self.job: Job | None = job
-        with suppress(OSError):  # it has ended: taken() says so
+    def give(self, job: Job | None) -> None:
+        """A document, or None to have it end when it is through."""
+        if job is None:
+            self.asked_to_end = True
+        else:
+            self.jobs[job.folder] = job
+        with suppress(OSError):  # it has ended: said() tells
             self.pipe.send(job)
 
-    def taken(self) -> Made | str | None:
-        """What became of its document; an error of all documents; None when it has ended."""
-        self.job = None
+    def said(self) -> Made | str | None:
+        """What became of a document; MORE; an error of all documents; None when it has ended."""
         try:
             return self.pipe.recv()
         except (EOFError, OSError):
             return None
+
+    def ended(self) -> int | None:
+        """The exit code of a process that has ended."""
+        self.process.join()
+        self.pipe.close()
+        self.done = True
+        return self.process.exitcode
+
+    def begin(self, job: Job) -> None:
+        """Starts another process in place of one that has ended, with a document."""
+        self._start()
+        self.give(job)
 
     def end(self) -> None:
         """Has it end, now that it has no document."""
@@ -103,14 +132,6 @@ class _Process:
         self.process.join()
         self.pipe.close()
 
-    def replace(self) -> int | None:
-        """Starts another in its place; the exit code of the one before."""
-        self.process.join()
-        code = self.process.exitcode
-        self.pipe.close()
-        self._start()
-        return code
-
 
 @contextmanager
 def _ended(workers: list[_Process]) -> Generator[None]:
@@ -120,6 +141,7 @@ def _ended(workers: list[_Process]) -> Generator[None]:
     except BaseException:
         for worker in workers:
             if worker.process.pid is not None and worker.process.is_alive():
+                worker.give(None)  # it may wait for an answer
                 worker.process.terminate()
         for worker in workers:
             worker.process.join(PATIENCE)
@@ -129,8 +151,10 @@ def _ended(workers: list[_Process]) -> Generator[None]:
             worker.end()
 
 
-def _serve(pipe: Connection, plan: Plan, store: Store, device: str, threads: int) -> None:
-    """A worker: documents in, what became of them out, until nobody asks any more."""
+def _serve(
+    pipe: Connection, plan: Plan, store: Store, device: str, threads: int, most: int
+) -> None:
+    """A worker: documents in, what became of them out, until there are no more."""
     # Ctrl-C of a terminal reaches the first process alone, which then asks the others to end.
     os.setsid()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -138,11 +162,15 @@ def _serve(pipe: Connection, plan: Plan, store: Store, device: str, threads: int
         import torch
 
         torch.set_num_threads(threads)
-    worker = Worker(plan, store, device)
+
+    def jobs() -> Iterator[Job]:
+        while (job := pipe.recv()) is not None:
+            yield job
+            pipe.send(MORE)
+
     with closing(pipe):
         try:
-            while (job := pipe.recv()) is not None:
-                pipe.send(worker.make(job))
+            Worker(plan, store, device, most).make_all(jobs(), pipe.send)
         except (EOFError, OSError, KeyboardInterrupt):
             return
         except LiftError as error:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,27 +71,26 @@ def corpus(
                 stack.enter_context(locks.saving(store.local))
             except OSError as error:
                 raise LiftError(f"cannot write to {out}: {files.reason(error)}") from error
-        run.begin(store, len(found))
         line = stack.enter_context(ProgressLine(enabled=progress))
+        run.begin(store, len(found), line)
         jobs = run.waiting(found, plan.digest())
-        made: Iterator[Made] = iter(())
+        stack.callback(run.end)
         if jobs and ray is not None:
             from liftcore.corpus import on_ray
 
-            made = on_ray.spread(jobs, plan, store, ray, cpus_per_worker)
+            on_ray.spread(jobs, plan, store, ray, cpus_per_worker, run.note)
         elif jobs:
-            made = _made_here(jobs, plan, store, workers)
-        if isinstance(made, Generator):
-            stack.enter_context(closing(made))
-        if jobs:
-            run.take(made, sum(job.size for job in jobs), line)
-        run.end()
+            _make_here(jobs, plan, store, workers, run.note)
     return run.summary
 
 
-def _made_here(
-    jobs: Sequence[Job], plan: Plan, store: Store, workers: int | None
-) -> Iterator[Made]:
+def _make_here(
+    jobs: Sequence[Job],
+    plan: Plan,
+    store: Store,
+    workers: int | None,
+    tell: Callable[[Made], None],
+) -> None:
     """By processes of this machine; by this one where one is enough."""
     on_gpu = torch.cuda.is_available() and plan.device in (None, "cuda")
     devices = [plan.device or "cpu"]
@@ -100,8 +99,8 @@ def _made_here(
     if workers is not None:
         devices = [devices[i % len(devices)] for i in range(workers)]
     elif len(devices) == 1:
-        return pool.here(jobs, plan, store)
-    return pool.spread(jobs, plan, store, devices)
+        return pool.here(jobs, plan, store, tell)
+    pool.spread(jobs, plan, store, devices, tell)
 
 
 class _Run:
@@ -109,9 +108,10 @@ class _Run:
 
     def __init__(self, summary: Summary):
         self.summary, self.started, self.written = summary, time.perf_counter(), 0.0
+        self.done_bytes = self.size = 0  # of the documents that are, or were, to be done
 
-    def begin(self, store: Store, count: int) -> None:
-        self.store, self.before, self.count = store, store.index(), count
+    def begin(self, store: Store, count: int, line: ProgressLine) -> None:
+        self.store, self.before, self.count, self.line = store, store.index(), count, line
         store.remove(FAILED)
 
     def waiting(self, found: Sequence[tuple], digest: str) -> list[Job]:
@@ -128,40 +128,36 @@ class _Run:
                 self.summary.skipped.append({**entry, "path": job.path})
             except (OSError, LiftError) as error:
                 self._failed(str(file), title or file.stem, files.reason(error))
+        self.size = sum(job.size for job in jobs.values())
+        self._show()
         return list(jobs.values())
 
-    def take(self, made: Iterator[Made], size: int, line: ProgressLine) -> None:
-        """Takes note of what comes, until all are done."""
-        done_bytes = 0
-        try:
-            for each in made:
-                done_bytes += each.job.size
-                if each.entry is None:
-                    self._failed(each.job.path, each.job.title, each.error)
-                else:
-                    self.summary.made.append(each.entry)
-                    self.summary.token_passes += each.worked[0]
-                self._show(line, done_bytes, size)
-                if time.perf_counter() - self.written > OFTEN:
-                    self._write()
-        except BaseException:
-            self.end()
-            raise
+    def note(self, made: Made) -> None:
+        """Takes note of what became of a document."""
+        self.done_bytes += made.job.size
+        if made.entry is None:
+            self._failed(made.job.path, made.job.title, made.error)
+        else:
+            self.summary.made.append(made.entry)
+            self.summary.token_passes += made.token_passes
+        self._show()
+        if time.perf_counter() - self.written > OFTEN:
+            self._write()
 
     def end(self) -> None:
         self.summary.seconds = time.perf_counter() - self.started
         self._write()
 
-    def _show(self, line: ProgressLine, done: int, size: int) -> None:
+    def _show(self) -> None:
         summary, seconds = self.summary, time.perf_counter() - self.started
-        left = round(seconds / done * (size - done)) if done else 0
-        count = len(summary.made) + len(summary.failed) + len(summary.skipped)
-        failed = f", {len(summary.failed)} failed" if summary.failed else ""
-        line.count(
-            *("documents", count, self.count),
-            f"{failed}  {summary.token_passes / seconds:,.0f} tokens/s  "
-            f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left",
-        )
+        count, more = len(summary.made) + len(summary.failed) + len(summary.skipped), ""
+        if summary.failed:
+            more = f", {len(summary.failed)} failed"
+        if self.done_bytes:
+            left = round(seconds / self.done_bytes * (self.size - self.done_bytes))
+            more += f"  {summary.token_passes / seconds:,.0f} tokens/s"
+            more += f"  {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
+        self.line.count("documents", count, self.count, more)
 
     def _failed(self, path: str, title: str, error: str) -> None:
         self.summary.failed.append({"path": path, "title": title, "error": error})

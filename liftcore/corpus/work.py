@@ -3,52 +3,101 @@
 from __future__ import annotations
 
 import tempfile
-import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from liftcore import adapter as adapters
+from liftcore.config import LiftConfig, preset_for
 from liftcore.corpus.jobs import Job, Plan
 from liftcore.corpus.store import Store
+from liftcore.errors import LiftError, first_line
+
+if TYPE_CHECKING:
+    from liftcore.many import Given
+    from liftcore.memory import Memory
 
 
 @dataclass(frozen=True)
 class Made:
     """What became of a document.
 
-    entry     of the index: title, sha256, recall, folder, path, tokens, seconds, ...; None when
-              it failed
-    error     why it failed
-    worked    token-passes and seconds that it took now; (0, 0) where it was there already
+    entry          of the index: title, sha256, recall, folder, path, tokens, seconds, ...; None
+                   when it failed
+    error          why it failed
+    token_passes   of its training; 0 where it was there already
     """
 
     job: Job
     entry: dict | None
     error: str = ""
-    worked: tuple[int, float] = (0, 0.0)
+    token_passes: int = 0
 
 
 class Worker:
-    """Makes memories over one base model, which the first document loads."""
+    """Makes memories over one base model, which the first document loads.
 
-    def __init__(self, plan: Plan, store: Store, device: str | None = None):
+    most    how many documents at once it should take at most, since there are not enough for more
+    """
+
+    def __init__(self, plan: Plan, store: Store, device: str | None = None, most: int = 1):
         self.plan, self.store, self.device = plan, store, device or plan.device
+        self.most = most
         self.loaded: tuple[Any, Any] | None = None
+        self._worth = 0  # not known yet
+
+    def make_all(self, jobs: Iterable[Job], tell: Callable[[Made], None]) -> None:
+        """Makes the memories of the documents, several at once where that pays, and says what
+        became of each as soon as that is known. Documents are asked for as places become free.
+
+        What is there is taken as it is; what fails is said and not raised, but for an interrupt,
+        settings that do not fit, and a base model that cannot be loaded. A document whose worker
+        has ended in the middle is made alone.
+        """
+        jobs = iter(jobs)
+        for job in jobs:
+            alone: Job | None = job
+            while alone is not None:
+                if alone.tried or self.store.has(alone.folder) or self.places() == 1:
+                    tell(self.make(alone))
+                    alone = None
+                else:
+                    alone = self._together(chain([alone], jobs), tell)
+
+    def make_group(self, jobs: Sequence[Job]) -> list[Made]:
+        """What becomes of the documents, as make_all()."""
+        made: list[Made] = []
+        self.make_all(jobs, made.append)
+        return made
 
     def make(self, job: Job) -> Made:
-        """The memory of a document, in the store. What is there is taken as it is; what fails is
-        said and not raised, but for an interrupt and a base model that cannot be loaded."""
+        """The memory of one document, as make_all()."""
         if self.store.has(job.folder):
             return Made(job, known(self.store, job))
         model, tokenizer = self._load()
-        started = time.perf_counter()
-        try:
-            passes = self._absorb(job, model, tokenizer)
-            return Made(job, known(self.store, job), worked=(passes, time.perf_counter() - started))
-        except Exception as error:
-            text = " ".join(str(error).split()) or type(error).__name__
-            return Made(job, None, text)
+        with ExitStack() as stack:
+            try:
+                memory = self._absorb(job, model, tokenizer, stack)
+            except Exception as error:
+                return _failed(job, error)
+            return self.taken(job, memory)
+
+    def places(self) -> int:
+        """How many documents are trained at once; loads the base model where that says it."""
+        if self.plan.together is not None or self.most == 1:
+            return min(self.plan.together or 1, self.most)
+        if not self._worth:
+            from liftcore import many
+
+            model, tokenizer = self._load()
+            config = self.plan.config or LiftConfig.preset(
+                preset_for(tokenizer), **adapters.settings_of(self.plan.init)
+            )
+            self._worth = many.worth_together(model, config)
+        return min(self._worth, self.most)
 
     def _load(self) -> tuple[Any, Any]:
         if self.loaded is None:
@@ -60,47 +109,148 @@ class Worker:
             self.loaded = models.load(self.plan.model, device=self.device, dtype=dtype)
         return self.loaded
 
-    def _absorb(self, job: Job, model: Any, tokenizer: Any) -> int:
+    def _absorb(self, job: Job, model: Any, tokenizer: Any, stack: ExitStack) -> Memory:
+        from liftcore import lift
+
+        given = self.given(job, tokenizer, stack)
+        return lift.absorb(
+            *(model, tokenizer, given.document),
+            config=self.plan.config,
+            resume=given.resume,
+            qa=given.qa,
+            init=self.plan.init,
+            progress=False,
+        )
+
+    def _together(self, jobs: Iterator[Job], tell: Callable[[Made], None]) -> Job | None:
+        """Makes the memories of the documents together, up to one that is to be made alone, which
+        is returned."""
+        from liftcore import many
+
+        model, tokenizer = self._load()
+        batch = _Batch(self, jobs, tokenizer, tell)
+        try:
+            many.absorb_given(
+                *(model, tokenizer, batch.documents(), self.plan.config),
+                together=self.places(),
+                init=self.plan.init,
+                on_memory=batch.memory,
+                on_failure=batch.failed,
+                progress=False,
+            )
+        except Exception as error:
+            if not batch.running and isinstance(error, LiftError):
+                raise
+            if not batch.running:
+                raise LiftError(first_line(error)) from error
+            # Whose fault it was is not known.
+            for job in batch.end():
+                tell(self.make(job))
+        finally:
+            batch.end()
+        return batch.alone
+
+    def given(self, job: Job, tokenizer: Any, stack: ExitStack) -> Given:
+        """The document with its questions, and where its run goes on; what they need is closed
+        with the stack."""
         from liftcore import document as documents
-        from liftcore import files, lift
+        from liftcore import files
+        from liftcore.many import Given
         from liftcore.objectives.build import SELF, named_sources
         from liftcore.reading import read_file
 
-        with ExitStack() as stack:
-            file, questions = Path(job.path), job.questions
-            if job.contents is not None:
-                place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-                for name, content in job.contents.items():
-                    (place / name).write_bytes(content)
-                file = place / file.name
-                questions = None if questions is None else str(place / Path(questions).name)
-            reading = read_file(file)
-            document = documents.from_text(reading.text, tokenizer, job.title, reading.source)
-            server, self_made = self.plan.server, self.plan.self_made
-            sources = named_sources(reading.text, job.title, questions, server, self_made)
-            for each in sources:
-                if each != SELF:
-                    stack.callback(each.close)
+        file, questions = Path(job.path), job.questions
+        if job.contents is not None:
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            for name, content in job.contents.items():
+                (place / name).write_bytes(content)
+            file = place / file.name
+            questions = None if questions is None else str(place / Path(questions).name)
+        reading = read_file(file)
+        document = documents.from_text(reading.text, tokenizer, job.title, reading.source)
+        server, self_made = self.plan.server, self.plan.self_made
+        sources = named_sources(reading.text, job.title, questions, server, self_made)
+        for each in sources:
+            if each != SELF:
+                stack.callback(each.close)
+        here = self.store.workplace(job.folder)
+        files.tidy(here)
+        return Given(document, qa=sources or None, resume=here)
+
+    def taken(self, job: Job, memory: Memory) -> Made:
+        """Puts a memory to the others."""
+        try:
             here = self.store.workplace(job.folder)
-            files.tidy(here)
-            memory = lift.absorb(
-                *(model, tokenizer, document),
-                config=self.plan.config,
-                resume=here,
-                qa=sources or None,
-                init=self.plan.init,
-                progress=False,
-            )
             memory.save(here, force=True, with_document=self.plan.with_document)
             self.store.take(job.folder)
-            return memory.training.token_passes
+            entry = known(self.store, job)
+        except Exception as error:
+            return _failed(job, error)
+        return Made(job, entry, token_passes=memory.training.token_passes)
+
+
+class _Batch:
+    """The documents that a worker makes together.
+
+    running   number in the batch -> the document, and what is to be closed behind it
+    alone     the one that ended the batch since it is to be made alone
+    """
+
+    def __init__(
+        self, worker: Worker, jobs: Iterator[Job], tokenizer: Any, tell: Callable[[Made], None]
+    ):
+        self.worker, self.jobs, self.tokenizer, self.tell = worker, jobs, tokenizer, tell
+        self.running: dict[int, tuple[Job, ExitStack]] = {}
+        self.alone: Job | None = None
+
+    def documents(self) -> Iterator[Given]:
+        """What absorb_given() gets, as it has a place for it."""
+        number = 0
+        for job in self.jobs:
+            if self.worker.store.has(job.folder):
+                self.tell(self.worker.make(job))
+                continue
+            if job.tried:
+                self.alone = job
+                return
+            stack = ExitStack()
+            try:
+                given = self.worker.given(job, self.tokenizer, stack)
+            except Exception as error:
+                stack.close()
+                self.tell(_failed(job, error))
+                continue
+            self.running[number], number = (job, stack), number + 1
+            yield given
+
+    def memory(self, number: int, memory: Memory) -> None:
+        job, stack = self.running.pop(number)
+        with stack:
+            made = self.worker.taken(job, memory)
+        self.tell(made)
+
+    def failed(self, number: int, error: LiftError) -> None:
+        job, stack = self.running.pop(number)
+        stack.close()
+        self.tell(_failed(job, error))
+
+    def end(self) -> list[Job]:
+        """Closes what is open; the documents that were not over."""
+        left = list(self.running.values())
+        self.running.clear()
+        for _, stack in left:
+            stack.close()
+        return [job for job, _ in left]
+
+
+def _failed(job: Job, error: Exception) -> Made:
+    return Made(job, None, " ".join(str(error).split()) or type(error).__name__)
 
 
 def known(store: Store, job: Job) -> dict:
     """The entry of the index for a memory that is there. Raises LiftError when it is damaged."""
     import json
 
-    from liftcore.errors import LiftError
     from liftcore.output import INFO
 
     try:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -85,6 +86,30 @@ def read(path: Path, run: dict[str, str]) -> tuple[dict[str, Tensor], Position]:
     except (SafetensorError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise damaged(path) from error
     return state, position
+
+
+def whole(
+    runner: dict[str, Tensor],
+    losses: Tensor,
+    epochs: list[int],
+    tokens: list[int],
+    source: dict[str, np.ndarray],
+) -> dict[str, Tensor]:
+    """A run's state: its runner's, the loss, epoch and tokens of each step taken, its source's."""
+    log = torch.tensor([epochs, tokens], dtype=torch.int64)
+    drawn = {name: torch.from_numpy(value) for name, value in source.items()}
+    return {**runner, "losses": losses, "log": log, **drawn}
+
+
+def source_of(state: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """What whole() was given of the source."""
+    return {k: v.numpy() for k, v in state.items() if k.startswith("source_")}
+
+
+def check_log(state: dict[str, Tensor], at: Position) -> None:
+    """Raises ValueError when a saved state is not of as many steps as its position says."""
+    if state["log"].shape != (2, at.step) or len(state["losses"]) != at.step:
+        raise ValueError("the saved state belongs to another number of steps")
 
 
 def compare(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

@@ -241,7 +241,7 @@ class _Log:
         self.seconds_before, self.said, self.warned = 0.0, "", False
         self.cut: tuple[int, int] | None = None  # of a run that goes on on as many ranks
         # Where the source stood behind the last whole step: a rank may be lost within the next.
-        self.drawn: dict[str, Tensor] = {}
+        self.drawn: dict[str, np.ndarray] = {}
         if state_file is not None and state_file.exists():
             self._load(state_file)
         self.token_passes = self.tokens_before = sum(self.tokens)
@@ -265,15 +265,14 @@ class _Log:
         runner = self.runner
         try:
             checkpoint.compare(state, self._state())
-            if state["log"].shape != (2, at.step) or len(state["losses"]) != at.step:
-                raise ValueError("the saved state belongs to another number of steps")
+            checkpoint.check_log(state, at)
             if at.ranks == runner.ranks.size:
                 self.cut = at.micro_batch or 1, at.recompute
                 runner.use(runner.plan.cut(runner.rows, *self.cut))
             runner.load_state(state, state["losses"])
             self.epochs, self.tokens = state["log"].tolist()
             assert isinstance(self.source, StepSource)  # rank 0 alone has a file
-            self.source.restore({k: v.numpy() for k, v in state.items() if k.startswith("source_")})
+            self.source.restore(checkpoint.source_of(state))
             if self.budget is not None:
                 self.budget.restore(state)
         except (LookupError, TypeError, ValueError, RuntimeError) as error:
@@ -307,16 +306,16 @@ class _Log:
 
     def save(self) -> None:
         """A full disk must not end a run that goes well, nor lose one that is done."""
-        self.saved = time.perf_counter()
-        if self.file is None:
-            return
-        plan, seconds = self.runner.plan, time.perf_counter() - self.started
+        plan = self.runner.plan
         at = Position(
-            *(self.steps, self.seconds_before + seconds, plan.micro_batch, plan.recompute),
+            *(self.steps, self.seconds, plan.micro_batch, plan.recompute),
             ranks=self.runner.ranks.size,
         )
         try:
-            checkpoint.save(self.file, self._state(), at, self.run)
+            if isinstance(self.runner, TogetherRunner):
+                self.runner.save_each()
+            if self.file is not None:
+                checkpoint.save(self.file, self._state(), at, self.run)
         except LiftError as error:
             if not self.warned:
                 warnings.warn(f"{error}; the run goes on", stacklevel=3)
@@ -324,18 +323,12 @@ class _Log:
         self.saved = time.perf_counter()
 
     def _state(self) -> dict[str, Tensor]:
-        return {
-            **self.runner.state(),
-            "losses": self.losses,
-            "log": torch.tensor([self.epochs, self.tokens], dtype=torch.int64),
-            **(self.drawn or self._drawn()),
-            **({} if self.budget is None else self.budget.state()),
-        }
+        drawn = self.drawn or self._drawn()
+        state = checkpoint.whole(self.runner.state(), self.losses, self.epochs, self.tokens, drawn)
+        return {**state, **({} if self.budget is None else self.budget.state())}
 
-    def _drawn(self) -> dict[str, Tensor]:
-        if not isinstance(self.source, StepSource):
-            return {}
-        return {name: torch.from_numpy(value) for name, value in self.source.state().items()}
+    def _drawn(self) -> dict[str, np.ndarray]:
+        return self.source.state() if isinstance(self.source, StepSource) else {}
 
     def check(self) -> None:
         """Raises LiftError for the first step whose loss is no number."""

@@ -74,7 +74,7 @@ class MasterAdamW:
     @torch.no_grad()
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Takes back what state() gave; raises ValueError when the sizes differ."""
-        _check(state, self.master)
+        check(state, self.master)
         self.master.copy_(state["master"])
         self.adapter.values.copy_(self.master)
         self._set_moments(**{k: state[k].clone() for k in ("step", "exp_avg", "exp_avg_sq")})
@@ -109,7 +109,7 @@ class DeviceAdamW:
     def load_state(self, state: dict[str, Tensor]) -> None:
         """As MasterAdamW's."""
         f = self.fields
-        _check(state, f.master)
+        check(state, f.master)
         f.master.copy_(state["master"])
         self.adapter.values.copy_(f.master)
         f.exp_avg.copy_(state["exp_avg"])
@@ -117,7 +117,8 @@ class DeviceAdamW:
         f.step.fill_(int(state["step"]))
 
 
-def _check(state: dict[str, Tensor], master: Tensor) -> None:
+def check(state: dict[str, Tensor], master: Tensor) -> None:
+    """Raises ValueError for a state that an optimizer of the size of `master` cannot have."""
     flat = [state[k] for k in ("master", "exp_avg", "exp_avg_sq")]
     if any(tensor.shape != master.shape for tensor in flat):
         raise ValueError("the saved state belongs to an adapter of another size")

@@ -18,6 +18,7 @@ from liftcore.errors import LiftError
 from liftcore.layers.lora import Adapter
 from liftcore.objectives.sample import OwnedSample
 from liftcore.training import losses
+from liftcore.training.memory_plan import MemoryPlan
 from liftcore.training.source import StepSource
 from liftcore.training.step import Step, target_of
 
@@ -30,7 +31,21 @@ class Learner:
     def __init__(self, adapter: Adapter, source: StepSource) -> None:
         self.adapter, self.source = adapter, source
         self.epochs: list[int] = []  # of the steps taken
+        self.tokens: list[int] = []  # of these steps
         self.losses: list[Tensor] = []  # of these steps, fp32 scalars on the device
+        self.gone = False  # it has left its slot
+        # The state of an optimizer to go on with, of a run that was broken off.
+        self.optimizer: dict[str, Tensor] | None = None
+
+    def note(self, step: Step, loss: Tensor) -> None:
+        """Takes note of a step that is taken."""
+        self.epochs.append(step.epoch)
+        self.tokens.append(step.tokens)
+        self.losses.append(loss)
+
+    def save(self, runner: dict[str, Tensor], plan: MemoryPlan) -> None:
+        """Has its run go on from here after a kill; `runner`: what Runner.state() gives of one
+        that trains it alone. Raises LiftError when that cannot be written."""
 
     def ended(self) -> None:
         raise NotImplementedError
@@ -189,6 +204,7 @@ class TogetherSource(StepSource):
 
     def _leave(self, slot: int, learner: Learner) -> None:
         self._place(slot, None)
+        learner.gone = True
         self.over, self.over_tokens = self.over + 1, self.over_tokens + learner.source.trained
         learner.source.close()
 

@@ -19,7 +19,7 @@ from liftcore.training.graph import GraphRunner
 from liftcore.training.optimizer import DeviceAdamW, MasterAdamW
 from liftcore.training.runner import Runner
 from liftcore.training.step import Step
-from liftcore.training.together import JointStep
+from liftcore.training.together import JointStep, Learner
 
 
 class TogetherRunner(Runner):
@@ -30,14 +30,12 @@ class TogetherRunner(Runner):
     """
 
     def _start(self) -> None:
-        self.of_slots: dict[int, MasterAdamW] = {}
+        self.of_slots: dict[int, tuple[Learner, MasterAdamW | DeviceAdamW]] = {}
         self.loss = self.losses.new_zeros(self.adapter.values.shape[0])  # of the running step
 
     def _take(self, step: Step) -> None:
         assert isinstance(step, JointStep)
-        for slot, part in step.parts.items():
-            if part.number == 0:
-                self.of_slots[slot] = MasterAdamW(self.adapter.slot(slot), self.config)
+        self._begin(step)
         self.loss.zero_()
         for samples in self.passes(step.samples):
             batch = make(samples, shape_of(samples, WORTH if self.last is not None else 0.0))
@@ -45,7 +43,8 @@ class TogetherRunner(Runner):
         self.mark("backward")
         means = {slot: self._mean(part, self.loss[slot]) for slot, part in step.parts.items()}
         for slot, part in step.parts.items():
-            optimizer = self.of_slots[slot]
+            optimizer = self.of_slots[slot][1]
+            assert isinstance(optimizer, MasterAdamW)
             if torch.isfinite(optimizer.clip() + means[slot]):
                 optimizer.step(part.rate)
             else:
@@ -53,6 +52,27 @@ class TogetherRunner(Runner):
                 means[slot] = means[slot] * torch.nan
         self._note(step, means)
         self.mark("optimizer")
+
+    def _begin(self, step: JointStep) -> None:
+        """Gives each document that is new in its slot an optimizer."""
+        for slot, learner in step.learners.items():
+            if slot in self.of_slots and self.of_slots[slot][0] is learner:
+                continue
+            optimizer = self._optimizer(slot)
+            if learner.optimizer is not None:
+                optimizer.load_state(learner.optimizer)
+                learner.optimizer = None
+            self.of_slots[slot] = learner, optimizer
+
+    def _optimizer(self, slot: int) -> MasterAdamW | DeviceAdamW:
+        return MasterAdamW(self.adapter.slot(slot), self.config)
+
+    def save_each(self) -> None:
+        """Saves the run of each document that is in a slot; LiftError when one cannot be."""
+        for slot, (learner, optimizer) in self.of_slots.items():
+            if not learner.gone:
+                frozen = {} if self.adapter.train_a else {"frozen": self.adapter.frozen[slot]}
+                learner.save({**optimizer.state(), **frozen}, self.plan)
 
     def passes(self, samples: list[Sample]) -> Iterator[list[Sample]]:
         """As Runner's, and in each pass those of one document side by side."""
@@ -75,8 +95,7 @@ class TogetherRunner(Runner):
 
     def _note(self, step: JointStep, means: dict[int, Tensor]) -> None:
         for slot, learner in step.learners.items():
-            learner.epochs.append(step.parts[slot].epoch)
-            learner.losses.append(means[slot])
+            learner.note(step.parts[slot], means[slot])
         self.losses[step.number] = torch.stack(list(means.values())).nanmean().nan_to_num()
 
 
@@ -89,17 +108,15 @@ class TogetherGraphRunner(TogetherRunner, GraphRunner):
         self.numbers = torch.zeros(2, slots, dtype=torch.float32, device=device)
         self.rates, self.to_mean = self.numbers.unbind()
         self.loss = torch.zeros(slots, dtype=torch.float32, device=device)
-        self.on_device: dict[int, DeviceAdamW] = {}
+        self.of_slots = {}
         self._start_graphs()
 
     def _take(self, step: Step) -> None:
         assert isinstance(step, JointStep)
+        self._begin(step)
         numbers = torch.zeros(self.numbers.shape, dtype=torch.float32)
         for slot, part in step.parts.items():
             numbers[:, slot] = torch.tensor([part.rate, part.normaliser / part.weight])
-            if part.number == 0:
-                own, rate = self.adapter.slot(slot), self.rates[slot : slot + 1]
-                self.on_device[slot] = DeviceAdamW(own, self.config, rate)
         self._copy(numbers, self.numbers)
         for samples in self.passes(step.samples):
             shape = self.shape(samples)
@@ -109,9 +126,14 @@ class TogetherGraphRunner(TogetherRunner, GraphRunner):
         for slot in step.parts:
             # 0, or NaN for a loss that is no number, which then skips the update.
             self.adapter.grads[slot, :1].add_(self.loss[slot] * 0)
-            norm = self.on_device[slot].update()[0]
+            optimizer = self.of_slots[slot][1]
+            assert isinstance(optimizer, DeviceAdamW)
+            norm = optimizer.update()[0]
             mean = self.loss[slot] * self.to_mean[slot]
             means[slot] = torch.where(torch.isfinite(norm + mean), mean, torch.nan)
         self._note(step, means)
         self.loss.zero_()
         self.mark("optimizer")
+
+    def _optimizer(self, slot: int) -> DeviceAdamW:
+        return DeviceAdamW(self.adapter.slot(slot), self.config, self.rates[slot : slot + 1])

@@ -1,27 +1,36 @@
 """A folder of documents becomes a folder of memories, whatever becomes of some of them."""
 
+import functools
 import json
 import multiprocessing
 import os
 import shutil
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from bees import TEXT
 from killing import children, kill
+from safetensors.torch import load_file
 
-from liftcore import LiftConfig, memory
+from liftcore import LiftConfig, memory, report
+from liftcore import model as models
+from liftcore.adapter import WEIGHTS
 from liftcore.cli.main import main
 from liftcore.corpus import jobs, pool
 from liftcore.corpus.jobs import Plan, entries_of
 from liftcore.corpus.memories import Memories
 from liftcore.corpus.run import corpus as made_of
 from liftcore.corpus.store import Store
-from liftcore.corpus.work import Worker
+from liftcore.corpus.work import Made, Worker, known
 from liftcore.errors import LiftError
 from liftcore.reading import read_file
+from liftcore.training.together_runner import TogetherRunner
 
 CONFIG = LiftConfig(segment_length=16, epochs=1, rank=4)
+LOAD = functools.cache(models.load)
 
 
 TEXTS = {
@@ -35,9 +44,12 @@ ALL = "Do bees on the mill of Marta, goats of Ansel and geese of the abbey court
 
 
 @pytest.fixture(autouse=True)
-def plain(monkeypatch):
-    """Pictures take longer than the training here."""
+def quick(monkeypatch):
+    """Pictures, reports and loading take longer than the training here."""
     monkeypatch.setattr(memory, "_has_matplotlib", lambda: False)
+    short = functools.partial(report.measure, probes=2, new=4)
+    monkeypatch.setattr(report, "measure", short)
+    monkeypatch.setattr(models, "load", LOAD)
 
 
 @pytest.fixture
@@ -63,19 +75,22 @@ def plan(tiny_folder):
 def copied(monkeypatch, saved_memory):
     """From here on a memory is a copy of this one, and nothing is trained."""
 
-    def absorb(self, job, model, tokenizer):
+    def absorb(self, job, model, tokenizer, stack):
         if not read_file(Path(job.path)).text.strip():
             raise LiftError("the document is empty")
+
+    def taken(self, job, memory):
         here = self.store.workplace(job.folder)
         shutil.copytree(saved_memory, here)
         info = json.loads((here / "liftcore.json").read_text())
         info["document"]["title"] = job.title
         (here / "liftcore.json").write_text(json.dumps(info))
-        self.store.take(job.folder)
-        return 1
+        return Made(job, known(self.store, job))
 
     monkeypatch.setattr(Worker, "_load", lambda self: (None, None))
+    monkeypatch.setattr(Worker, "places", lambda self: 1)
     monkeypatch.setattr(Worker, "_absorb", absorb)
+    monkeypatch.setattr(Worker, "taken", taken)
 
 
 def index(out):
@@ -177,6 +192,61 @@ def test_an_interrupted_run_goes_on(documents, plan, tmp_path, monkeypatch, save
     assert len(summary.made) + len(before) == 3 == len(index(out))
 
 
+def weights(out):
+    """What was learnt, by title."""
+    files = {entry["title"]: out / entry["folder"] / WEIGHTS for entry in index(out)}
+    each = {title: sorted(load_file(file).items()) for title, file in files.items()}
+    return {title: torch.cat([t.flatten() for _, t in of]) for title, of in each.items()}
+
+
+def test_together_is_one_after_the_other(documents, plan, tmp_path, monkeypatch):
+    """Up to rounding, through an interrupt, with documents that fail."""
+    plan = replace(plan, config=CONFIG.replace(epochs=3, eps=1e-2))
+    made_of(documents, tmp_path / "alone", replace(plan, together=1), progress=False)
+    right, out, steps = weights(tmp_path / "alone"), tmp_path / "out", []
+    plan, real = replace(plan, together=2), TogetherRunner._take
+
+    def take(self, step):
+        real(self, step)
+        steps.append([learner.document.title for learner in step.learners.values()])
+        if len(steps) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(TogetherRunner, "_take", take)
+    with pytest.raises(KeyboardInterrupt):
+        made_of(documents, out, plan, progress=False)
+    assert len(list(out.glob("*/training_state.safetensors"))) == len(steps[-1])
+    before = {entry["title"] for entry in index(out)}
+    summary = made_of(documents, out, plan, progress=False)
+    assert {entry["title"] for entry in summary.skipped} == before
+    assert {f["title"] for f in failed(out)} == {"broken", "empty"}
+    ours = weights(out)
+    assert ours.keys() == right.keys() == {"bees", "goats", "geese"}
+    for title in ours:
+        assert (ours[title] - right[title]).norm() < 1e-4 * right[title].norm()
+    # Two at once while there were others, and nothing was done twice.
+    assert max(map(len, steps)) == 2
+    for entry in index(out):
+        info = json.loads((out / entry["folder"] / "liftcore.json").read_text())
+        taken = sum(entry["title"] in titles for titles in steps)
+        assert taken == info["training"]["steps"]
+    assert not list(out.glob("*/training_state.safetensors"))
+
+
+def test_what_breaks_a_batch_is_made_alone(documents, plan, tmp_path, monkeypatch):
+    """An error that no document has brought about, as far as is known."""
+
+    def broken(self, step):
+        raise RuntimeError("an op that has no kernel")
+
+    monkeypatch.setattr(TogetherRunner, "_take", broken)
+    summary = made_of(documents, tmp_path / "out", replace(plan, together=2), progress=False)
+    assert len(summary.made) == 3 and len(summary.failed) == 2
+    fp8 = replace(plan, together=2, config=CONFIG.replace(base_dtype="fp8"))
+    with pytest.raises(LiftError, match="not trained together over a base in fp8"):
+        made_of(documents, tmp_path / "other", fp8, progress=False)
+
+
 def test_memories_at_a_url_are_those_of_a_folder(documents, plan, tmp_path, monkeypatch):
     monkeypatch.setenv("LIFTCORE_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "out"
@@ -211,24 +281,24 @@ def forked(monkeypatch):
 
 
 def test_a_worker_that_is_killed_loses_no_document(documents, plan, tmp_path, forked, monkeypatch):
-    out, real = tmp_path / "out", pool.Worker.make
+    out, real = tmp_path / "out", pool.Worker.given
     monkeypatch.setenv("LIFTCORE_SAVE_SECONDS", "0")
     lives = tmp_path / "lives"
 
-    def deadly(self, job):
-        """The goats' worker dies once; the geese's each time."""
+    def deadly(self, job, *rest):
+        """The goats' worker dies once; the geese's each time, and takes others with it."""
         if job.title == "geese" or (job.title == "goats" and not lives.exists()):
             lives.touch()
             kill(os.getpid())
-        return real(self, job)
+        return real(self, job, *rest)
 
-    monkeypatch.setattr(pool.Worker, "make", deadly)
+    monkeypatch.setattr(pool.Worker, "given", deadly)
     summary = made_of(documents, out, plan, workers=2, progress=False)
     assert sorted(e["title"] for e in summary.made) == ["bees", "goats"]
     (geese,) = (f for f in failed(out) if f["title"] == "geese")
     assert geese["error"].startswith("its worker ended 3 times in the middle of it (exit -9)")
     assert len(failed(out)) == 3
-    monkeypatch.setattr(pool.Worker, "make", real)
+    monkeypatch.setattr(pool.Worker, "given", real)
     summary = made_of(documents, out, plan, workers=2, progress=False)
     assert [len(x) for x in (summary.made, summary.skipped, summary.failed)] == [1, 2, 2]
     # A model that cannot be loaded ends all.

@@ -1,10 +1,14 @@
 """absorb_many: what each document learns beside others is what it learns alone."""
 
+import os
+import signal
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from bees import PAIRS
+from errors_and_seeds import fresh_seed
 
 import liftcore
 from liftcore import many, report
@@ -12,6 +16,7 @@ from liftcore.config import LiftConfig
 from liftcore.errors import LiftError, UsageError
 from liftcore.layers.lora import Adapter, installed
 from liftcore.objectives import forgetting
+from liftcore.output import STATE
 from liftcore.training.together_runner import TogetherRunner
 
 # A large eps: Adam would turn rounding in a gradient near 0 into a whole step. A bound on the
@@ -25,10 +30,12 @@ LENGTHS = (70, 11, 40, 33)
 NEAR = 1e-4
 
 
-@pytest.fixture(autouse=True)
-def short_reports(monkeypatch):
-    monkeypatch.setattr(report, "measure", partial(report.measure, probes=2, new=4))
-    monkeypatch.setattr(forgetting, "own_loss", lambda model, rows: 0.0)
+@pytest.fixture(autouse=True, scope="module")
+def short_reports():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "measure", partial(report.measure, probes=2, new=4))
+        patch.setattr(forgetting, "own_loss", lambda model, rows: 0.0)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +44,16 @@ def base(tiny_folder):
     return liftcore.load(tiny_folder, device="cpu", dtype=torch.float32)
 
 
-@pytest.fixture
-def texts(rng):
+@pytest.fixture(scope="module")
+def texts():
+    rng = np.random.default_rng(fresh_seed().initial_seed())
     return [rng.integers(300, 4000, n).tolist() for n in LENGTHS]
+
+
+@pytest.fixture(scope="module")
+def right(base, texts):
+    """What they learn alone with the settings above."""
+    return _alone(base, texts, CONFIG)
 
 
 def _alone(base, texts, config, **options):
@@ -68,8 +82,7 @@ def _same(ours, right):
         assert memory.report.positions == other.report.positions
 
 
-def test_each_document_learns_what_it_learns_alone(base, texts):
-    right = _alone(base, texts, CONFIG)
+def test_each_document_learns_what_it_learns_alone(base, texts, right):
     for together in (2, 4):
         ours = liftcore.absorb_many(*base, texts, CONFIG, together=together, progress=False)
         _same(ours, right)
@@ -110,8 +123,7 @@ def test_a_place_that_is_free_is_taken_in_the_next_step(base, texts, monkeypatch
     assert order[0] == 1 and next(n for n in present if 1 not in n) == [0, 2]
 
 
-def test_one_that_fails_stops_no_other(base, texts, tmp_path, monkeypatch):
-    right = _alone(base, [texts[0], texts[3]], CONFIG)
+def test_one_that_fails_stops_no_other(base, texts, right, tmp_path, monkeypatch):
     memories, failures = {}, {}
     documents = [texts[0], tmp_path / "missing.txt", "x", texts[3], texts[2]]
 
@@ -131,7 +143,7 @@ def test_one_that_fails_stops_no_other(base, texts, tmp_path, monkeypatch):
         on_failure=failures.__setitem__,
         progress=False,
     )
-    _same([memories[0], memories[3]], right)
+    _same([memories[0], memories[3]], [right[0], right[3]])
     assert sorted(memories) == [0, 3] and sorted(failures) == [1, 2, 4]
     assert "no such file" in str(failures[1]) and "number at step 2" in str(failures[4])
     assert all(isinstance(error, LiftError) for error in failures.values())
@@ -154,6 +166,54 @@ def test_a_memory_is_whole_when_it_is_handed_over(base, texts, tmp_path):
         memory = liftcore.load_memory(tmp_path / str(number), base)
         assert memory.ask("Who?", max_new_tokens=4) == answers[number]
         assert memory.length == LENGTHS[number]
+
+
+def test_a_run_that_was_broken_off_goes_on_together_or_alone(base, texts, tmp_path, monkeypatch):
+    texts = [texts[0], texts[2], texts[3]]
+    config = CONFIG.replace(adapter_init="document", train_a=False, layers=0.5)
+    right = _alone(base, texts, config)
+    here = [tmp_path / str(number) for number in range(3)]
+    how = dict(progress=False, config=config)
+    taken, last = [], [1]
+
+    def stop(at):
+        if at.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        liftcore.absorb(*base, texts[2], resume=here[2], on_step=stop, **how)
+
+    def take(self, step):
+        whole(self, step)
+        taken.extend(learner.number for learner in step.learners.values())
+        if step.number == last[0]:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    whole = TogetherRunner._take
+    monkeypatch.setattr(TogetherRunner, "_take", take)
+    with pytest.raises(KeyboardInterrupt):
+        liftcore.absorb_many(*base, texts, together=3, resume=here, **how)
+    assert sorted(taken) == [0, 0, 1, 1, 2, 2] and installed(base[0]) is None
+    # The first goes on alone, the others together.
+    first = liftcore.absorb(*base, texts[0], resume=here[0], **how)
+    first.adapter.remove()
+    last[0] = None
+    others = liftcore.absorb_many(*base, texts[1:], resume=here[1:], **how)
+    _same([first, *others], right)
+    # No step was taken twice, wherever it was.
+    steps = [memory.training.steps for memory in right]
+    assert len(taken) == 2 + steps[1] + steps[2] - 2
+    # What is damaged, or of other settings, is that document's failure.
+    (here[1] / STATE).write_bytes(b"nothing")
+    failures = {}
+    liftcore.absorb_many(
+        *(*base, texts[1:], config.replace(seed=7)),
+        resume=here[1:],
+        on_memory=lambda number, memory: None,
+        on_failure=failures.__setitem__,
+        progress=False,
+    )
+    assert "is damaged" in str(failures[0]) and "seed was 0, now 7" in str(failures[1])
 
 
 def test_an_adapter_to_begin_from(base, texts, tmp_path):
