@@ -286,7 +286,7 @@ def test_a_worker_that_is_killed_loses_no_document(documents, plan, tmp_path, fo
     lives = tmp_path / "lives"
 
     def deadly(self, job, *rest):
-        """The goats' worker dies once; the geese's each time, with the bees beside them at first."""
+        """The goats' worker dies once; the geese's each time, at first with the bees' run."""
         if job.title == "geese" or (job.title == "goats" and not lives.exists()):
             if job.title == "goats":
                 lives.touch()
