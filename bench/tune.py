@@ -86,7 +86,7 @@ def problems(model: Model, tokens: int, device: torch.device) -> list[Problem]:
     def swiglu() -> Callable[[], Any]:
         weights, lora_b = [m(mlp, hidden), m(mlp, hidden)], [m(mlp, RANK), m(mlp, RANK)]
         given = m(tokens, hidden), weights, m(tokens, 2 * RANK).split(RANK, dim=1), lora_b
-        return lambda: gate_up(*given, [1.0, 1.0], [None, None], gelu=False, keep=True)
+        return lambda: gate_up(*given, [None, None], gelu=False, keep=True)
 
     def down(k: int, rank: int) -> Callable[[], Any]:
         given = m(tokens, rank), m(tokens, k), m(rank, k)

@@ -29,6 +29,7 @@ from liftcore.kernels.tiling import (
     can_use_tma,
     corner_of,
     describe,
+    describe_output,
     launch,
     store_tile,
 )
@@ -257,8 +258,8 @@ def logits(
     strides = (h.stride(0), weight.stride(0), e.stride(0), stats.shape[2])
     matrices = (h, weight, e)
     if tma:
-        blocks = ((tile.bm, tile.bk), (tile.bn, tile.bk), (tile.bm, tile.bn))
-        matrices = [describe(x, *block) for x, block in zip(matrices, blocks, strict=True)]
+        sides = describe(h, tile.bm, tile.bk), describe(weight, tile.bn, tile.bk)
+        matrices = *sides, describe_output(e, tile.bm, tile.bn)
     launch(
         logits_kernel,
         (min(triton.cdiv(m, tile.bm) * triton.cdiv(v, tile.bn), processors(h.device)),),

@@ -1,7 +1,7 @@
 """Triton kernels of the LoRA linears over a frozen W in FP8, for sm_89 and newer.
 
     quantise    rows of x in FP8 (fp8.py): one program a row, which reads it twice
-    fp8_chain   C = scale · P op(Q) + Σ_i X_i W_iᵀ (+ bias)        X, W in FP8, P and Q as C
+    fp8_chain   C = P op(Q) + Σ_i X_i W_iᵀ (+ bias)        X, W in FP8, P and Q as C
 
 The products in FP8 come first, each in units of its own scales: between two of them, and behind
 the last, the accumulator changes its units by powers of two, which is exact. Then the low-rank
@@ -29,6 +29,7 @@ from liftcore.kernels.lora_plain import activated
 from liftcore.kernels.tiles import Tile, ceil_div
 from liftcore.kernels.tiling import (
     add_product,
+    can_use_tma,
     corner_of,
     describe,
     launch,
@@ -106,14 +107,14 @@ def add_codes(
 
 @triton.jit(do_not_specialize=["rows"])
 def fp8_chain_kernel(
-    c, p, q, x0, w0, x1, w1, x2, w2, xe0, we0, xe1, we1, xe2, we2, bias, scale,
+    c, p, q, x0, w0, x1, w1, x2, w2, xe0, we0, xe1, we1, xe2, we2, bias,
     rows, cols, depth, depth0, depth1, depth2,
     stride_c, stride_p, stride_q, stride_x0, stride_w0, stride_x1, stride_w1, stride_x2, stride_w2,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr, BR: tl.constexpr,
     PAIRS: tl.constexpr, TAIL: tl.constexpr, BIAS: tl.constexpr, NT: tl.constexpr,
     TMA: tl.constexpr, PROMOTE: tl.constexpr,
 ):  # fmt: skip
-    """C [rows, cols] = scale · P op(Q) + Σ_i X_i W_iᵀ (+ bias), i < PAIRS; the first with TAIL."""
+    """C [rows, cols] = P op(Q) + Σ_i X_i W_iᵀ (+ bias), i < PAIRS; the first with TAIL."""
     tiles = tl.cdiv(rows, BM) * tl.cdiv(cols, BN)
     for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0)):
         m, n = corner_of(tile, rows, cols, BM, BN, GROUP)
@@ -141,11 +142,9 @@ def fp8_chain_kernel(
             xe, we = x_next, w_next
         acc = acc * power(xe)[:, None] * power(we)[None, :]
         if TAIL:
-            acc = acc * (1.0 / scale)
             acc = add_product(
                 acc, p, q, m, n, rows, cols, depth, stride_p, stride_q, BM, BN, BR, NT, TMA, False,
             )  # fmt: skip
-            acc = acc * scale
         if BIAS:
             acc += load_row(bias, n, cols, BN, False)
         store_tile(c, acc, m, n, rows, cols, stride_c, BM, BN, TMA, False)
@@ -167,18 +166,16 @@ def chain(
     pairs: Sequence[tuple[Fp8Rows, Fp8Rows]],  # [T, K_i] and [N, K_i]
     tail: tuple[Tensor, Tensor] | None = None,  # p [T, R] and q, [N, R] with nt, else [R, N]
     *,
-    scale: float = 1.0,
     bias: Tensor | None = None,  # [N]
     nt: bool = True,
 ) -> Tensor:
-    """out = scale · p op(q) + Σ x wᵀ (+ bias) over one to three pairs (x, w); returns out."""
+    """out = p op(q) + Σ x wᵀ (+ bias) over one to three pairs (x, w); returns out."""
     rows, cols = out.shape
     arch, sms = architecture(out.device), processors(out.device)
-    tail = tail if scale else None
     low_rank: list[Tensor] = list(tail or ())
     codes = [side.codes for pair in pairs for side in pair]
     exponents = [side.exponents for pair in pairs for side in pair]
-    tma = _can_use_tma(arch, out, *codes, *low_rank)
+    tma = can_use_tma(arch, out, *codes, *low_rank)
     tile, tail_depth = TILES[max(first for first in TILES if first <= arch)]
     if not tma and 90 <= arch < 120:
         tile, tail_depth = WITHOUT_TMA
@@ -196,7 +193,7 @@ def chain(
     unused = (None,) * (3 - len(pairs))
     args = [
         target, *(tails or (None, None)), *operands, *unused * 2, *exponents, *unused * 2,
-        bias, scale, rows, cols, *depths, *unused,
+        bias, rows, cols, *depths, *unused,
         out.stride(0), *tail_strides, *strides, *unused * 2,
     ]  # fmt: skip
     constexprs = dict(
@@ -217,9 +214,9 @@ def lora_forward(
     with on_device(x):
         codes = quantise(x)
 
-    def member(x, weight, s, lora_b, scaling, bias) -> Tensor:
+    def member(x, weight, s, lora_b, bias) -> Tensor:
         y = x.new_empty(x.shape[0], weight.shape[0])
-        return chain(y, [(codes, weight.forward)], (s, lora_b), scale=scaling, bias=bias)
+        return chain(y, [(codes, weight.forward)], (s, lora_b), bias=bias)
 
     return lora_fused.lora_forward(x, weights, *rest, member=member)
 
@@ -262,12 +259,3 @@ def linear_backward(dy: Tensor, weight: Fp8Weight) -> Tensor:
     with on_device(dy):
         out = dy.new_empty(dy.shape[0], weight.shape[1])
         return chain(out, [(quantise(dy), weight.transposed())])
-
-
-def _can_use_tma(arch: int, *matrices: Tensor) -> bool:
-    """TMA tiles fit sm_90 and sm_100, rows aligned to 16 bytes; the interpreter acts them out."""
-    if arch and not 90 <= arch < 120:
-        return False
-    return all(
-        m.data_ptr() % 16 == 0 and m.stride(0) * m.element_size() % 16 == 0 for m in matrices
-    )

@@ -1,11 +1,11 @@
 """The LoRA linears that share an input, as registered ops over the Triton kernels.
 
-    S    = x [A_0; A_1; ..]ᵀ                          [T, ΣR]   x read once for all members
-    y_i  = x W_iᵀ + scaling_i S_i B_iᵀ (+ bias_i)     [T, N_i]  written once
+    S_i  = scaling_i x A_iᵀ                           [T, ΣR]   x read once for all members
+    y_i  = x W_iᵀ + S_i B_iᵀ (+ bias_i)               [T, N_i]  written once
     dS_i = scaling_i dy_i B_i                         [T, ΣR]
     dx   = Σ_i dy_i W_i + dS [A_0; A_1; ..]           [T, K]    one kernel, written once
     dA   = dSᵀ x                                      [ΣR, K]   its row blocks are the dA_i
-    dB_i = scaling_i dy_iᵀ S_i                        [N_i, R_i]
+    dB_i = dy_iᵀ S_i                                  [N_i, R_i]
 
 gate/up adds h = act(y_0) · y_1 in the same kernel and keeps y_0 and y_1 for the backward. With
 `owners` (lora_many.py) A is [E, R, K] and B [E, N, R], and each row takes its own adapter's.
@@ -34,13 +34,12 @@ def with_low_rank(
     weight: Tensor,  # [N, K]
     s: Tensor,  # [T, R]
     lora_b: Tensor,  # [N, R]
-    scaling: float,
     bias: Tensor | None,  # [N]
     owners: Tensor | None = None,  # int32 [n]
 ) -> Tensor:
     """y [T, N] of one member."""
     y, pairs = x.new_empty(x.shape[0], weight.shape[0]), [(x, rows(weight))]
-    return kernels.chain(y, s, lora_b, pairs, scale=scaling, bias=bias, nt=True, owners=owners)
+    return kernels.chain(y, s, lora_b, pairs, bias=bias, nt=True, owners=owners)
 
 
 def input_gradient(
@@ -70,9 +69,9 @@ def lora_forward(
     x, lora_b = rows(x), [rows(b) for b in lora_b]
     member = member or partial(with_low_rank, owners=owners)
     with on_device(x):
-        s = down(x, lora_a, owners)
+        s = down(x, lora_a, scalings, owners)
         parts = s.split([b.shape[-1] for b in lora_b], dim=1)
-        members = zip(weights, parts, lora_b, scalings, biases, strict=True)
+        members = zip(weights, parts, lora_b, biases, strict=True)
         out = [member(x, *each) for each in members]
     return [*out, s]
 
@@ -106,7 +105,7 @@ def lora_backward(
             if need_ds:
                 narrow(ds_part, dy, b, "nn", owners, scaling)
             if s_part is not None:
-                db.append(outer(b.new_empty(b.shape), dy, s_part, owners, scaling))
+                db.append(outer(b.new_empty(b.shape), dy, s_part, owners))
         if weights:
             out.append(base(dys, ds, weights, below(lora_a, owners)))
         if x is not None:
@@ -129,10 +128,10 @@ def gate_up_forward(
     """[h, gate, up, S]; gate and up are empty without keep."""
     x, weights, lora_b = rows(x), [rows(w) for w in weights], [rows(b) for b in lora_b]
     with on_device(x):
-        s = down(x, lora_a, owners)
+        s = down(x, lora_a, scalings, owners)
         parts = s.split([b.shape[-1] for b in lora_b], dim=1)
         out = kernels.gate_up(
-            x, weights, parts, lora_b, scalings, biases, gelu=gelu, keep=keep, owners=owners
+            x, weights, parts, lora_b, biases, gelu=gelu, keep=keep, owners=owners
         )
     return [*out, s]
 
@@ -143,10 +142,18 @@ def swiglu_backward(dh: Tensor, gate: Tensor, up: Tensor, gelu: bool) -> tuple[T
         return kernels.swiglu_backward(dh.contiguous(), gate, up, gelu)
 
 
-def down(x: Tensor, lora_a: Sequence[Tensor], owners: Tensor | None = None) -> Tensor:
-    """S = x Aᵀ [T, ΣR] for the A of all members at once."""
-    a = rows(below(lora_a, owners))
-    return narrow(x.new_empty(x.shape[0], a.shape[-2]), x, a, "nt", owners)
+def down(
+    x: Tensor, lora_a: Sequence[Tensor], scalings: Sequence[float], owners: Tensor | None = None
+) -> Tensor:
+    """S [T, ΣR], the scaling_i x A_iᵀ side by side: one product where all scalings are one."""
+    if len(set(scalings)) == 1:
+        a = rows(below(lora_a, owners))
+        return narrow(x.new_empty(x.shape[0], a.shape[-2]), x, a, "nt", owners, scalings[0])
+    ranks = [a.shape[-2] for a in lora_a]
+    s = x.new_empty(x.shape[0], sum(ranks))
+    for part, a, scaling in zip(s.split(ranks, 1), lora_a, scalings, strict=True):
+        narrow(part, x, rows(a), "nt", owners, scaling)
+    return s
 
 
 def below(lora_a: Sequence[Tensor], owners: Tensor | None) -> Tensor:
@@ -163,11 +170,11 @@ def narrow(
     return own_rows(out, p, q, owners, layout, scale)
 
 
-def outer(out: Tensor, p: Tensor, q: Tensor, owners: Tensor | None, scale: float = 1.0) -> Tensor:
-    """out [M, N] = scale · pᵀ q, with owners [E, M, N] over the rows of each adapter."""
+def outer(out: Tensor, p: Tensor, q: Tensor, owners: Tensor | None) -> Tensor:
+    """out [M, N] = pᵀ q, with owners [E, M, N] over the rows of each adapter."""
     if owners is None:
-        return split_product(out, p, q, "tn", scale)
-    return own_outer(out, p, q, owners, scale)
+        return split_product(out, p, q, "tn")
+    return own_outer(out, p, q, owners)
 
 
 def rows(matrix: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Triton kernels of the LoRA tails of many adapters in one batch.
 
-    C[t] = scale · P[t] op(Q[e])      e = owners[t // each], the adapter of row t
-                                      "nt" P Qᵀ: S = x Aᵀ      "nn" P Q: dS = scaling · dy B
-    C[e] = scale · P[e]ᵀ Q[e]         over the rows of adapter e: dA = dSᵀ x, dB = scaling · dyᵀ S
+    C[t] = scale · P[t] op(Q[e])    e = owners[t // each], the adapter of row t
+                                    "nt" P Qᵀ: S = scaling · x Aᵀ    "nn" P Q: dS = scaling · dy B
+    C[e] = P[e]ᵀ Q[e]               over the rows of adapter e: dA = dSᵀ x, dB = dyᵀ S
 
 The rows are sorted by adapter. A tile of rows that holds several of them walks over these and masks
 the others' rows, so that an adapter may begin at any row. There are no atomics: the first product
@@ -83,11 +83,11 @@ def own_rows_kernel(
 
 @triton.jit
 def own_outer_kernel(
-    c, p, q, owners, each, stride_e, scale, rows, cols, count, stride_c, stride_p, stride_q,
+    c, p, q, owners, each, stride_e, rows, cols, count, stride_c, stride_p, stride_q,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
     COUNT: tl.constexpr,
 ):  # fmt: skip
-    """c[e] [rows, cols] = scale · Pᵀ Q over the rows of adapter e; owners [count]."""
+    """c[e] [rows, cols] = Pᵀ Q over the rows of adapter e; owners [count]."""
     m, n = corner_of(tl.program_id(0), rows, cols, BM, BN, GROUP)
     e = tl.program_id(1)
     i = tl.arange(0, COUNT)
@@ -100,7 +100,7 @@ def own_outer_kernel(
         b = load_tile(q, k, n, end, cols, stride_q, BK, BN, False, False)  # [BK, BN]
         acc = tl.dot(a, b, acc, input_precision="ieee")
     c += tl.cast(e, tl.int64) * stride_e
-    store_tile(c, acc * scale, m, n, rows, cols, stride_c, BM, BN, False, False)
+    store_tile(c, acc, m, n, rows, cols, stride_c, BM, BN, False, False)
 
 
 def ownership(owners: Tensor | None, rows: int, *stacks: Tensor) -> list:
@@ -141,8 +141,8 @@ def own_rows(
     return out
 
 
-def own_outer(out: Tensor, p: Tensor, q: Tensor, owners: Tensor, scale: float = 1.0) -> Tensor:
-    """out [E, M, N] = scale · p[e]ᵀ q[e] over the rows of each adapter, p [T, M], q [T, N], and
+def own_outer(out: Tensor, p: Tensor, q: Tensor, owners: Tensor) -> Tensor:
+    """out [E, M, N] = p[e]ᵀ q[e] over the rows of each adapter, p [T, M], q [T, N], and
     owners as in own_rows. Returns out."""
     adapters, rows, cols = out.shape
     arch = architecture(p.device)
@@ -150,7 +150,7 @@ def own_outer(out: Tensor, p: Tensor, q: Tensor, owners: Tensor, scale: float = 
     tiles = ceil_div(rows, tile.bm) * ceil_div(cols, tile.bn)
     count = len(owners)
     args = (
-        out, p, q, *ownership(owners, p.shape[0], out), scale, rows, cols, count,
+        out, p, q, *ownership(owners, p.shape[0], out), rows, cols, count,
         out.stride(1), p.stride(0), q.stride(0),
     )  # fmt: skip
     constexprs = dict(**tile.shape, COUNT=triton.next_power_of_2(count))

@@ -1,7 +1,7 @@
 """Triton kernels for the products whose result is small and whose depth is long.
 
-    C = scale · op(P) op(Q)      "nt" P Qᵀ: S = x Aᵀ      "nn" P Q: dS = scaling · dy B
-                                 "tn" Pᵀ Q: dA = dSᵀ x,  dB = scaling · dyᵀ S
+    C = scale · op(P) op(Q)      "nt" P Qᵀ: S = scaling · x Aᵀ      "nn" P Q: dS = scaling · dy B
+                                 "tn" Pᵀ Q: dA = dSᵀ x,  dB = dyᵀ S
 
 There are too few tiles for a GPU, so the depth (K, N or T) is split into spans. Each span has
 its own fp32 partial result, and a second kernel adds them in order: no atomics, so the same

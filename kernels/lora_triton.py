@@ -1,13 +1,13 @@
 """Triton kernels of the LoRA linear: products with a low-rank tail, and gate/up with SwiGLU.
 
-    chain    C = scale · P op(Q) + Σ_i X_i op(W_i) (+ bias)            op(W) = Wᵀ or W
-    gate_up  h = act(g) · u     g = x Wgᵀ + sg Sg Bgᵀ (+ bias), u = x Wuᵀ + su Su Buᵀ (+ bias)
+    chain    C = P op(Q) + Σ_i X_i op(W_i) (+ bias)            op(W) = Wᵀ or W
+    gate_up  h = act(g) · u     g = x Wgᵀ + Sg Bgᵀ (+ bias), u = x Wuᵀ + Su Buᵀ (+ bias)
     swiglu   dg = dh · u · act′(g),  du = dh · act(g)                  act = silu or gelu_tanh
 
-The tail comes first: it is scaled in fp32 while the accumulator holds nothing else, so one
-accumulator serves both products and C is written once, never read. Both products are persistent
-(a program takes every n-th tile) and use TMA descriptors on sm_90 and newer. With `owners` the tail
-is that of each row's own adapter (lora_many_triton.py), and the other products do not change.
+S is scaled already, so one accumulator serves the tail and the long products, and C is written
+once, never read. Both kernels are persistent (a program takes every n-th tile) and use TMA
+descriptors on sm_90 and newer. With `owners` the tail is that of each row's own adapter
+(lora_many_triton.py), and the other products do not change.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from liftcore.kernels.lora_many_triton import add_own_product, ownership
 from liftcore.kernels.tiles import ceil_div, pick
 from liftcore.kernels.tiling import (
     add_product,
+    add_products,
     can_use_tma,
     corner_of,
     describe,
+    describe_output,
     even,
     gate_argument,
     launch,
@@ -47,44 +49,49 @@ BLOCK = 1024  # elements a program of SwiGLU's backward takes
     "each", "stride_e",
 ])  # fmt: skip
 def chain_kernel(
-    c, p, q, x0, w0, x1, w1, x2, w2, bias, scale, rows, cols, depth, depth0, depth1, depth2,
+    c, p, q, x0, w0, x1, w1, x2, w2, bias, rows, cols, depth, depth0, depth1, depth2,
     stride_c, stride_p, stride_q, stride_x0, stride_w0, stride_x1, stride_w1, stride_x2, stride_w2,
     owners, each, stride_e,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
     PAIRS: tl.constexpr, BIAS: tl.constexpr, NT: tl.constexpr, TMA: tl.constexpr,
     MANY: tl.constexpr, EVEN: tl.constexpr, EVEN_TAIL: tl.constexpr,
 ):  # fmt: skip
-    """C [rows, cols] = scale · P op(Q) + Σ_i X_i op(W_i) (+ bias), i < PAIRS; with MANY each row
+    """C [rows, cols] = P op(Q) + Σ_i X_i op(W_i) (+ bias), i < PAIRS; with MANY each row
     has the Q of its own adapter."""
     tiles = tl.cdiv(rows, BM) * tl.cdiv(cols, BN)
     for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0)):
         m, n = corner_of(tile, rows, cols, BM, BN, GROUP)
         acc = tl.zeros((BM, BN), tl.float32)
-        if MANY:
-            acc = add_own_product(
-                acc, p, q, owners, each, stride_e, m, n, rows, cols, 0, depth, depth,
-                stride_p, stride_q, BM, BN, BK, NT, EVEN_TAIL,
+        if TMA and not MANY:
+            acc = add_products(
+                acc, p, q, x0, w0, x1, w1, x2, w2, m, n, depth, depth0, depth1, depth2,
+                BM, BN, BK, NT, PAIRS + 1,
             )  # fmt: skip
         else:
+            if MANY:
+                acc = add_own_product(
+                    acc, p, q, owners, each, stride_e, m, n, rows, cols, 0, depth, depth,
+                    stride_p, stride_q, BM, BN, BK, NT, EVEN_TAIL,
+                )  # fmt: skip
+            else:
+                acc = add_product(
+                    acc, p, q, m, n, rows, cols, depth, stride_p, stride_q,
+                    BM, BN, BK, NT, TMA, EVEN_TAIL,
+                )  # fmt: skip
             acc = add_product(
-                acc, p, q, m, n, rows, cols, depth, stride_p, stride_q,
-                BM, BN, BK, NT, TMA, EVEN_TAIL,
+                acc, x0, w0, m, n, rows, cols, depth0, stride_x0, stride_w0,
+                BM, BN, BK, NT, TMA, EVEN,
             )  # fmt: skip
-        acc = acc * scale
-        acc = add_product(
-            acc, x0, w0, m, n, rows, cols, depth0, stride_x0, stride_w0,
-            BM, BN, BK, NT, TMA, EVEN,
-        )  # fmt: skip
-        if PAIRS > 1:
-            acc = add_product(
-                acc, x1, w1, m, n, rows, cols, depth1, stride_x1, stride_w1,
-            BM, BN, BK, NT, TMA, EVEN,
-            )  # fmt: skip
-        if PAIRS > 2:
-            acc = add_product(
-                acc, x2, w2, m, n, rows, cols, depth2, stride_x2, stride_w2,
-            BM, BN, BK, NT, TMA, EVEN,
-            )  # fmt: skip
+            if PAIRS > 1:
+                acc = add_product(
+                    acc, x1, w1, m, n, rows, cols, depth1, stride_x1, stride_w1,
+                    BM, BN, BK, NT, TMA, EVEN,
+                )  # fmt: skip
+            if PAIRS > 2:
+                acc = add_product(
+                    acc, x2, w2, m, n, rows, cols, depth2, stride_x2, stride_w2,
+                    BM, BN, BK, NT, TMA, EVEN,
+                )  # fmt: skip
         if BIAS:
             acc += load_row(bias, n, cols, BN, EVEN)
         store_tile(c, acc, m, n, rows, cols, stride_c, BM, BN, TMA, EVEN)
@@ -96,7 +103,7 @@ def chain_kernel(
     "each", "stride_eg", "stride_eu",
 ])  # fmt: skip
 def gate_up_kernel(
-    h, gate, up, x, wg, wu, sg, bg, su, bu, bias_g, bias_u, scale_g, scale_u,
+    h, gate, up, x, wg, wu, sg, bg, su, bu, bias_g, bias_u,
     rows, cols, depth, rank_g, rank_u,
     stride_h, stride_x, stride_wg, stride_wu, stride_s, stride_bg, stride_bu,
     owners, each, stride_eg, stride_eu,
@@ -128,8 +135,6 @@ def gate_up_kernel(
                 u, su, bu, m, n, rows, cols, rank_u, stride_s, stride_bu,
                 BM, BN, BK, True, TMA, EVEN_TAIL,
             )  # fmt: skip
-        g = g * scale_g
-        u = u * scale_u
         for k in tl.range(0, depth, BK):
             a = load_tile(x, m, k, rows, depth, stride_x, BM, BK, TMA, EVEN)  # [BM, BK]
             b = load_tile(wg, n, k, cols, depth, stride_wg, BN, BK, TMA, EVEN)  # [BN, BK]
@@ -153,12 +158,11 @@ def chain(
     q: Tensor,
     pairs: Sequence[tuple[Tensor, Tensor]],
     *,
-    scale: float = 1.0,
     bias: Tensor | None = None,
     nt: bool,
     owners: Tensor | None = None,
 ) -> Tensor:
-    """out [T, N] = scale · p op(q) + Σ x op(w) (+ bias) over one to three pairs (x, w).
+    """out [T, N] = p op(q) + Σ x op(w) (+ bias) over one to three pairs (x, w).
 
     Matrices have contiguous rows; op is the transpose when `nt`. With owners int32 [n], which
     divides T, q is [E, *, *] and row t has q[owners[t // (T / n)]]. Returns out.
@@ -181,11 +185,11 @@ def chain(
         matrices = [describe(m, *blocks[i % 2]) for i, m in enumerate(matrices)]
         if not many:  # the tail of many adapters comes through pointers
             tail = [describe(m, *block) for m, block in zip(tail, blocks, strict=True)]
-        target = describe(out, tile.bm, tile.bn)
+        target = describe_output(out, tile.bm, tile.bn)
     unused = 3 - len(pairs)
     tiles = ceil_div(rows, tile.bm) * ceil_div(cols, tile.bn)
     args = [
-        target, *tail, *matrices, *(None, None) * unused, bias, scale,
+        target, *tail, *matrices, *(None, None) * unused, bias,
         rows, cols, *depths, *(None,) * unused,
         out.stride(0), *strides, *(None, None) * unused,
         *ownership(owners, rows, q),
@@ -207,7 +211,6 @@ def gate_up(
     weights: Sequence[Tensor],
     s: Sequence[Tensor],
     lora_b: Sequence[Tensor],
-    scalings: Sequence[float],
     biases: Sequence[Tensor | None],
     *,
     gelu: bool,
@@ -216,8 +219,8 @@ def gate_up(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """h, gate and up [T, N] of x [T, K] and (gate, up) weights; the last two empty without keep.
 
-    s holds the two [T, R] down-projections of x, column slices of one buffer. With owners, as in
-    chain, each of lora_b is [E, N, R].
+    s holds the two [T, R] scaled down-projections of x, column slices of one buffer. With owners,
+    as in chain, each of lora_b is [E, N, R].
     """
     rows, cols = x.shape[0], weights[0].shape[0]
     many = owners is not None
@@ -237,10 +240,10 @@ def gate_up(
         left[:described] = [describe(m, tile.bm, tile.bk) for m in left[:described]]
         described = 2 if many else 4
         right[:described] = [describe(m, tile.bn, tile.bk) for m in right[:described]]
-        out = [describe(m, tile.bm, tile.bn) for m in out]
+        out = [describe_output(m, tile.bm, tile.bn) for m in out]
     tiles = ceil_div(rows, tile.bm) * ceil_div(cols, tile.bn)
     args = [
-        *out, left[0], *right[:2], left[1], right[2], left[2], right[3], *biases, *scalings,
+        *out, left[0], *right[:2], left[1], right[2], left[2], right[3], *biases,
         rows, cols, x.shape[1], s[0].shape[1], s[1].shape[1], *strides,
         *ownership(owners, rows, *lora_b),
     ]  # fmt: skip

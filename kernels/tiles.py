@@ -102,20 +102,20 @@ BF16_TILES = (
     ("forward", 80, Tile(128, 128, 64, 8, 3)),
     ("forward", 80, Tile(64, 128, 64, 4, 3)),
     ("forward", 80, Tile(64, 64, 64, 4, 3)),
-    ("forward", 90, Tile(128, 256, 64, 8, 3)),
+    ("forward", 90, Tile(128, 256, 64, 8, 4)),
     ("forward", 90, Tile(128, 128, 64, 8, 4)),
     ("forward", 90, Tile(64, 128, 64, 4, 4)),
     ("forward", 90, Tile(64, 64, 64, 4, 4)),
     ("dx", 80, Tile(128, 128, 64, 8, 3)),
     ("dx", 80, Tile(64, 128, 64, 4, 3)),
     ("dx", 80, Tile(64, 64, 64, 4, 3)),
-    ("dx", 90, Tile(128, 256, 64, 8, 3)),
+    ("dx", 90, Tile(128, 256, 64, 8, 4)),
     ("dx", 90, Tile(128, 128, 64, 8, 4)),
     ("dx", 90, Tile(64, 128, 64, 4, 4)),
     ("dx", 90, Tile(64, 64, 64, 4, 4)),
     ("gate_up", 80, Tile(128, 128, 32, 8, 3)),
     ("gate_up", 80, Tile(64, 64, 64, 4, 3)),
-    ("gate_up", 90, Tile(128, 128, 64, 8, 3)),
+    ("gate_up", 90, Tile(128, 128, 64, 8, 4)),
     ("gate_up", 90, Tile(64, 64, 64, 4, 4)),
 )
 # Products split over their depth: the first tile that is not larger than the result, else the
@@ -136,7 +136,7 @@ BF16_SPLIT_TILES = (
 #   logits  h Wᵀ      capped  beside the cap's derivative, which takes registers      head_dx  dz W
 HEAD_TILES = (
     ("logits", 80, Tile(128, 128, 64, 8, 3)),
-    ("logits", 90, Tile(128, 256, 64, 8, 3)),
+    ("logits", 90, Tile(128, 256, 64, 8, 4)),
     ("capped", 80, Tile(128, 64, 64, 8, 3)),
     ("capped", 90, Tile(128, 128, 64, 8, 4)),
     ("head_dx", 80, Tile(128, 128, 64, 8, 3)),

@@ -27,6 +27,8 @@ class Launch(NamedTuple):
     stages: int
 
 
+WHOLE = 128  # columns of the widest tile that is stored at once
+
 # Who takes the launches in place of a GPU; the last one does.
 _takers: list[Callable[[Launch], None]] = []
 
@@ -58,16 +60,17 @@ def launch(
 
 def rows_aligned(*matrices: Tensor) -> bool:
     """Every row starts at a multiple of 16 bytes, as wide copies and TMA want it."""
-    size = matrices[0].element_size()
-    return all(m.data_ptr() % 16 == 0 and m.stride(0) * size % 16 == 0 for m in matrices)
+    return all(
+        m.data_ptr() % 16 == 0 and m.stride(0) * m.element_size() % 16 == 0 for m in matrices
+    )
 
 
 def can_use_tma(arch: int, *matrices: Tensor) -> bool:
-    """TMA tiles fit sm_90 and sm_100, 2-byte elements, rows aligned to 16 bytes.
+    """TMA tiles fit sm_90 and sm_100, elements of at most 2 bytes, rows aligned to 16 bytes.
 
     The interpreter (arch 0) acts them out, for any element.
     """
-    if arch and (not 90 <= arch < 120 or matrices[0].element_size() != 2):
+    if arch and (not 90 <= arch < 120 or any(m.element_size() > 2 for m in matrices)):
         return False
     return rows_aligned(*matrices)
 
@@ -75,6 +78,12 @@ def can_use_tma(arch: int, *matrices: Tensor) -> bool:
 def describe(matrix: Tensor, rows: int, cols: int) -> TensorDescriptor:
     """A TMA descriptor of matrix [*, *] whose block is [rows, cols]."""
     return TensorDescriptor(matrix, list(matrix.shape), [matrix.stride(0), 1], [rows, cols])
+
+
+def describe_output(matrix: Tensor, rows: int, cols: int) -> TensorDescriptor:
+    """The descriptor through which store_tile writes tiles [rows, cols]: wide ones in halves, which
+    take turns in one buffer and leave shared memory for one stage more."""
+    return describe(matrix, rows, cols // 2 if cols > WHOLE else cols)
 
 
 def even(*numbers: int) -> bool:
@@ -113,8 +122,13 @@ def store_tile(
     ROWS: tl.constexpr, COLS: tl.constexpr, TMA: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """x[row : row + ROWS, col : col + COLS] = value, rounded to the dtype of x [rows, cols]."""
-    if TMA:
+    if TMA and x.block_shape[1] == COLS:
         x.store([row, col], value.to(x.dtype))
+    elif TMA:
+        halves = tl.permute(tl.reshape(value.to(x.dtype), (ROWS, 2, COLS // 2)), (0, 2, 1))
+        left, right = tl.split(halves)
+        x.store([row, col], left)
+        x.store([row, col + COLS // 2], right)
     else:
         cols = sure(cols, EVEN)
         stride = sure(stride, EVEN)
@@ -138,6 +152,46 @@ def add_product(
             b = load_tile(w, col, k, cols, depth, stride_w, BN, BK, TMA, EVEN).T  # [BK, BN]
         else:
             b = load_tile(w, k, col, depth, cols, stride_w, BK, BN, TMA, EVEN)  # [BK, BN]
+        acc = tl.dot(a, b, acc, input_precision="ieee")
+    return acc
+
+
+@triton.jit
+def add_products(
+    acc, x0, w0, x1, w1, x2, w2, x3, w3, row, col, depth0, depth1, depth2, depth3,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, NT: tl.constexpr, COUNT: tl.constexpr,
+):  # fmt: skip
+    """acc + the tile at (row, col) of Σ_i x_i op(w_i), i < COUNT, all of them descriptors: in one
+    loop, so that the tensor cores do not wait where one product ends and the next begins."""
+    end0 = tl.cdiv(depth0, BK) * BK
+    end1 = end0 + tl.cdiv(depth1, BK) * BK
+    end2 = end1
+    end = end1
+    if COUNT > 2:
+        end2 = end1 + tl.cdiv(depth2, BK) * BK
+        end = end2
+    if COUNT > 3:
+        end = end2 + tl.cdiv(depth3, BK) * BK
+    for at in tl.range(0, end, BK):
+        x = x0
+        w = w0
+        k = at
+        if at >= end0:
+            x = x1
+            w = w1
+            k = at - end0
+        if COUNT > 2:  # noqa: SIM102 (known when it is compiled)
+            if at >= end1:
+                x = x2
+                w = w2
+                k = at - end1
+        if COUNT > 3:  # noqa: SIM102
+            if at >= end2:
+                x = x3
+                w = w3
+                k = at - end2
+        a = x.load([row, k])  # [BM, BK]
+        b = w.load([col, k]).T if NT else w.load([k, col])  # [BK, BN]
         acc = tl.dot(a, b, acc, input_precision="ieee")
     return acc
 

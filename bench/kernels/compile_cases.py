@@ -100,7 +100,7 @@ def mlp(t: int, k: int, n: int, keep: bool, *, bias: bool = False, gelu: bool = 
     parts = matrix(t, 2 * r).split(r, dim=1)
     weights, lora_b = [matrix(n, k)] * 2, [matrix(n, r)] * 2
     biases = [matrix(n) if bias else None] * 2
-    gate_up(matrix(t, k), weights, parts, lora_b, [1.0, 1.0], biases, gelu=gelu, keep=keep)
+    gate_up(matrix(t, k), weights, parts, lora_b, biases, gelu=gelu, keep=keep)
 
 
 def lora_products() -> None:
@@ -135,7 +135,7 @@ def split_products() -> None:
             for n in (hidden, kv, wide):
                 dy, s = matrix(t, n), matrix(t, 384)[:, 128:256]
                 split_product(s, dy, matrix(n, 128), "nn", 2.0)
-                split_product(matrix(n, 128), dy, s, "tn", 2.0)
+                split_product(matrix(n, 128), dy, s, "tn")
     # Rows that start anywhere.
     x, s, a = matrix(8192, 4095), matrix(8192, 128), matrix(128, 4095)
     split_product(s, x, a, "nt")
@@ -157,10 +157,10 @@ def many_adapters() -> None:
         chain(x, s, a, pairs, nt=False, owners=owners)
         own_rows(s, x, a, owners, "nt")
         own_rows(part, y, b, owners, "nn", 2.0)
-        own_outer(b, y, part, owners, 2.0)
+        own_outer(b, y, part, owners)
         if not odd:
             weights, lora_b = [matrix(wide, hidden)] * 2, [matrix(e, wide, r)] * 2
-            given = x, weights, [part, s[:, :r]], lora_b, [1.0, 1.0], [None] * 2
+            given = x, weights, [part, s[:, :r]], lora_b, [None] * 2
             gate_up(*given, gelu=False, keep=True, owners=owners)
 
 
@@ -215,7 +215,7 @@ def more_products() -> None:
         chain(y, s, b, [(x, w)], nt=True)
         chain(x, s, a, [(y, w)], nt=False)
         parts = matrix(t, 2 * r, dtype=dtype).split(r, dim=1)
-        gate_up(x, [w, w], parts, [b, b], [1.0, 1.0], [None, None], gelu=False, keep=True)
+        gate_up(x, [w, w], parts, [b, b], [None, None], gelu=False, keep=True)
         split_product(s, x, a, "nt")
         split_product(s, y, b, "nn", 2.0)
         split_product(a, s, x, "tn")

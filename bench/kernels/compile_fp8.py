@@ -20,7 +20,7 @@ def products(t: int, k: int, widths: tuple[int, ...], r: int = 128) -> None:
     y: Tensor = matrix(t, n)
     pair = rows(t, k), rows(n, k)
     chain(y, [pair])
-    chain(y, [pair], (matrix(t, r), matrix(n, r)), scale=2.0, bias=matrix(n))
+    chain(y, [pair], (matrix(t, r), matrix(n, r)), bias=matrix(n))
     pairs = [(rows(t, n), rows(k, n)) for n in widths]
     chain(matrix(t, k), pairs, (matrix(t, rank), matrix(rank, k)), nt=False)
 

@@ -28,6 +28,9 @@ REGISTERS, THREADS = 65536, 2048
 SHARED = {80: 167_936, 89: 102_400, 90: 233_472, 100: 233_472, 120: 102_400}
 
 
+PRODUCT = re.compile(r"wgmma\.mma_async|mma\.sync|tcgen05\.mma")
+
+
 class Computed(NamedTuple):
     """See above; `traffic` is 0 without a product."""
 
@@ -68,7 +71,7 @@ def longest_loop(ptx: str) -> int:
         branch = re.search(r"\bbra(?:\.uni)?\s+(\$\w+)", line)
         start = labels.get(branch.group(1), i) if branch else i
         body = lines[start:i]
-        if start < i and any("mma" in text for text in body) and _innermost(body, labels, start):
+        if start < i and any(map(PRODUCT.search, body)) and _innermost(body, labels, start):
             longest = max(longest, sum(text.endswith(";") for text in body))
     return longest
 

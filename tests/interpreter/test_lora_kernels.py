@@ -11,9 +11,10 @@ from lora_checks import (
     truth,
 )
 
-from liftcore.kernels import lora_triton
+from liftcore.kernels import lora_fused, lora_triton
 from liftcore.kernels.lora import lora_gate_up, lora_linear, lora_qkv, path
 from liftcore.kernels.lora_split_triton import split, split_product
+from liftcore.kernels.tiles import Tile, trying
 
 # T, K, N, R: each value of T in 1, 7, 64, 129, K and N in 48, 80, 257 and R in 1, 8, 16, 128.
 LINEAR = [
@@ -73,6 +74,38 @@ def test_gate_up(shape, activation):
     assert_close(ours, truth("lora_gate_up", group, dys, activation), names(group, 1))
 
 
+def test_members_of_one_scaling_share_the_product_of_s(monkeypatch):
+    layouts, split_product = [], lora_fused.split_product
+
+    def spy(out, p, q, layout, *scale):
+        layouts.append(layout)
+        return split_product(out, p, q, layout, *scale)
+
+    monkeypatch.setattr(lora_fused, "split_product", spy)
+    g = fresh_seed()
+    group = make_group(g, 9, 20, (24, 16), (4, 3))
+    group.scalings[:] = [0.7, 0.7]
+    dys = [torch.randn(9, n, generator=g) for n in (24, 16)]
+    ours = run(lora_qkv, group, dys)
+    assert layouts.count("nt") == 1
+    assert_close(ours, truth("lora_qkv", group, dys), names(group, 2))
+
+
+@pytest.mark.parametrize("depths", [(8, 132), (68, 20, 64), (4, 64, 12, 132)], ids=str)
+@pytest.mark.parametrize("nt, cols", [(True, 300), (False, 36)])
+def test_products_of_several_depths_share_one_loop(depths, nt, cols):
+    """Through descriptors, and with a tile that is stored in halves."""
+    g, rows = fresh_seed(), 70
+    left = [torch.randn(rows, k, generator=g) for k in depths]
+    right = [torch.randn((cols, k) if nt else (k, cols), generator=g) for k in depths]
+    (p, *xs), (q, *ws) = left, right
+    out = torch.full((rows, cols), float("nan"))
+    with trying("forward" if nt else "dx", Tile(64, 256, 64, 1, 1)):
+        lora_triton.chain(out, p, q, list(zip(xs, ws, strict=True)), nt=nt)
+    wide = [w.double().T if nt else w.double() for w in right]
+    assert rel(out, sum(x.double() @ w for x, w in zip(left, wide, strict=True))) < 1e-5
+
+
 def test_gate_up_without_gradients_keeps_nothing(monkeypatch):
     kept = []
 
@@ -118,6 +151,6 @@ def test_tiles_beside_the_matrix_are_not_touched(rows, cols):
         buffer = torch.full((rows + 2, cols + (-cols) % 8 + (8 if aligned else 9)), 7.0)
         out = buffer[:rows, :cols]
         p, q = torch.randn(rows, 16, generator=g), torch.randn(cols, 16, generator=g)
-        lora_triton.chain(out, p, q, [(p, q)], scale=2.0, nt=True)
-        assert rel(out, 3.0 * p.double() @ q.double().T) < 1e-5
+        lora_triton.chain(out, p, q, [(p, q)], nt=True)
+        assert rel(out, 2.0 * p.double() @ q.double().T) < 1e-5
         assert (buffer[rows:] == 7).all() and (buffer[:, cols:] == 7).all()

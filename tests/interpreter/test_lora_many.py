@@ -29,6 +29,6 @@ def test_the_tails_write_their_own_places_alone_and_the_same_bits_again():
     assert (wide[:, :5] == 7).all() and (wide[:, 25:] == 7).all()
     again = own_rows(torch.empty(65, 20), many.x, a, many.owners, "nt", 2.0)
     assert torch.equal(again, s)
-    db = own_outer(torch.empty_like(b), many.dys[0], again, many.owners, 0.5)
-    assert torch.equal(db, own_outer(torch.empty_like(b), many.dys[0], again, many.owners, 0.5))
+    db = own_outer(torch.empty_like(b), many.dys[0], again, many.owners)
+    assert torch.equal(db, own_outer(torch.empty_like(b), many.dys[0], again, many.owners))
     assert not db[2].any() and db[[0, 1, 3, 4]].flatten(1).any(1).all()
