@@ -10,9 +10,10 @@ the program go on; time is that of the floors of cost.py.
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,19 +24,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from bench.kernels.jit import specialised
-from bench.rehearsal import cost, cuda
-from liftcore.kernels import adamw, head_loss, lora_fused, native, segment_batch
+from bench.rehearsal import cost, cuda, streams
+from bench.rehearsal.ops import OWN, SPECIAL
+from bench.rehearsal.values import is_nowhere, number_of, tensors_of
 from liftcore.kernels import device as kernel_device
+from liftcore.kernels import head_loss, native
 from liftcore.kernels.tiling import Launch, recording
 
 ops = torch.ops.aten
 _Base = torch._C.TensorBase
 CUDA, META = torch.device("cuda:0"), torch.device("meta")
 MEMORY = 78 * 2**30
-# What the host reads: small, not 0, and exact in 16 bits.
-NUMBER = 2.0**-20
-# What is true nowhere, as the host is told, and what keeps or turns that round.
-NOWHERE, KEPT, TURNED = ("isnan", "isinf", "ne"), ("any", "all"), ("bitwise_not", "logical_not")
 
 # These write nothing.
 EMPTY = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "lift_fresh")
@@ -77,13 +76,13 @@ class Card(TorchDispatchMode):
         self.refuses_waits = False
         self.allocated = self.peak = 0
         self.host = self.device = 0.0
-        self.capture: cuda.Graph | None = None
+        self.capture: streams.Graph | None = None
         self.pools: dict[Any, int] = {}
-        self.stream: cuda.Stream = cuda.Stream(self)
+        self.stream: streams.Stream = streams.Stream(self)
         self._addresses: dict[int, int] = {}
         self._next = 2**34
         self._pinned: set[int] = set()
-        self._inside = 0
+        self.inside = 0
 
     def reset(self) -> None:
         """Counts anew; what is compiled stays compiled, and what is allocated allocated."""
@@ -92,13 +91,21 @@ class Card(TorchDispatchMode):
         self.waits.clear()
         self.peak = self.allocated
 
+    def restart(self) -> None:
+        """As for another process: counts anew, and all memory is free, whoever holds some."""
+        gc.collect()
+        self._addresses.clear()
+        self.pools.clear()
+        self.allocated = 0
+        self.reset()
+
     def has(self, tensor: Tensor) -> bool:
         return _Base.device.__get__(tensor).type == "meta"
 
     def device_of(self, tensor: Tensor) -> torch.device:
         real = _Base.device.__get__(tensor)
         # torch's own functions for the meta device must see it.
-        return CUDA if real.type == "meta" and not self._inside else real
+        return CUDA if real.type == "meta" and not self.inside else real
 
     def address(self, tensor: Tensor) -> int:
         start = self._addresses.get(tensor.untyped_storage()._cdata, 0)
@@ -110,29 +117,29 @@ class Card(TorchDispatchMode):
         kwargs = dict(kwargs or {})
         if func.namespace == "liftcore":
             with self:
-                return _OWN[func._opname](*args, **kwargs)
-        tensors = [*_tensors(args), *_tensors(kwargs.values())]
+                return OWN[func._opname](*args, **kwargs)
+        tensors = [*tensors_of(args), *tensors_of(kwargs.values())]
         here = [t for t in tensors if self.has(t)]
         pin = kwargs.pop("pin_memory", None)
         device = kwargs.get("device")
         moved = isinstance(device, torch.device) and device.type == "cuda"
         if moved:
             kwargs["device"] = META
-        if func in _SPECIAL:
-            return _SPECIAL[func](self, func, args, kwargs)
-        self._look(func, args, tensors, here)
-        self._inside += 1
+        if func in SPECIAL:
+            return SPECIAL[func](self, func, args, kwargs)
+        self.look(func, args, tensors, here)
+        self.inside += 1
         try:
             out = func(*args, **kwargs)
         finally:
-            self._inside -= 1
+            self.inside -= 1
         if pin:
             self.pin(out)
         if here or moved:
-            self._ran(func, here, out)
+            self.ran(func, here, out)
         return out
 
-    def _look(self, func: Any, args: tuple, tensors: list[Tensor], here: list[Tensor]) -> None:
+    def look(self, func: Any, args: tuple, tensors: list[Tensor], here: list[Tensor]) -> None:
         """Raises for what a GPU would not take."""
         if not here:
             return
@@ -145,19 +152,19 @@ class Card(TorchDispatchMode):
             )
         if beside:
             self.wait(f"indices on the host, in {func}")
-        masks = any(t.dtype in (torch.bool, torch.uint8) for t in _tensors(args[1:2]))
+        masks = any(t.dtype in (torch.bool, torch.uint8) for t in tensors_of(args[1:2]))
         indexed = packet in (ops.index, ops.index_put_, ops._index_put_impl_)
         dynamic = torch.Tag.dynamic_output_shape in func.tags and not indexed
         if dynamic or (indexed and masks):
             self.wait(f"a size that the device knows, in {func}")
 
-    def _ran(self, func: Any, read: list[Tensor], out: Any) -> None:
-        outs = [t for t in _tensors((out,)) if self.has(t)]
+    def ran(self, func: Any, read: list[Tensor], out: Any) -> None:
+        outs = [t for t in tensors_of((out,)) if self.has(t)]
         known = {t.untyped_storage()._cdata for t in read}
         for tensor in outs:
             self.keep(tensor)
             if tensor.dtype == torch.bool:
-                tensor._nowhere = _nowhere(func, read)  # ty: ignore[missing-attribute]
+                tensor._nowhere = is_nowhere(func, read)  # ty: ignore[missing-attribute]
         fresh = [t for t in outs if t.untyped_storage()._cdata not in known]
         if fresh or func._schema.is_mutable:
             kind = func.overloadpacket.__name__
@@ -235,141 +242,7 @@ class Card(TorchDispatchMode):
     def numbers(self, tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """What the host reads of a tensor: its shape, filled with the number."""
         dtype = dtype or tensor.dtype
-        return torch.full(tensor.shape, _number(tensor, dtype), dtype=dtype)
-
-
-def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
-    """Those among an op's arguments or results, and in lists of them."""
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _tensors(value)
-
-
-def _nowhere(func: Any, read: list[Tensor]) -> bool:
-    """Whether a mask that an op makes is true nowhere: no number is infinite or wrong."""
-    name, before = func.overloadpacket.__name__, bool(read) and getattr(read[0], "_nowhere", False)
-    return name in NOWHERE or (before and name in KEPT) or (not before and name in TURNED)
-
-
-def _number(tensor: Tensor, dtype: torch.dtype) -> float | int | bool:
-    if dtype == torch.bool:
-        return not getattr(tensor, "_nowhere", False)
-    return NUMBER if dtype.is_floating_point else 1
-
-
-def _item(card: Card, func: Any, args: tuple, kwargs: dict) -> Any:
-    if not card.has(args[0]):
-        return func(*args, **kwargs)
-    card.wait("the host reads a number")
-    return _number(args[0], args[0].dtype)
-
-
-def _equal(card: Card, func: Any, args: tuple, kwargs: dict) -> Any:
-    if not card.has(args[0]) and not card.has(args[1]):
-        return func(*args, **kwargs)
-    card._look(func, args, list(args), [t for t in args if card.has(t)])
-    card.wait("the host compares")
-    return args[0].shape == args[1].shape
-
-
-def _to(card: Card, func: Any, args: tuple, kwargs: dict) -> Any:
-    (source,) = args
-    there = kwargs.get("device") or _Base.device.__get__(source)
-    if there.type == "cpu" and card.has(source):
-        if card.capture is not None or not kwargs.get("non_blocking"):
-            card.wait("a copy to the host")
-        return card.numbers(source, kwargs.get("dtype"))
-    if there.type == "meta" and not card.has(source):
-        _pageable(card, source, kwargs.get("non_blocking", False))
-    card._inside += 1
-    try:
-        out = func(*args, **kwargs)
-    finally:
-        card._inside -= 1
-    if there.type == "meta":
-        card._ran(func, [source] if card.has(source) else [], out)
-    return out
-
-
-def _copy(card: Card, func: Any, args: tuple, kwargs: dict) -> Any:
-    target, source = args[:2]
-    quick = args[2] if len(args) > 2 else kwargs.get("non_blocking", False)
-    if card.has(target) and not card.has(source):
-        if source.shape.numel() != 1 or source.ndim:
-            _pageable(card, source, quick)
-        torch.broadcast_shapes(target.shape, source.shape)
-        card._ran(func, [target], target)
-        return target
-    if card.has(source) and not card.has(target):
-        if card.capture is not None or not (quick and card.is_pinned(target)):
-            card.wait("a copy to the host")
-        return target.fill_(_number(source, target.dtype))
-    card._inside += 1
-    try:
-        out = func(*args, **kwargs)
-    finally:
-        card._inside -= 1
-    if card.has(target):
-        card._ran(func, [target, source], out)
-    return out
-
-
-def _pageable(card: Card, source: Tensor, quick: bool) -> None:
-    """A copy from the host: from pinned memory it waits for nothing, but has no place in a graph,
-    which would copy again what lies there by then."""
-    if card.capture is not None or not (quick and card.is_pinned(source)):
-        card.wait("a copy from the host" + ("" if card.is_pinned(source) else "'s pageable memory"))
-
-
-def _pin(card: Card, func: Any, args: tuple, kwargs: dict) -> Any:
-    return card.pin(args[0].clone())
-
-
-def _rows(card: Card, func: Any, args: tuple, kwargs: dict) -> Any:
-    """nonzero: all entries, or none."""
-    if not card.has(args[0]):
-        return func(*args, **kwargs)
-    card.wait("a size that the device knows")
-    rows = 0 if getattr(args[0], "_nowhere", False) else args[0].numel()
-    out = torch.empty(rows, args[0].ndim, dtype=torch.int64, device="meta")
-    card.keep(out)
-    return out
-
-
-def _isin(card: Card, func: Any, args: tuple, kwargs: dict) -> Any:
-    """Whose own form for the meta device reads a number."""
-    if not card.has(args[0]):
-        return func(*args, **kwargs)
-    card._look(func, args, list(_tensors(args)), list(_tensors(args)))
-    out = torch.empty(args[0].shape, dtype=torch.bool, device="meta")
-    card._ran(func, list(_tensors(args)), out)
-    return out
-
-
-def _nothing(card: Card, func: Any, args: tuple, kwargs: dict) -> Any:
-    return None
-
-
-# liftcore's ops, whose code runs as it does on a card.
-_OWN = {
-    "head_loss": head_loss._head_loss,
-    "head_loss_scale": head_loss._head_loss_scale,
-    "lora_adamw": adamw._lora_adamw._init_fn,
-    "segment_batch": segment_batch._segment_batch._init_fn,
-    **{f.__name__: f for f in lora_fused._OPS},
-}
-_SPECIAL = {
-    ops._local_scalar_dense.default: _item,
-    ops.equal.default: _equal,
-    ops._to_copy.default: _to,
-    ops.copy_.default: _copy,
-    ops._pin_memory.default: _pin,
-    ops.nonzero.default: _rows,
-    ops.isin.Tensor_Tensor: _isin,
-    ops.record_stream.default: _nothing,
-}
+        return torch.full(tensor.shape, number_of(tensor, dtype), dtype=dtype)
 
 
 @contextmanager
