@@ -7,10 +7,10 @@
     B_i           dS        none                                any
     y_0, y_1      gate/up   2 · T · N · itemsize                any
 
-(Under autocast the parameters are cast, and the copies are kept.) So with a frozen A (LoRA-FA,
-arXiv 2308.03303) x is not kept and dA not formed. In the first layer that trains x takes no
-gradient either: there dB = scaling · dyᵀ S is all. Members of a group may differ: what one of them
-takes is formed for all, and the rest is dropped.
+(S is scaled already where lora_fused.py made it. Under autocast the parameters are cast, and the
+copies are kept.) So with a frozen A (LoRA-FA, arXiv 2308.03303) x is not kept and dA not formed. In
+the first layer that trains x takes no gradient either: there dB is all. Members of a group may
+differ: what one of them takes is formed for all, and the rest is dropped.
 
 Two sets of functions compute the same, lora_plain.py and lora_fused.py, and have the same names; so
 do two more for weights in FP8, which the context holds as they are, and the object that stands in

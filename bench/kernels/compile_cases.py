@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from bench.kernels.jit import specialised
-from liftcore.kernels import head_loss_cublas, head_loss_logits
+from liftcore.kernels import head_loss_cublas, head_loss_logits, lora_fp8_triton
 from liftcore.kernels.device import planned
+from liftcore.kernels.fp8 import E4M3, Fp8Rows
 from liftcore.kernels.head_loss import Inputs
 from liftcore.kernels.head_loss_dhidden import scale_rows
 from liftcore.kernels.lora_many_triton import own_outer, own_rows
@@ -164,6 +165,29 @@ def many_adapters() -> None:
             gate_up(*given, gelu=False, keep=True, owners=owners)
 
 
+def fp8_rows(m: int, k: int) -> Fp8Rows:
+    return Fp8Rows(matrix(m, k, dtype=E4M3), matrix(m, dtype=torch.int8))
+
+
+def fp8_products() -> None:
+    """A linear, q/k/v and gate/up over FP8, in the shapes of llama-3-8b; and a rank that fits no
+    descriptor."""
+    t, k = 8192, SIZES[0][0]
+    lora_fp8_triton.quantise(matrix(t, k))
+    for r, widths in (
+        (128, (k,)),
+        (128, (k, 1024, 1024)),
+        (128, (14336,) * 2),
+        (12, (k, 1024, 1024)),
+    ):
+        n, rank = widths[0], r * len(widths)
+        y, pair = matrix(t, n), (fp8_rows(t, k), fp8_rows(n, k))
+        lora_fp8_triton.chain(y, [pair])
+        lora_fp8_triton.chain(y, [pair], (matrix(t, r), matrix(n, r)), bias=matrix(n))
+        pairs = [(fp8_rows(t, n), fp8_rows(k, n)) for n in widths]
+        lora_fp8_triton.chain(matrix(t, k), pairs, (matrix(t, rank), matrix(rank, k)), nt=False)
+
+
 def head_inputs(t: int, k: int, v: int, dtype: torch.dtype = torch.bfloat16) -> tuple[Tensor, ...]:
     """hidden, weight, labels and weights."""
     hidden, weight = (matrix(n, k, dtype=dtype) for n in (t, v))
@@ -230,11 +254,31 @@ CALLS = {
     "head_loss_logits": triton_head,
     "head_loss_cublas": cublas_head,
 }
-MORE = {"more": more_products}
+MORE = {"lora_fp8_triton": fp8_products, "more": more_products}
+FP8 = 89  # the first architecture that multiplies it
 
 
 def cases(module: str, arch: int) -> list[CompileCase]:
     """A module's cases; of those that share a name, which differ in what Triton makes of a model's
     sizes, the first."""
+    if module == "lora_fp8_triton" and arch < FP8:
+        return []
     recorded = record(arch, (CALLS | MORE)[module])
     return list({case.name: case for case in reversed(recorded)}.values())[::-1]
+
+
+# Flags under which a kernel does something more, with the same products and copies.
+MORE_WORK = {"bias", "bias_g", "bias_u", "gelu", "keep", "cap"}
+
+
+def hardest(module: str, arch: int) -> list[int]:
+    """The places among cases() of those that hold all that another of the same tile does: what
+    fits and does not spill there does not elsewhere, as far as one can know beforehand."""
+    flags = [set(case.name.replace(" pairs", "").split()) for case in cases(module, arch)]
+    # Two pairs of matrices come before the third.
+    done = [f | set("12"[: int(max(f & set("123")))]) if f & set("123") else f for f in flags]
+    less = MORE_WORK | set("123")
+    return [
+        i for i, mine in enumerate(done)
+        if not any(mine < other and other - mine <= less for other in done)
+    ]  # fmt: skip

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.kernels.compile_cases import CALLS, MORE, CompileCase, cases
+from bench.kernels.compile_cases import CALLS, MORE, CompileCase, cases, hardest
 from bench.kernels.computed import computed
 from bench.kernels.jit import compiled
 
@@ -62,9 +62,12 @@ def compile_all(
     archs: Sequence[int] = ARCHITECTURES,
     processes: int = 2,
     modules: Sequence[str] = (*CALLS, *MORE),
+    hardest_only: bool = False,
 ) -> list[Usage]:
-    """Every case of these modules for these architectures; an error is reported, not raised."""
-    jobs = [(m, arch, i) for arch in archs for m in modules for i in _numbers(m, arch)]
+    """Every case of these modules for these architectures, or the hardest; an error is reported,
+    not raised."""
+    places = hardest if hardest_only else _numbers
+    jobs = [(m, arch, i) for arch in archs for m in modules for i in places(m, arch)]
     # Not a fork: Triton's compiler and torch keep threads.
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         return pool.map(_job, jobs, chunksize=4)

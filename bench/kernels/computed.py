@@ -14,10 +14,6 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
-
 from bench.rehearsal import cost
 from liftcore.kernels.device import PROCESSORS
 from liftcore.kernels.tiles import ceil_div
@@ -43,14 +39,13 @@ class Computed(NamedTuple):
 
 def computed(launch: Launch, arch: int, registers: int, shared: int, ptx: str) -> Computed:
     programs = occupancy(arch, registers, shared, launch.warps)
-    operations, floor = cost.operations(launch), cost.of_launch(launch)
+    floor = cost.of_launch(launch)
     least = cost.bytes_of(launch)
-    if not operations:
+    if not cost.products(launch):
         return Computed(programs, longest_loop(ptx), 0.0, least / cost.BANDWIDTH, floor)
     asked, tiles, each = _tiles(launch)
     waves = ceil_div(tiles, PROCESSORS[arch])
-    rate = cost.RATES[_size(launch)] / PROCESSORS[arch]
-    seconds = max(waves * each / rate, least / cost.BANDWIDTH)
+    seconds = max(waves * each * PROCESSORS[arch], least / cost.BANDWIDTH)
     return Computed(programs, longest_loop(ptx), asked / least, seconds, floor)
 
 
@@ -85,26 +80,21 @@ def _innermost(body: list[str], labels: dict[str, int], start: int) -> bool:
     return True
 
 
-def _size(launch: Launch) -> int:
-    """Bytes of an element of the products."""
-    matrices = [a.base if isinstance(a, TensorDescriptor) else a for a in launch.args]
-    half = (torch.bfloat16, torch.float16)
-    return 2 if any(isinstance(t, Tensor) and t.dtype in half for t in matrices) else 4
-
-
 def _tiles(launch: Launch) -> tuple[float, int, float]:
-    """(bytes that all tiles ask for, tiles, operations of a tile)."""
-    c, operations = launch.constexprs, cost.operations(launch)
+    """(bytes that all tiles ask for, tiles, seconds of a tile at the rate of a whole card)."""
+    c = launch.constexprs
     a = dict(zip(launch.kernel.arg_names, launch.args, strict=False))
     name = launch.kernel.__name__
     rows, cols = a.get("rows", a.get("most")), a.get("cols", a.get("V"))
     if name == "product_kernel":
         cols = a["K"]
     tiles = ceil_div(rows, c["BM"]) * ceil_div(cols, c["BN"])
-    split = launch.grid[1] if name == "split_kernel" else 1
+    # Spans of the depth, or adapters.
+    split = launch.grid[1] if len(launch.grid) > 1 else 1
     pair = 2 if name == "gate_up_kernel" else 1
-    depth = operations / (2 * rows * cols * pair)
-    asked = tiles * depth * (c["BM"] + pair * c["BN"]) * _size(launch)
-    written = rows * cols * _size(launch) * split
-    each = 2 * c["BM"] * c["BN"] * pair * depth / split
-    return asked + written, tiles * split, each
+    asked, each = rows * cols * cost.element_size(launch) * split, 0.0
+    for volume, size in cost.products(launch):
+        depth = volume / (rows * cols * pair)
+        asked += tiles * depth * (c["BM"] + pair * c["BN"]) * size
+        each += 2 * c["BM"] * c["BN"] * pair * depth / split / cost.RATES[size]
+    return asked, tiles * split, each

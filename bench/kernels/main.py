@@ -1,4 +1,5 @@
-"""The LoRA ops and the head loss, forward and backward, against plain PyTorch and the peers.
+"""The LoRA ops, also over FP8, and the head loss, forward and backward, against plain PyTorch and
+the peers.
 
     python -m bench kernels                       everything that this machine can run
     python -m bench kernels --op head --model llama-3-8b --tokens 8192
@@ -36,7 +37,7 @@ from bench.common import (
     table,
     versions,
 )
-from bench.kernels import head_variants, lora_variants
+from bench.kernels import fp8_variants, head_variants, lora_variants
 from bench.kernels.check import DeadDevice, Outcome, check, reason_of
 
 
@@ -58,7 +59,7 @@ MODELS = {
 COMPUTED = """Computed, not measured (bench/kernels/computed.py): programs that fit on a processor,
 instructions of the product's loop, products that may be pending, L2 traffic against the least,
 microseconds of the first launch of the kernel on an H100, and the floor of these."""
-OPS = ("linear", "qkv", "gate_up", "head")
+OPS = ("linear", "qkv", "gate_up", "head", "fp8")
 MASKED = (0.0, 0.375, 0.625)
 COLUMNS = (
     "op", "model", "shape", "k", "n", "v", "tokens", "masked", "rank", "dtype", "variant",
@@ -79,7 +80,7 @@ class Case:
 
     @property
     def variants(self) -> dict[str, Any]:
-        return (head_variants if self.op == "head" else lora_variants).VARIANTS
+        return {"head": head_variants, "fp8": fp8_variants}.get(self.op, lora_variants).VARIANTS
 
     def problem(
         self, tokens: int, rank: int, device: torch.device, dtype: torch.dtype
@@ -89,9 +90,8 @@ class Case:
             return head_variants.HeadProblem(
                 tokens, self.k, self.widths[0], self.masked, device, dtype
             )
-        return lora_variants.LoraProblem(
-            self.op, tokens, self.k, list(self.widths), rank, device, dtype
-        )
+        problem = fp8_variants.Fp8Problem if self.op == "fp8" else lora_variants.LoraProblem
+        return problem(self.op, tokens, self.k, list(self.widths), rank, device, dtype)
 
 
 def cases(ops: Sequence[str], models: Sequence[str]) -> Iterator[Case]:
@@ -106,6 +106,9 @@ def cases(ops: Sequence[str], models: Sequence[str]) -> Iterator[Case]:
             Case("qkv", name, "q+k+v", m.hidden, (m.hidden, m.kv, m.kv)),
             Case("gate_up", name, "gate+up", m.hidden, (m.mlp, m.mlp)),
             *(Case("head", name, f"{s:.1%} masked", m.hidden, (m.vocab,), s) for s in MASKED),
+            Case("fp8", name, "q/o", m.hidden, (m.hidden,)),
+            Case("fp8", name, "q+k+v", m.hidden, (m.hidden, m.kv, m.kv)),
+            Case("fp8", name, "down", m.mlp, (m.hidden,)),
         ]
         yield from (c for c in shapes if c.op in ops)
 

@@ -46,20 +46,32 @@ def of_op(func: Any, read: Sequence[Tensor], written: Sequence[Tensor]) -> float
     return seconds(operations, size, nbytes(read) + nbytes(written))
 
 
-def operations(launch: Launch) -> int:
-    """Multiplications and additions of a launch's products; 0 where it has none."""
+def products(launch: Launch) -> list[tuple[int, int]]:
+    """(rows · cols · depth, bytes of an element) of a launch's products; none where it has none."""
     a = dict(zip(launch.kernel.arg_names, launch.args, strict=False))
+    size = element_size(launch)
     match launch.kernel.__name__:
-        case "chain_kernel":
-            depth = sum(a[f"depth{i}"] or 0 for i in range(3)) + a["depth"]
-            return 2 * a["rows"] * a["cols"] * depth
+        case "chain_kernel" | "fp8_chain_kernel" as name:
+            area, base = a["rows"] * a["cols"], 1 if name[0] == "f" else size
+            long = sum(a[f"depth{i}"] or 0 for i in range(3))
+            return [(area * long, base), (area * (a["depth"] or 0), size)]
         case "gate_up_kernel":
-            return 2 * a["rows"] * a["cols"] * (2 * a["depth"] + a["rank_g"] + a["rank_u"])
-        case "split_kernel":
-            return 2 * a["rows"] * a["cols"] * a["depth"]
+            depth = 2 * a["depth"] + a["rank_g"] + a["rank_u"]
+            return [(a["rows"] * a["cols"] * depth, size)]
+        case "split_kernel" | "own_rows_kernel":
+            return [(a["rows"] * a["cols"] * a["depth"], size)]
+        case "own_outer_kernel":
+            return [(a["rows"] * a["cols"] * a["count"] * a["each"], size)]
         case "logits_kernel" | "product_kernel":
-            return 2 * a["most"] * a["V"] * a["K"]
-    return 0
+            return [(a["most"] * a["V"] * a["K"], size)]
+    return []
+
+
+def element_size(launch: Launch) -> int:
+    """Bytes of an element of a launch's products, but of those in FP8."""
+    matrices = [a.base if isinstance(a, TensorDescriptor) else a for a in launch.args]
+    kinds = {t.dtype for t in matrices if isinstance(t, Tensor)}
+    return 2 if kinds & {torch.bfloat16, torch.float16} else 4
 
 
 def bytes_of(launch: Launch) -> int:
@@ -71,8 +83,5 @@ def bytes_of(launch: Launch) -> int:
 
 def of_launch(launch: Launch) -> float:
     """Seconds of a launch of a Triton kernel."""
-    matrices = [a.base if isinstance(a, TensorDescriptor) else a for a in launch.args]
-    tensors = [t for t in matrices if isinstance(t, Tensor)]
-    kinds = {t.dtype for t in tensors if t.is_floating_point()}
-    size = 2 if kinds & {torch.bfloat16, torch.float16} else 4
-    return seconds(operations(launch), size, bytes_of(launch))
+    computing = sum(2 * volume / RATES[size] for volume, size in products(launch))
+    return max(computing, bytes_of(launch) / BANDWIDTH)

@@ -34,6 +34,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from triton import knobs
 
 from bench import gpu, profile, shapes
 from bench.__main__ import BENCHMARKS
@@ -42,6 +43,7 @@ from bench.kernels import jit
 from bench.kernels import main as kernels_main
 from bench.rehearsal.card import MEMORY, Card, stand_in
 from bench.rehearsal.parts import Clock, Found, inside, rehearsed
+from bench.scaling import run as scaling_run
 
 # Shapes of --small: hidden, MLP, layers, query heads, key and value heads, vocabulary.
 TOY = (64, 96, 2, 4, 2, 512)
@@ -62,17 +64,26 @@ def toys() -> Generator[None]:
     def short(*args: Any) -> list[str]:
         return [TOY_TOKENS.get(a, a) for a in arguments(*args)]
 
-    compare = Timer.compare
-
-    def once(timer: Timer, variants: dict[str, Callable[[], Any]]) -> Any:
-        timer.rounds = (1, 1)
-        return compare(timer, variants)
-
     with (
         mock.patch.dict(shapes.SHAPES, small),
         mock.patch.dict(kernels_main.MODELS, dict.fromkeys(kernels_main.MODELS, widths)),
         mock.patch.object(gpu, "arguments", short),
-        mock.patch.object(Timer, "compare", once),
+    ):
+        yield
+
+
+@contextmanager
+def once() -> Generator[None]:
+    """Within it nothing is timed more often than once."""
+    compare = Timer.compare
+
+    def short(timer: Timer, variants: dict[str, Callable[[], Any]]) -> Any:
+        timer.rounds = (1, 1)
+        return compare(timer, variants)
+
+    with (
+        mock.patch.object(Timer, "compare", short),
+        mock.patch.object(scaling_run, "REPEATS", 1),
     ):
         yield
 
@@ -122,13 +133,23 @@ def _run_here(command: list[str], **options: Any) -> subprocess.CompletedProcess
 
 
 def compile_all(card: Card) -> list[str]:
-    """Compiles every kernel that was launched; the errors."""
-    errors = []
-    for launch in card.kernels.values():
-        try:
-            jit.compiled(launch, card.arch)
-        except Exception as error:
-            errors.append(f"{launch.kernel.__name__} {launch.constexprs}: {error}"[:300])
+    """Compiles every kernel that was launched, and tells how many Triton's cache had and what it
+    holds then; the errors."""
+    errors, found = [], []
+    with mock.patch.object(
+        knobs.compilation, "listener", lambda **about: found.append(about["cache_hit"])
+    ):
+        for launch in card.kernels.values():
+            try:
+                jit.compiled(launch, card.arch)
+            except Exception as error:
+                errors.append(f"{launch.kernel.__name__} {launch.constexprs}: {error}"[:300])
+    cache = Path(knobs.cache.dir)
+    mib = sum(f.stat().st_size for f in cache.rglob("*") if f.is_file()) / 2**20
+    print(
+        f"{len(found)} compiled for sm_{card.arch}, {sum(found)} of them by what was in the cache"
+    )
+    print(f"{cache}: {mib:.1f} MiB")
     return errors
 
 
@@ -146,7 +167,7 @@ def report(results: list[Found], errors: list[str] | None, card: Card) -> int:
     memory = card.memory / 2**30
     print(f"{len(card.kernels)} kernels; memory ends at {memory:.0f} GiB; seconds are floors")
     if errors is not None:
-        print(f"{len(card.kernels)} compiled for sm_{card.arch}, {len(errors)} with an error")
+        print(f"{len(errors)} kernels with an error")
         print("\n".join(errors))
     return int(any(f.failed for f in results) or bool(errors))
 
@@ -171,6 +192,7 @@ def main(argv: list[str]) -> int:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(results_in(folder))
+        stack.enter_context(once())
         if args.small:
             stack.enter_context(toys())
         card = stack.enter_context(stand_in(args.arch, int(args.memory_gib * 2**30)))

@@ -79,6 +79,9 @@ class Numbers:
         self.failures: list[str] = []
         self.end = end
 
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        items.sort(key=lambda item: "test_steps" in item.nodeid)  # whole steps take longest here
+
     def pytest_runtest_setup(self, item: Any) -> None:
         if time.process_time() > self.end:
             import pytest

@@ -18,13 +18,15 @@ from liftcore.kernels.tiling import launch
 
 WAYS = ("triton", "cublas")
 # Every T, K, V of interest once, each beside the other sizes that strain it most.
-SHAPES = [(1, 48, 97), (7, 257, 1000), (64, 80, 4099), (129, 48, 97), (129, 80, 1000)]
+SHAPES = [(1, 48, 97), (7, 257, 300), (64, 80, 643), (129, 48, 97), (129, 80, 300)]
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("options", [{}, {"softcap": 3.0, "logit_scale": 0.7}])
-def test_values_and_gradients(shape, way, options):
+def test_values_and_gradients(shape, way, options, monkeypatch):
+    # Several blocks of 643 columns, which are quicker than several of 4,096.
+    monkeypatch.setattr(head_loss_logits, "FINISH_BLOCK", 256)
     g = fresh_seed()
     p = problem(*shape, g, **options)
     up = torch.randn(shape[0], generator=g)

@@ -1,6 +1,7 @@
 """Every Triton kernel compiled for GPUs that are not there.
 
-For two generations, and a few rarer cases; `python -m bench kernels --compile-only` takes all."""
+For two generations, of each tile the kernels that do most in it, and a few rarer cases; `python -m
+bench kernels --compile-only` takes all."""
 
 import json
 import os
@@ -33,10 +34,10 @@ WITH_PRODUCTS = {"lora_triton", "lora_split_triton", "lora_many_triton", "head_l
 
 @pytest.fixture(scope="session")
 def usages(tmp_path_factory):
-    """What every kernel uses of every GPU, compiled once for all processes of the session."""
+    """What the kernels use of every GPU, compiled once for all processes of the session."""
 
     def build(folder):
-        everything = compile_all(ARCHITECTURES, 2, list(CALLS))
+        everything = compile_all(ARCHITECTURES, 2, list(CALLS), hardest_only=True)
         (folder / "usages.json").write_text(json.dumps([asdict(u) for u in everything]))
 
     folder = once(tmp_path_factory, "compiled-kernels", build)

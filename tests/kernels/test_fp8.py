@@ -147,11 +147,11 @@ def test_a_row_does_not_see_the_others():
 )
 def test_the_kernels_compile_with_products_of_fp8(arch, which, product):
     """For GPUs that are not there: without spills, within the shared memory."""
-    from bench.kernels import compile_fp8
+    from bench.kernels.compile_cases import cases
     from bench.kernels.compile_check import SHARED_LIMIT, resources
     from bench.kernels.jit import compiled
 
-    case = next(c for c in compile_fp8.cases(arch) if which in c.name)
+    case = next(c for c in cases("lora_fp8_triton", arch) if which in c.name)
     made = compiled(case.launch, arch)
     assert product in made.asm["ptx"]
     _, stack = resources(made.asm["cubin"])
