@@ -124,7 +124,8 @@ class Typewriter:
 
 @contextlib.contextmanager
 def guarded() -> Generator[None]:
-    """Within it no character is one that the streams cannot write, and warnings are plain lines."""
+    """Within it no character is one that the streams cannot write, and warnings are plain lines
+    about what a user can see to."""
     streams: tuple[Any, ...] = (sys.stdout, sys.stderr)
     before = [(stream, stream.errors) for stream in streams if hasattr(stream, "reconfigure")]
     form = warnings.formatwarning
@@ -132,7 +133,10 @@ def guarded() -> Generator[None]:
         stream.reconfigure(errors=ERRORS)
     warnings.formatwarning = _one_line_warning  # ty: ignore[invalid-assignment] a type of one function
     try:
-        yield
+        with warnings.catch_warnings():
+            # It tells programmers, of libraries that call each other.
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         warnings.formatwarning = form
         for stream, errors in before:

@@ -131,12 +131,14 @@ def run_verify(args: argparse.Namespace) -> dict:
     from liftcore.export.runtimes import opened
     from liftcore.export.verify import verify
     from liftcore.memory import load_memory
+    from liftcore.pretrained import quiet_transformers
 
     folder = options.memory_folder(args)
     memory = load_memory(folder, device=args.device, dtype=options.dtype(args.dtype))
     at, base = (Path(path) if path else None for path in (args.at, args.base))
     name = args.name or Path(args.memory).resolve().name
-    with opened(args.runtime, memory, folder, at=at, base=base, name=name) as complete:
+    runtime = opened(args.runtime, memory, folder, at=at, base=base, name=name)
+    with quiet_transformers(), runtime as complete:
         arrival = verify(memory, complete)
     verdict = "bold green" if arrival.arrived else "bold red"
     show(arrival.text(args.runtime), {r"^.*\Z": verdict})

@@ -185,6 +185,8 @@ def _lenient(content: bytes, encoding: str) -> tuple[str, int]:
 
 
 def _replaced(error: UnicodeError, by: str) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
     try:
         return codecs.lookup_error("surrogatepass")(error)
     except UnicodeDecodeError as bad:

@@ -1,10 +1,13 @@
 """Whether a memory has arrived: the verdicts, and each runtime that can be had here."""
 
+import contextlib
 import importlib.util
 import json
+import warnings
 
 import pytest
 import torch
+import transformers
 
 import liftcore
 from liftcore.cli.main import main
@@ -128,6 +131,25 @@ def test_from_the_command_line(learnt, tmp_path, capsys):
     assert main([*asked, "--at", base]) == 1
     assert "changes nothing" in capsys.readouterr().out
     assert torch.get_num_threads() == 1
+
+
+def test_libraries_talk_of_nothing_that_users_can_see_to(learnt, monkeypatch):
+    from liftcore.export import runtimes
+
+    heard = []
+
+    @contextlib.contextmanager
+    def talkative(runtime, memory, folder, **options):
+        heard.append(transformers.utils.logging.get_verbosity())
+        warnings.warn("old name", FutureWarning, stacklevel=1)
+        warnings.warn("look here", stacklevel=1)
+        yield in_process(memory.model, memory.tokenizer)
+
+    monkeypatch.setattr(runtimes, "opened", talkative)
+    with pytest.warns(UserWarning, match="look here") as told:
+        assert main(["verify", str(learnt[1]), "--device", "cpu", "--dtype", "fp32"]) == 0
+    assert [str(each.message) for each in told] == ["look here"]
+    assert heard == [transformers.utils.logging.ERROR]
 
 
 def test_export_needs_to_know_where(learnt, capsys):

@@ -8,6 +8,7 @@ from papers import pdf
 
 import liftcore
 from liftcore import answer, document
+from liftcore.cli import options
 from liftcore.cli.main import main
 from liftcore.errors import LiftError
 from liftcore.questions.retrieval import GAP, MOST, SentenceIndex
@@ -116,6 +117,21 @@ def test_read_shows_what_would_be_learnt(tiny_folder, tmp_path, capsys, tokenize
     assert main(["read", str(file), "--model", str(tiny_folder), "--tokens"]) == 0
     pieces = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert "".join(pieces) == "Zoë\nkeeps bees." and len(pieces) == length
+
+
+def test_what_is_piped_is_called_standard_input(tiny_folder, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "pipe"
+    monkeypatch.setattr(options, "STDIN", file)
+    file.write_bytes(b"<html><body><p>Marta keeps bees.</p></body></html>")
+    assert main(["read", "-", "--model", str(tiny_folder)]) == 0
+    assert "liftcore: standard input: HTML" in capsys.readouterr().err
+    file.write_bytes(bytes(64))
+    assert main(["read", "-", "--model", str(tiny_folder)]) == 1
+    file.unlink()
+    assert main(["read", "-", "--model", str(tiny_folder)]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(": ", 2)[2][:15] for line in said] == ["standard input ", "no such file: s"]
+    assert str(file) not in "".join(said)
 
 
 def test_an_answer_is_typed_on_a_terminal_alone(memory_folder, monkeypatch, capsys):
