@@ -95,7 +95,7 @@ def detected(content: bytes, name: str, *, page: bool = False) -> tuple[str, lis
 def _decoded(content: bytes, name: str, page: bool) -> tuple[str, list[str]]:
     if marked := _marked(content):
         text, bad = _lenient(content, marked)
-        if bad > _MOST_BAD * len(text) + 1:
+        if bad > min(_MOST_BAD * len(text) + 1, len(text) / 2):
             raise LiftError(f"{name} is not {_called(marked)} text ({counted(bad, 'bad byte')})")
         return text, _mended(marked, bad)
     for encoding in _declared(content) if page else ():
@@ -114,7 +114,7 @@ def _decoded(content: bytes, name: str, page: bool) -> tuple[str, list[str]]:
             pass
     text, bad = _lenient(content, "utf-8")
     good = len(_UTF8.findall(content)) if bad else 0
-    if bad and (not good or bad > max(1, good // 2)):
+    if bad and (not good or bad > min(max(1, good // 2), len(text) / 2)):
         encoding = _guessed(content, name)
         return content.decode(encoding, "replace"), _read_as(encoding)
     return text, _mended("utf-8", bad)
