@@ -161,7 +161,8 @@ def workers(
     for n in range(DOCUMENTS):
         (documents / f"{n}.txt").write_text(fictional_document(n, WORDS).text)
     plan = Plan(str(model), CONFIG, device="cpu", dtype="float32", together=together)
-    made(documents, place / "whole", plan, ray)
+    # Without Ray, whose threads would not live on in the processes that are forked below.
+    made(documents, place / "whole", plan, ray=False)
     done = lost = runs = again = 0
     while done < kills:
         out, runs = place / f"killed {runs}", runs + 1
@@ -176,7 +177,8 @@ def workers(
             again += 1  # a document was given up, which the next run makes
         folders = sorted(p.name for p in (place / "whole").iterdir() if p.is_dir())
         index = json.loads((out / "memories.json").read_text())["memories"]
-        lost += sorted(e["folder"] for e in index) != folders
+        there = sorted(p.name for p in out.iterdir() if p.is_dir())
+        lost += not sorted(e["folder"] for e in index) == there == folders
         near = NEAR if together > 1 else 0.0
         lost += sum(differing(place / "whole" / name, out / name, near) for name in folders)
     return {"kills": done, "lost": lost, "runs": runs, "started_again": again}
