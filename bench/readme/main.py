@@ -189,6 +189,27 @@ def _many(folder: Path) -> str:
     return _markdown(head, rows)
 
 
+def _ranks(folder: Path) -> str:
+    """Tokens a second by the processes that share a document."""
+    rows = [
+        [str(r["processes"]), str(r["batch"]), f"{r['tokens_per_second']}",
+         f"{r['slowest']} to {r['fastest']}", str(r["times"]), f"{r['loss']:.4f}"]
+        for r in _read(folder / "ranks.json")["rows"]
+    ]  # fmt: skip
+    head = ["processes", "segments a step", "tokens/s", "slowest to fastest", "times one process",
+            "loss"]  # fmt: skip
+    return _markdown(head, rows)
+
+
+def _kills(folder: Path) -> str:
+    """What was lost by how many kills."""
+    rows = [
+        [name, str(part["kills"]), str(part["lost"]), f"`{part['command']}`"]
+        for name, part in _read(folder / "kills.json").items()
+    ]
+    return _markdown(["killed", "times", "lost", "command"], rows)
+
+
 def _niah(folder: Path) -> str:
     """Needles found by method and length."""
     groups = _read(folder / "niah.json")["groups"]
@@ -253,6 +274,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "recall-official": _official,
     "scaling": _scaling,
     "many": _many,
+    "ranks": _ranks,
+    "kills": _kills,
     "understand": _understand,
     "niah": _niah,
     "loogle": _loogle,

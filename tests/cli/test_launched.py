@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import socket
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from killing import children, kill, wait_for
 from safetensors.torch import load_file
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from liftcore import report
 from liftcore.adapter import WEIGHTS
 from liftcore.cli.main import main
 
@@ -47,7 +49,11 @@ def launched(argv, folder):
     os._exit(0)
 
 
-def test_a_killed_process_is_started_again_and_nothing_is_lost(tiny_folder, tmp_path, capfd):
+def test_a_killed_process_is_started_again_and_nothing_is_lost(
+    tiny_folder, tmp_path, capfd, monkeypatch
+):
+    # Reports take longer than the training here.
+    monkeypatch.setattr(report, "measure", partial(report.measure, probes=2, new=4))
     (tmp_path / "bees.txt").write_text(TEXT)
     argv = [*ABSORB, str(tiny_folder), "--out"]
     agent = multiprocessing.get_context("fork").Process(
@@ -58,7 +64,7 @@ def test_a_killed_process_is_started_again_and_nothing_is_lost(tiny_folder, tmp_
     try:
         wait_for(state.exists, agent)
         kill(children(agent.pid)[-1])
-        agent.join(60)
+        agent.join(180)
         said, noted = capfd.readouterr()
     finally:
         for each in (*children(agent.pid), agent.pid):
