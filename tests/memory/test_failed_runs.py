@@ -13,7 +13,7 @@ from liftcore.errors import LiftError
 def test_an_error_before_the_first_step_leaves_the_model_as_it_was(
     memory, tmp_path, monkeypatch, where
 ):
-    from liftcore import lift
+    from liftcore import prepare
     from liftcore.layers.lora import Adapter
     from liftcore.output import STATE
 
@@ -23,7 +23,7 @@ def test_an_error_before_the_first_step_leaves_the_model_as_it_was(
         (tmp_path / STATE).write_bytes(b"{}" * 99)
         options = {"resume": tmp_path}
     elif where == "questions":
-        monkeypatch.setattr(lift, "digest_of", fails)
+        monkeypatch.setattr(prepare, "digest_of", fails)
         expected = RuntimeError
     elif where == "init":
         (tmp_path / "adapter_config.json").write_text("{}")
