@@ -62,7 +62,7 @@ class Card(TorchDispatchMode):
     launches   how often each was launched
     computing  how often each op of torch was that launches something
     waits      how often the host waited for the device, by reason
-    allocated, peak   bytes
+    allocated, peak, top   bytes: of tensors, the most of them, and the most with pools of graphs
     host, device   seconds: where the host is, and when the device will be done
     """
 
@@ -74,10 +74,11 @@ class Card(TorchDispatchMode):
         self.computing: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()
         self.refuses_waits = False
-        self.allocated = self.peak = 0
+        self.allocated = self.peak = self.top = 0
         self.host = self.device = 0.0
         self.capture: streams.Graph | None = None
         self.pools: dict[Any, int] = {}
+        self.filling: Any = self  # no pool
         self.stream: streams.Stream = streams.Stream(self)
         self._addresses: dict[int, int] = {}
         self._next = 2**34
@@ -90,6 +91,7 @@ class Card(TorchDispatchMode):
         self.computing.clear()
         self.waits.clear()
         self.peak = self.allocated
+        self.top = self.used
 
     def restart(self) -> None:
         """As for another process: counts anew, and all memory is free, whoever holds some."""
@@ -178,7 +180,7 @@ class Card(TorchDispatchMode):
         key, size = storage._cdata, -(-storage.nbytes() // 512) * 512
         if key in self._addresses or not size:
             return
-        if self.allocated + sum(self.pools.values()) + size > self.memory:
+        if self.used + size > self.memory:
             raise torch.OutOfMemoryError(
                 f"CUDA out of memory. Tried to allocate {size / 2**20:.0f} MiB of the stand-in's "
                 f"{self.memory / 2**30:.1f} GiB, of which {self.allocated / 2**30:.1f} are taken"
@@ -187,7 +189,14 @@ class Card(TorchDispatchMode):
         self._next += size
         self.allocated += size
         self.peak = max(self.peak, self.allocated)
+        self.top = max(self.top, self.used)
         weakref.finalize(storage, self._free, key, size)
+
+    @property
+    def used(self) -> int:
+        """Bytes of tensors and of the pools of graphs, but of the pool that a capture fills."""
+        pools = sum(size for pool, size in self.pools.items() if pool is not self.filling)
+        return self.allocated + pools
 
     def _free(self, key: int, size: int) -> None:
         if self._addresses.pop(key, None) is not None:

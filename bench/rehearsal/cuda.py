@@ -121,6 +121,16 @@ def _made(card: Any, function: Callable[..., Any]) -> Callable[..., Any]:
     return make
 
 
+KINDS = {"Stream": Stream, "Event": Event, "CUDAGraph": Graph}
+
+
+def _of(card: Any, kind: Any) -> type:
+    """The class with its card known: libraries name torch.cuda's in annotations."""
+    return type(
+        kind.__name__, (kind,), {"__init__": lambda self, *_, **__: kind.__init__(self, card)}
+    )
+
+
 def _module(card: Any) -> dict[str, Any]:
     """Of torch.cuda."""
     properties = types.SimpleNamespace(
@@ -133,9 +143,6 @@ def _module(card: Any) -> dict[str, Any]:
         max_threads_per_multi_processor=2048,
         warp_size=32,
     )
-
-    def used() -> int:
-        return card.allocated + sum(card.pools.values())
 
     def debug(mode: int | str) -> None:
         card.refuses_waits = mode in ("error", 2)
@@ -158,16 +165,14 @@ def _module(card: Any) -> dict[str, Any]:
         "get_device_name": lambda device=None: properties.name,
         "is_bf16_supported": lambda *_, **__: card.arch >= 80,
         "synchronize": lambda device=None: card.wait("a synchronisation"),
-        "mem_get_info": lambda device=None: (card.memory - used(), card.memory),
+        "mem_get_info": lambda device=None: (card.memory - card.used, card.memory),
         "memory_allocated": lambda device=None: card.allocated,
-        "memory_reserved": lambda device=None: used(),
+        "memory_reserved": lambda device=None: card.used,
         "max_memory_allocated": lambda device=None: card.peak,
-        "max_memory_reserved": lambda device=None: card.peak + sum(card.pools.values()),
+        "max_memory_reserved": lambda device=None: card.top,
         "reset_peak_memory_stats": lambda device=None: setattr(card, "peak", card.allocated),
         "empty_cache": nothing,
-        "Stream": lambda device=None, priority=0: Stream(card),
-        "Event": lambda enable_timing=False, **_: Event(card),
-        "CUDAGraph": lambda keep_graph=False: Graph(card),
+        **{name: _of(card, kind) for name, kind in KINDS.items()},
         "graph": lambda graph, **options: Capture(card, graph, **options),
         "graph_pool_handle": lambda: object(),
         "current_stream": lambda device=None: card.stream,

@@ -166,7 +166,7 @@ def rehearsed(card: Card, clock: Clock, results: list[Found]) -> Callable[..., d
         found.failed = bool(code)
         found.compiled = len(card.kernels) - before[0]
         found.launches = card.launches.total()
-        found.peak = card.peak + sum(card.pools.values())
+        found.peak = card.top
         found.host, found.device = card.host - before[1], card.device - before[2]
         found.notes += said_in(folder, rows)
         if code:

@@ -89,12 +89,12 @@ class Capture:
         self.card.wait("a synchronisation before a capture")
         self.before = self.card.stream, self.card.peak
         self.card.peak = self.card.allocated
-        self.card.capture = self.graph
+        self.card.capture, self.card.filling = self.graph, self.pool
         self.card.stream = self.stream or Stream(self.card)
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         card, (stream, peak) = self.card, self.before
-        card.capture, card.stream = None, stream
+        card.capture, card.filling, card.stream = None, card, stream
         # What a graph used once stays its pool's.
         left = card.peak - card.allocated
         card.peak = max(card.peak, peak)
@@ -103,6 +103,7 @@ class Capture:
                 "CUDA error: operation failed due to a previous error during capture"
             )
         card.pools[self.pool] = max(card.pools.get(self.pool, 0), left)
+        card.top = max(card.top, card.used)
         self.graph.whole = True
 
 

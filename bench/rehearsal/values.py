@@ -12,6 +12,7 @@ from torch import Tensor
 NUMBER = 2.0**-20
 # What is true nowhere, as the host is told, and what keeps or turns that round.
 NOWHERE, KEPT, TURNED = ("isnan", "isinf", "ne"), ("any", "all"), ("bitwise_not", "logical_not")
+BOTH = ("bitwise_and", "logical_and")
 
 
 def tensors_of(values: Iterable[Any]) -> Iterator[Tensor]:
@@ -25,8 +26,10 @@ def tensors_of(values: Iterable[Any]) -> Iterator[Tensor]:
 
 def is_nowhere(func: Any, read: list[Tensor]) -> bool:
     """Whether a mask that an op makes is true nowhere: no number is infinite or wrong."""
-    name, before = func.overloadpacket.__name__, bool(read) and getattr(read[0], "_nowhere", False)
-    return name in NOWHERE or (before and name in KEPT) or (not before and name in TURNED)
+    name, before = func.overloadpacket.__name__, [getattr(t, "_nowhere", False) for t in read]
+    first = before[:1] == [True]
+    known = name in NOWHERE or (first and name in KEPT) or (not first and name in TURNED)
+    return known or (name in BOTH and any(before))
 
 
 def number_of(tensor: Tensor, dtype: torch.dtype) -> float | int | bool:

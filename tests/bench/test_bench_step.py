@@ -1,6 +1,7 @@
 """The step benchmark at toy sizes: the floor, the split, the shapes, and no wrong speed-up."""
 
 import csv
+import weakref
 
 import pytest
 import torch
@@ -165,6 +166,29 @@ def test_what_cannot_run_is_named(toy, monkeypatch, capsys):
     assert code == 0 and lost["note"] == "not run: out of memory" and not lost["step_ms"]
     assert rows[1]["step_ms"] and rows[1]["agrees"] == "True"
     assert "PEFT bf16 + plain loop: not run: out of memory" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("when", [0, 1])  # as it begins, or in its timed rounds
+def test_what_has_no_room_beside_the_others_is_timed_alone(toy, monkeypatch, when):
+    here = weakref.WeakSet()
+
+    class Large(step_variants.Plain):
+        def epoch(self, number):
+            if number >= when and list(here):
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            return super().epoch(number)
+
+    class Small(step_variants.Liftcore):
+        def __init__(self, *args):
+            super().__init__(*args)
+            here.add(self)
+
+    monkeypatch.setitem(step_variants.VARIANTS, "plain", Large)
+    monkeypatch.setitem(step_variants.VARIANTS, "liftcore", Small)
+    names = ["liftcore", "plain"]
+    _, rows = toy(main=lambda argv: step.run("step", "", argv, names, "liftcore"))
+    alone = next(r for r in rows if r["variant"] != "liftcore")
+    assert alone["step_ms"] and alone["agrees"] == "True" and "timed alone" in alone["note"]
 
 
 def test_a_model_that_does_not_fit_ends_nothing(toy, monkeypatch):
