@@ -150,13 +150,16 @@ def unknown(module: nn.Module, kwargs: dict) -> str | None:
 
 
 @contextmanager
-def fast_attention(model: nn.Module, length: int | None = None) -> Generator[str]:
+def fast_attention(
+    model: nn.Module, length: int | None = None, tried: int | None = None
+) -> Generator[str]:
     """Within it training segments of at most `length` tokens attend through causal_attention.
 
     Left as they are: models that do not use SDPA, whose sliding window is shorter than `length`
     (any window when it is None), or whose attention is not causal, soft-capped or with dropout;
     fp32 on a CPU, where nothing is gained; and any model whose attention computes something else
-    in a trial, or not at all through transformers' interface. Yields why, "" when it is taken.
+    in a trial of `tried` tokens (by default `length`), or not at all through transformers'
+    interface. Yields why, "" when it is taken.
     Training asks for deterministic algorithms, and then torch refuses cuDNN's attention: flash
     attention is what runs.
     """
@@ -173,7 +176,7 @@ def fast_attention(model: nn.Module, length: int | None = None) -> Generator[str
         yield "its attention is not plainly causal SDPA, or gains nothing"
         return
     AttentionInterface.register(NAME, causal_attention)
-    if why := _differs(model, config, length or LONGEST // 8):
+    if why := _differs(model, config, tried or length or LONGEST // 8):
         yield why
         return
     with attending(config, NAME):

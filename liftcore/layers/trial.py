@@ -26,11 +26,14 @@ Aid = tuple[str, Callable[[], AbstractContextManager]]
 
 
 @contextmanager
-def fastest(model: nn.Module, adapter: Adapter, length: int) -> Generator[list[str]]:
+def fastest(
+    model: nn.Module, adapter: Adapter, length: int, tried: int | None = None
+) -> Generator[list[str]]:
     """Within it the model runs the groups, norms and attention that agree with its own.
 
-    The adapter is installed, and nothing else trains. Yields a list of lines that say what was
-    left out and why. Raises LiftError with one line when the model by itself cannot be trained.
+    length, tried: of fast_attention. The adapter is installed, and nothing else trains. Yields a
+    list of lines that say what was left out and why. Raises LiftError with one line when the model
+    by itself cannot be trained.
     """
     left: list[str] = []
     size = max(2, min(length, TOKENS))
@@ -47,7 +50,7 @@ def fastest(model: nn.Module, adapter: Adapter, length: int) -> Generator[list[s
         raise LiftError(f"{type(model).__name__} cannot be trained: no gradient reaches LoRA")
     aids: list[Aid] = [
         ("norms", lambda: fast_norms(model)),
-        ("attention", lambda: fast_attention(model, length)),
+        ("attention", lambda: fast_attention(model, length, tried)),
     ]
     with ExitStack() as stack:
         # All at once, as a rule; one after the other only to find the one that differs.

@@ -109,7 +109,7 @@ def train(
         steps = _followed(source, ranks)
         made_before = steps.seconds
         with ranks.together():
-            left = stack.enter_context(prepared(adapter, steps.bound))
+            left = stack.enter_context(prepared(adapter, steps.bound, steps.length))
             runner = make_runner(adapter, steps, ranks=ranks)
             runner.left += left
         with ranks.together():
@@ -197,16 +197,17 @@ def _save_seconds() -> float:
 
 
 @contextmanager
-def prepared(adapter: Adapter, length: int) -> Generator[list[str]]:
+def prepared(adapter: Adapter, length: int, tried: int | None = None) -> Generator[list[str]]:
     """Within it the adapter's model trains its adapter only, deterministically, on rows of at most
     `length` tokens, with the fastest attention and norms that its device has and that agree with
     its own; yields a line for each that was left out. Whatever its mode was, there is no dropout,
-    and nothing but the memory plan recomputes layers. Raises LiftError when it cannot train."""
+    and nothing but the memory plan recomputes layers. The attention is tried with `tried` tokens
+    where most rows are shorter than `length`. Raises LiftError when it cannot train."""
     with ExitStack() as stack:
         stack.enter_context(evaluating(adapter.model))
         stack.enter_context(deterministic(adapter.values.device))
         stack.enter_context(only_adapter_trains(adapter))
-        yield stack.enter_context(fastest(adapter.model, adapter, length))
+        yield stack.enter_context(fastest(adapter.model, adapter, length, tried))
 
 
 def make_runner(

@@ -8,6 +8,8 @@ from steps import CONFIG, Run, mixed
 from tiny import tiny_model
 
 from liftcore.layers.lora import Adapter, only_adapter_trains
+from liftcore.model import body
+from liftcore.training.loop import train
 from liftcore.training.runner import Runner
 from liftcore.training.source import segments_alone
 from liftcore.training.together import Learner, TogetherSource
@@ -118,3 +120,25 @@ def test_a_document_that_is_lost_leaves_alone(rng):
     for document, own in zip(documents[1:], _sources(seed)[1:], strict=True):
         right = Run(Runner, own).take()
         assert rel(document.adapter.values, right.adapter.values) < 1e-4
+
+
+def test_no_forward_is_as_long_as_the_window(rng):
+    """What later documents bring may be that long; the trial of the attention is not."""
+    model, window = tiny_model(dtype=torch.bfloat16), 2000
+    config = SETTINGS.replace(objectives=("segments", "qa", "distill"), mix=(1, 1, 1), epochs=1)
+    adapter = Adapter.of(model, config, slots=1)
+    documents = iter([Document(model, mixed(rng, rng.integers(3, 200, 60), config))])
+    source = TogetherSource(adapter, documents, config, window, prefix=1)
+    source.fill()
+    longest = source.length
+    assert longest < 100 < source.bound == window
+    adapter.install()
+    sizes, said = [], []
+    with (
+        body(model)
+        .get_input_embeddings()
+        .register_forward_pre_hook(lambda module, args: sizes.append(args[0].shape[-1]))
+    ):
+        train(adapter, source, say=said.append)
+    assert max(sizes) == longest
+    assert source.over == 1 and not any("attention stay" in text for text in said)
