@@ -108,7 +108,8 @@ class _Run:
 
     def __init__(self, summary: Summary):
         self.summary, self.started, self.written = summary, time.perf_counter(), 0.0
-        self.done_bytes = self.size = 0  # of the documents that are, or were, to be done
+        # Bytes: of the documents made; of all that are over; of all that are, or were, to be done.
+        self.made_bytes = self.done_bytes = self.size = 0
 
     def begin(self, store: Store, count: int, line: ProgressLine) -> None:
         self.store, self.before, self.count, self.line = store, store.index(), count, line
@@ -139,6 +140,7 @@ class _Run:
             self._failed(made.job.path, made.job.title, made.error)
         else:
             self.summary.made.append(made.entry)
+            self.made_bytes += made.job.size
             self.summary.token_passes += made.token_passes
         self._show()
         if time.perf_counter() - self.written > OFTEN:
@@ -153,8 +155,8 @@ class _Run:
         count, more = len(summary.made) + len(summary.failed) + len(summary.skipped), ""
         if summary.failed:
             more = f", {len(summary.failed)} failed"
-        if self.done_bytes:
-            left = round(seconds / self.done_bytes * (self.size - self.done_bytes))
+        if self.made_bytes:  # one that fails takes no time, and says nothing about the others
+            left = round(seconds / self.made_bytes * (self.size - self.done_bytes))
             more += f"  {summary.token_passes / seconds:,.0f} tokens/s"
             more += f"  {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
         self.line.count("documents", count, self.count, more)

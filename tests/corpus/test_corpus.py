@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from liftcore.cli.main import main
 from liftcore.corpus import jobs, pool
 from liftcore.corpus.jobs import Plan, entries_of
 from liftcore.corpus.memories import Memories
+from liftcore.corpus.run import Summary, _Run
 from liftcore.corpus.run import corpus as made_of
 from liftcore.corpus.store import Store
 from liftcore.corpus.work import Made, Worker, known
@@ -346,3 +348,24 @@ def test_ask_takes_the_memory_that_matches_or_none(documents, plan, tiny_folder,
     (out / "memories.json").write_text(text.replace(first["memory"], "../elsewhere"))
     assert main([*ask, "Who?"]) == 1
     assert "names a folder elsewhere" in capsys.readouterr().err
+
+
+def test_the_time_left_is_reckoned_from_what_was_made(tmp_path, monkeypatch):
+    """Documents that fail at once say nothing about those that are trained."""
+    shown, store = [], Store(str(tmp_path))
+
+    class Line:
+        def count(self, what, done, of, more):
+            shown.append(more)
+
+    sizes = {"broken": 300, "bees": 100, "goats": 200}
+    waiting = [jobs.Job(f"{t}.txt", t, None, t, size) for t, size in sizes.items()]
+    run = _Run(Summary(str(tmp_path)))
+    run.begin(store, len(waiting), Line())
+    run.size, run.started = sum(sizes.values()), 0.0
+    monkeypatch.setattr(time, "perf_counter", lambda: 50.0)
+    run.note(Made(waiting[0], None, "damaged"))
+    assert shown == [", 1 failed"]
+    entry = {"title": "bees", "folder": "bees", "path": "bees.txt"}
+    run.note(Made(waiting[1], entry, token_passes=1000))
+    assert shown[1] == ", 1 failed  20 tokens/s  0:01:40 left"
