@@ -69,11 +69,14 @@ def add(verbs: options.Verbs) -> None:
 
 def run(args: argparse.Namespace) -> dict:
     from liftcore.corpus.memories import is_many
+    from liftcore.corpus.store import is_url
     from liftcore.memory import check_length
 
     if not args.question and (sys.stdin is None or sys.stdin.closed):
         raise UsageError("no question, and standard input is closed: give one on the command line")
     check_length(args.max_new_tokens)
+    if is_url(args.memory):
+        raise UsageError(f"ask reads a folder: copy {args.memory} to this machine, and ask that")
     if is_many(args.memory):
         return _ask_many(args)
     if args.all:

@@ -110,6 +110,8 @@ def run(args: argparse.Namespace) -> dict:
 
 
 def _print(summary: Summary) -> None:
+    from liftcore.corpus.store import is_url
+
     entries = sorted([*summary.made, *summary.skipped], key=lambda entry: entry["title"])
     if entries:
         show(f"{'tokens':>9}  {'recall':>6}  {'seconds':>7}  title")
@@ -127,4 +129,8 @@ def _print(summary: Summary) -> None:
         f"{len(summary.made)} made, {len(summary.skipped)} there already, {len(summary.failed)} "
         f"failed, in {summary.seconds:.1f} s ({rate:,.0f} tokens/s)"
     )
-    show(f'memories in {summary.out}\nnext: liftcore ask {summary.out} "your question"')
+    show(f"memories in {summary.out}")
+    if is_url(summary.out):
+        show('next: copy them to a folder, and liftcore ask FOLDER "your question"')
+    else:
+        show(f'next: liftcore ask {summary.out} "your question"')

@@ -16,6 +16,11 @@ INDEX, FAILED = "memories.json", "failed.jsonl"
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.I)
 
 
+def is_url(out: str) -> bool:
+    """Whether a place is a URL, and no folder."""
+    return _URL.match(out) is not None
+
+
 class Store:
     """A place for memories, each in a folder of its own. Pickled, it opens itself anew.
 
@@ -24,7 +29,7 @@ class Store:
 
     def __init__(self, out: str):
         self.out = out
-        self.local = None if _URL.match(out) else Path(out)
+        self.local = None if is_url(out) else Path(out)
         self.fs: Any = None
         if self.local is None:
             try:

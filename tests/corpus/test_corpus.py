@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from liftcore import LiftConfig, memory, report
 from liftcore import model as models
 from liftcore.adapter import WEIGHTS
+from liftcore.cli.corpus import _print
 from liftcore.cli.main import main
 from liftcore.corpus import jobs, pool
 from liftcore.corpus.jobs import Plan, entries_of
@@ -369,3 +370,13 @@ def test_the_time_left_is_reckoned_from_what_was_made(tmp_path, monkeypatch):
     entry = {"title": "bees", "folder": "bees", "path": "bees.txt"}
     run.note(Made(waiting[1], entry, token_passes=1000))
     assert shown[1] == ", 1 failed  20 tokens/s  0:01:40 left"
+
+
+def test_memories_at_a_url_are_not_asked_there(tmp_path, capsys):
+    """The command that is named at the end of a run is one that works."""
+    for out in (tmp_path.as_uri(), str(tmp_path)):
+        _print(Summary(out))
+        named = f"liftcore ask {out} " in capsys.readouterr().out
+        assert named == (out == str(tmp_path))
+    assert main(["ask", tmp_path.as_uri(), "Who keeps the goats?"]) == 2
+    assert f"copy {tmp_path.as_uri()} to this machine" in capsys.readouterr().err
