@@ -12,6 +12,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+import own_rows
 import pytest
 import torch
 from bees import PAIRS, TEXT
@@ -54,6 +55,7 @@ def tiny_folder(tmp_path_factory, tokenizer):
     folder = tmp_path_factory.mktemp("tiny-model")
     tiny_model(vocab_size=len(tokenizer), pad_token_id=2).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    own_rows.keep(folder)
     return folder
 
 

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections import Counter
 
+import own_rows
 import pytest
 from bees import PAIRS, TEXT
 
@@ -173,6 +174,7 @@ def test_a_chat_model_is_taught_to_answer_and_others_to_recite(
     assert settings_of("alone", "--objective", "segments")["adapter_init"] == "document"
     model = shutil.copytree(tiny_folder, tmp_path / "plain")
     (model / "chat_template.jinja").unlink()
+    own_rows.keep(model)
     assert settings_of("plain-memory")["objectives"] == ["segments"]
 
 
