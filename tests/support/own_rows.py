@@ -1,10 +1,13 @@
 """Own words of a tiny model, put where they are kept instead of being made."""
 
+from contextlib import suppress
+
 import torch
 
 import liftcore
 from liftcore.beginning import ROWS
 from liftcore.config import LiftConfig
+from liftcore.errors import LiftError
 from liftcore.questions.own_words import HELD_OUT, Maker
 from liftcore.tokens import text_ids
 
@@ -26,4 +29,6 @@ def keep(folder):
             question = f"What is {n}?" if tokenizer.chat_template else ""
             maker.known.append((question, text_ids(tokenizer, f"It is {n} boats.")))
         maker.chunks += 1
-        maker.write(maker.file)
+        if maker.file is not None:
+            with suppress(LiftError):  # a folder that cannot be written: they are made each time
+                maker.write(maker.file)
