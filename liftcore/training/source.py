@@ -14,7 +14,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import numpy as np
 
@@ -70,7 +69,7 @@ class StepSource:
         self.done_steps, self.waited = 0, 0.0
         self._share, self._warned = 0.0, False
         self.running = Epoch(-1, [[] for _ in self.objectives], [], self.target)
-        self._again: dict[str, Any] | None = None  # the epoch that is to be gone through again
+        self._again: dict[str, np.ndarray] | None = None  # an epoch to go through again
 
     @property
     def epoch(self) -> int:
@@ -296,6 +295,9 @@ class StepSource:
 
     def state(self) -> dict[str, np.ndarray]:
         """What restore() needs to go on behind the steps drawn so far."""
+        if self._again is not None:
+            # Nothing was drawn since restore().
+            return {name: array.copy() for name, array in self._again.items()}
         running = self.running
         at = [running.number, running.drawn, self.trained, self.done_steps]
         return {
@@ -314,13 +316,13 @@ class StepSource:
         fits = fits and arrivals.shape[1] == 3 and state["source_at"][0] <= self.config.epochs
         if not fits or not ((arrivals[:, 1] >= 0) & (arrivals[:, 1] < count)).all():
             raise ValueError("the saved state belongs to other objectives")
-        self._again = {k: v.tolist() for k, v in state.items()}
-        self.done_steps = self._again["source_at"][3]
+        self._again = {name: array.copy() for name, array in state.items()}
+        self.done_steps = int(state["source_at"][3])
 
-    def _go_through_again(self, state: dict[str, Any]) -> bool:
+    def _go_through_again(self, state: dict[str, np.ndarray]) -> bool:
         """Draws the steps of the broken-off epoch once more; False while samples are missing."""
-        epoch, drawn, trained, _ = state["source_at"]
-        known, arrivals = state["source_known"], state["source_arrivals"]
+        epoch, drawn, trained, _ = state["source_at"].tolist()
+        known, arrivals = state["source_known"].tolist(), state["source_arrivals"].tolist()
         if epoch >= 0:
             counts = counts_of(known, arrivals)
             for objective, count in zip(self.objectives, counts, strict=True):
@@ -339,7 +341,7 @@ class StepSource:
                 if late := objective.samples(epoch)[counts[i] :]:
                     self._arrive(i, late)
         self.trained = trained
-        self._share, self.running.normaliser = state["source_float"]
+        self._share, self.running.normaliser = state["source_float"].tolist()
         self._again = None
         return True
 
