@@ -44,6 +44,8 @@ class Plan:
     def digest(self) -> str:
         """What tells its memories from those of other settings."""
         kept = {k: v for k, v in dataclasses.asdict(self).items() if k not in _HOW}
+        if (folder := Path(self.model)).is_dir():
+            kept["model"] = str(folder.resolve())
         if self.server is not None:
             kept["server"] = self.server[:2]
         if self.init is not None:

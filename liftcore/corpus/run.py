@@ -128,7 +128,7 @@ class _Run:
                 entry = listed.get(job.folder) or known(self.store, job)
                 self.summary.skipped.append({**entry, "path": job.path})
             except (OSError, LiftError) as error:
-                self._failed(str(file), title or file.stem, files.reason(error))
+                self._failed(str(file.absolute()), title or file.stem, files.reason(error))
         self.size = sum(job.size for job in jobs.values())
         self._show()
         return list(jobs.values())

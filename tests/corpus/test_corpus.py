@@ -143,7 +143,7 @@ def test_each_document_becomes_a_memory_once(documents, plan, tmp_path, monkeypa
     assert sorted(e["title"] for e in index(out)) == ["bees", "geese", "goats", "hens"]
 
 
-def test_settings_title_and_list_decide_what_is_made(documents, plan, tmp_path):
+def test_settings_title_and_list_decide_what_is_made(documents, plan, tmp_path, monkeypatch):
     listed = tmp_path / "list.jsonl"
     line = {"path": "corpus/bees.txt", "title": "Of bees", "questions": "corpus/goats.jsonl"}
     listed.write_text(json.dumps(line) + "\n\n" + json.dumps({"path": "corpus/gone.txt"}) + "\n")
@@ -156,6 +156,9 @@ def test_settings_title_and_list_decide_what_is_made(documents, plan, tmp_path):
     changed = Plan(plan.model, CONFIG.replace(epochs=2), device="cpu", dtype="float32")
     elsewhere = Plan(plan.model, CONFIG, device="cuda", dtype="float32")
     assert elsewhere.digest() == plan.digest() != changed.digest()
+    monkeypatch.chdir(Path(plan.model).parent)
+    near = replace(plan, model=Path(plan.model).name)
+    assert near.digest() == plan.digest(), "a folder is one, however it is named"
     for other in (
         jobs.job_of(file, "Bees", questions, plan.digest()),
         jobs.job_of(file, title, None, plan.digest()),
