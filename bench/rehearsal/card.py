@@ -78,6 +78,7 @@ class Card(TorchDispatchMode):
         self.host = self.device = 0.0
         self.capture: streams.Graph | None = None
         self.pools: dict[Any, int] = {}
+        self.graphs: Counter[Any] = Counter()  # that live, by pool
         self.filling: Any = self  # no pool
         self.stream: streams.Stream = streams.Stream(self)
         self._addresses: dict[int, int] = {}
@@ -191,6 +192,12 @@ class Card(TorchDispatchMode):
         self.peak = max(self.peak, self.allocated)
         self.top = max(self.top, self.used)
         weakref.finalize(storage, self._free, key, size)
+
+    def leave(self, pool: Any) -> None:
+        """A graph is gone: with the last one the memory of its pool is free."""
+        self.graphs[pool] -= 1
+        if not self.graphs[pool]:
+            self.pools.pop(pool, None)
 
     @property
     def used(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -103,6 +104,8 @@ class Capture:
                 "CUDA error: operation failed due to a previous error during capture"
             )
         card.pools[self.pool] = max(card.pools.get(self.pool, 0), left)
+        card.graphs[self.pool] += 1
+        weakref.finalize(self.graph, card.leave, self.pool)
         card.top = max(card.top, card.used)
         self.graph.whole = True
 
