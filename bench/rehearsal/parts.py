@@ -17,7 +17,7 @@ from bench import gpu
 from bench.__main__ import BENCHMARKS
 from bench.rehearsal.card import Card
 
-# Seconds that Triton needs for a kernel on one core, by measurement on a core of an AMD EPYC.
+# Seconds that Triton needs for a kernel on a busy host; 0.3 were measured on an idle EPYC's core.
 COMPILE_SECONDS = 1.2
 # Processes that compile side by side: those of pytest, and one everywhere else.
 PROCESSES = {"tests": 6}
