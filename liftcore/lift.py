@@ -11,11 +11,10 @@ from typing import Any
 
 from torch import nn
 
-from liftcore import adapter as adapters
 from liftcore import answer, output, prepare, report
 from liftcore import model as models
 from liftcore.adapter import alone_with
-from liftcore.config import LiftConfig, preset_for
+from liftcore.config import LiftConfig
 from liftcore.document import Document
 from liftcore.errors import LiftError, NothingToLearnError
 from liftcore.layers import base, sharded
@@ -69,8 +68,7 @@ def absorb(
     model is left with the adapter installed. Raises LiftError (see liftcore.errors) when the
     document cannot be read, the model cannot be trained, or the loss is no longer a number.
     """
-    if config is None:
-        config = LiftConfig.preset(preset_for(tokenizer), **adapters.settings_of(init))
+    config = prepare.settled(config, tokenizer, init)
     config, given = prepare.asked(config, qa)
     config = _with_replay(config)
     document = prepare.read(model, tokenizer, document, title, config)

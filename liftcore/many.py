@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from liftcore import adapter as adapters
 from liftcore import model as models
 from liftcore import output, prepare
 from liftcore.adapter import alone_with
-from liftcore.config import LiftConfig, preset_for
+from liftcore.config import LiftConfig
 from liftcore.device_memory import free_bytes
 from liftcore.document import Document
 from liftcore.errors import LiftError, UsageError
@@ -117,8 +116,7 @@ def absorb_given(
     known."""
     if together is not None and together < 1:
         raise UsageError(f"together must be at least 1: {together}")
-    if config is None:
-        config = LiftConfig.preset(preset_for(tokenizer), **adapters.settings_of(init))
+    config = prepare.settled(config, tokenizer, init)
     if why := why_alone(model, config):
         raise UsageError(f"{why}: take absorb()")
     together = together or worth_together(model, config)

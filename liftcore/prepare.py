@@ -15,7 +15,7 @@ from liftcore import adapter as adapters
 from liftcore import beginning, output, report
 from liftcore import document as documents
 from liftcore import model as models
-from liftcore.config import LiftConfig
+from liftcore.config import LiftConfig, preset_for
 from liftcore.document import Document
 from liftcore.errors import LiftError, UsageError
 from liftcore.layers import base, depth, sharded
@@ -34,6 +34,14 @@ from liftcore.training import checkpoint
 from liftcore.training.loop import Result
 from liftcore.training.progress import ProgressLine
 from liftcore.training.source import StepSource
+
+
+def settled(config: LiftConfig | None, tokenizer: Tokenizer, init: str | Path | None) -> LiftConfig:
+    """The settings; without any those of the model's preset, with the shape of the adapter in
+    `init`."""
+    if config is None:
+        return LiftConfig.preset(preset_for(tokenizer), **adapters.settings_of(init))
+    return config
 
 
 def asked(config: LiftConfig, qa: Any) -> tuple[LiftConfig, list[PairSource | str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -10,8 +11,6 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from liftcore import adapter as adapters
-from liftcore.config import LiftConfig, preset_for
 from liftcore.corpus.jobs import Job, Plan
 from liftcore.corpus.store import Store
 from liftcore.errors import LiftError, first_line
@@ -47,7 +46,6 @@ class Worker:
         self.plan, self.store, self.device = plan, store, device or plan.device
         self.most = most
         self.loaded: tuple[Any, Any] | None = None
-        self._worth = 0  # not known yet
 
     def make_all(self, jobs: Iterable[Job], tell: Callable[[Made], None]) -> None:
         """Makes the memories of the documents, several at once where that pays, and says what
@@ -89,15 +87,16 @@ class Worker:
         """How many documents are trained at once; loads the base model where that says it."""
         if self.plan.together is not None or self.most == 1:
             return min(self.plan.together or 1, self.most)
-        if not self._worth:
-            from liftcore import many
-
-            model, tokenizer = self._load()
-            config = self.plan.config or LiftConfig.preset(
-                preset_for(tokenizer), **adapters.settings_of(self.plan.init)
-            )
-            self._worth = many.worth_together(model, config)
         return min(self._worth, self.most)
+
+    @functools.cached_property
+    def _worth(self) -> int:
+        from liftcore import many, prepare
+
+        model, tokenizer = self._load()
+        return many.worth_together(
+            model, prepare.settled(self.plan.config, tokenizer, self.plan.init)
+        )
 
     def _load(self) -> tuple[Any, Any]:
         if self.loaded is None:
