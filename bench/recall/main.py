@@ -164,7 +164,7 @@ def main(argv: list[str]) -> int:
     folder = args.out or RESULTS / results_name(device)
     file = folder / "recall.jsonl"
     if args.timing:
-        _time(folder, *models.load(args.model, device=device), args.length)
+        _time(folder, *models.load(args.model, device=device), args.length, args.only)
     elif not args.plot_only:
         model, tokenizer = models.load(args.model, device=device)
         wanted = {*args.only} if args.only else {c.setting.line for c in cases()}
@@ -176,21 +176,30 @@ def main(argv: list[str]) -> int:
 
 
 def _time(
-    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, length: int
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+    only: list[str] | None,
 ) -> None:
+    """Times the settings of the file; `only` some of them go into a file of their own, since the
+    rates of two runs do not compare."""
     sample = recall_documents.read(DOCUMENTS[0], tokenizer, length)
     known = {row["setting"] for row in read_lines(folder / "recall.jsonl")}
-    rates = recall_run.timed(
-        [s for s in SETTINGS.values() if s.name in known], model, tokenizer, sample
-    )
+    wanted = [s for s in SETTINGS.values() if s.name in known and (not only or s.name in only)]
+    rates = recall_run.timed(wanted, model, tokenizer, sample)
     device = next(model.parameters()).device
     about = {
-        "command": "python -m bench recall --timing",
+        "command": "python -m bench recall --timing" + (" --only ..." if only else ""),
         "device": info.device_name(device),
         "versions": info.versions(),
         "settings": rates,
     }
-    (folder / "recall_timing.json").write_text(json.dumps(about, indent=1) + "\n")
+    name = "recall_timing_only.json" if only else "recall_timing.json"
+    (folder / name).write_text(json.dumps(about, indent=1) + "\n")
+    for name, rate in rates.items():
+        print(f"{name}: {rate['tokens_per_second']} tokens/s "
+              f"({rate['slowest']} to {rate['fastest']})")  # fmt: skip
 
 
 if __name__ == "__main__":
