@@ -7,12 +7,11 @@ import dataclasses
 import hashlib
 import importlib.util
 import os
-import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,8 +20,8 @@ from liftcore import adapter as adapters
 from liftcore import answer, embedded, files, model, output
 from liftcore.adapter import alone_with
 from liftcore.config import LiftConfig
-from liftcore.document import title_as_text
 from liftcore.errors import LiftError, UsageError
+from liftcore.info import read_info
 from liftcore.layers import base as bases
 from liftcore.layers import depth
 from liftcore.layers.linear import features, matrix
@@ -39,74 +38,6 @@ from liftcore.report import Report
 from liftcore.terminal import note, one_line
 from liftcore.tokens import text_ids
 from liftcore.training.loop import Result
-
-T = TypeVar("T")
-
-
-@dataclass
-class About:
-    """What liftcore.json says about the document, and of what else the memory consists."""
-
-    title: str
-    sha256: str
-    tokens: int
-    base_model: str
-    adapter_sha256: str
-    source: dict = field(default_factory=dict)  # the fields of a Source
-
-    def __post_init__(self) -> None:
-        self.title = title_as_text(self.title)
-
-
-@dataclass
-class Info:
-    """What liftcore.json says about a memory."""
-
-    about: About
-    config: LiftConfig
-    report: Report
-    training: Result
-    files: list[str] | None
-    source: Source | None
-
-
-def read_info(folder: Path) -> Info:
-    """The description of a saved memory, which somebody else may have written. Raises LiftError
-    when it is missing or damaged."""
-    info = adapters.read_json(folder / INFO)
-    try:
-        known = {**info, **info["document"]}
-        names = [f.name for f in dataclasses.fields(About) if f.name in known]
-        about = from_json(About, {name: known[name] for name in names})
-        report, training = from_json(Report, info["report"]), from_json(Result, info["training"])
-        report.text()
-        source = from_json(Source, about.source) if about.source else None
-        config = LiftConfig(**info["config"])
-        return Info(about, config, report, training, info.get("files"), source)
-    except (LookupError, TypeError, ArithmeticError, ValueError) as error:
-        raise LiftError(f"{folder / INFO} is damaged or of another version: {error}") from error
-
-
-def from_json(kind: type[T], values: Any) -> T:
-    """kind(**values), once each value is of the type that the dataclass names for it.
-
-    Knows int, float, str, dict and lists of these. Raises TypeError for anything else.
-    """
-    if not isinstance(values, dict):
-        raise TypeError(f"{kind.__name__} is no JSON object")
-    for name, wanted in typing.get_type_hints(kind).items():
-        if name in values and not _is(values[name], wanted):
-            raise TypeError(f"{name} of {kind.__name__} is not what it should be")
-    return kind(**values)
-
-
-def _is(value: Any, wanted: Any) -> bool:
-    if typing.get_origin(wanted) is list:
-        (each,) = typing.get_args(wanted)
-        return isinstance(value, list) and all(_is(v, each) for v in value)
-    if isinstance(value, bool):
-        return wanted is bool
-    return isinstance(value, (int, float) if wanted is float else wanted)
 
 
 @dataclass

@@ -231,7 +231,7 @@ def _trackers(args: argparse.Namespace, ranks: Ranks) -> tuple[str | None, str |
 
 def _known(args: argparse.Namespace, out: Path) -> dict:
     """The result of a run whose memory was already saved when another process ended."""
-    from liftcore.memory import read_info
+    from liftcore.info import read_info
 
     info = read_info(out)
     show(f"{info.report.text()}\nadapter in {out}")

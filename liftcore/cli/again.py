@@ -12,7 +12,7 @@ from liftcore.errors import UsageError
 from liftcore.terminal import plain
 
 if TYPE_CHECKING:
-    from liftcore.memory import Info
+    from liftcore.info import Info
     from liftcore.questions.pairs import Pair
 
 

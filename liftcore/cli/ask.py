@@ -14,7 +14,8 @@ from liftcore.errors import LiftError, UsageError
 from liftcore.terminal import RECALL, Typewriter, note, one_line, show
 
 if TYPE_CHECKING:
-    from liftcore.memory import Info, Memory
+    from liftcore.info import Info
+    from liftcore.memory import Memory
 
 
 def add(verbs: options.Verbs) -> None:
@@ -166,7 +167,7 @@ def _typed(title: str) -> Iterator[str]:
 
 
 def report(args: argparse.Namespace) -> dict:
-    from liftcore.memory import read_info
+    from liftcore.info import read_info
 
     if args.questions < 0:
         raise UsageError(f"--questions must not be negative: {args.questions}")

@@ -12,8 +12,9 @@ from liftcore import model as models
 from liftcore.adapter import alone_with
 from liftcore.corpus.store import INDEX, Store
 from liftcore.errors import LiftError
+from liftcore.info import read_info
 from liftcore.layers.lora import without_adapter
-from liftcore.memory import Memory, load_memory, read_info
+from liftcore.memory import Memory, load_memory
 from liftcore.output import DOCUMENT
 from liftcore.questions.choice import MATCH, Documents
 

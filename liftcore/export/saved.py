@@ -14,7 +14,7 @@ from torch import Tensor
 from liftcore import adapter as adapters
 from liftcore import files
 from liftcore.errors import LiftError
-from liftcore.memory import Info, read_info
+from liftcore.info import Info, read_info
 from liftcore.model import load_config
 
 PREFIX, A, B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"

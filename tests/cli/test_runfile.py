@@ -14,7 +14,7 @@ from liftcore.cli import options
 from liftcore.cli.main import _parse, main
 from liftcore.config import LiftConfig
 from liftcore.errors import LiftError
-from liftcore.memory import read_info
+from liftcore.info import read_info
 from liftcore.training.loop import Progress
 from liftcore.training.metrics import metrics
 

@@ -17,7 +17,7 @@ from liftcore.cli.main import main
 from liftcore.config import PRESETS
 from liftcore.export import hub
 from liftcore.export.saved import read_saved
-from liftcore.memory import read_info
+from liftcore.info import read_info
 from liftcore.page import words, write_page
 from liftcore.page.asked import some, verdict
 from liftcore.page.forced import NEW, forced
