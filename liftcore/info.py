@@ -15,7 +15,7 @@ from liftcore.errors import LiftError
 from liftcore.output import INFO
 from liftcore.reading import Source
 from liftcore.report import Report
-from liftcore.training.loop import Result
+from liftcore.training.log import Result
 
 T = TypeVar("T")
 

@@ -25,7 +25,8 @@ from liftcore.questions.pairs import PairSource
 from liftcore.tokens import Tokenizer
 from liftcore.training import parallel
 from liftcore.training.budget import Budget
-from liftcore.training.loop import Progress, both, train
+from liftcore.training.log import Progress
+from liftcore.training.loop import both, train
 from liftcore.training.progress import ProgressLine
 
 # γ of replay where a forgetting budget brings it in.

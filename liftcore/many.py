@@ -26,7 +26,8 @@ from liftcore.memory import Memory
 from liftcore.tokens import Tokenizer
 from liftcore.training import checkpoint
 from liftcore.training.checkpoint import Position
-from liftcore.training.loop import Result, train
+from liftcore.training.log import Result
+from liftcore.training.loop import train
 from liftcore.training.losses import told_by
 from liftcore.training.memory_plan import MemoryPlan
 from liftcore.training.optimizer import check

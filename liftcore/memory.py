@@ -37,7 +37,7 @@ from liftcore.reading.text import read_bytes
 from liftcore.report import Report
 from liftcore.terminal import note, one_line
 from liftcore.tokens import text_ids
-from liftcore.training.loop import Result
+from liftcore.training.log import Result
 
 
 @dataclass

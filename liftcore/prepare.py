@@ -31,7 +31,7 @@ from liftcore.questions.self_study import SelfStudy, StudiedPairs
 from liftcore.report import Report
 from liftcore.tokens import Tokenizer
 from liftcore.training import checkpoint
-from liftcore.training.loop import Result
+from liftcore.training.log import Result
 from liftcore.training.progress import ProgressLine
 from liftcore.training.source import StepSource
 

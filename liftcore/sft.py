@@ -26,7 +26,8 @@ from liftcore.questions.pairs import GivenPairs, read_pairs
 from liftcore.reading import SUFFIXES
 from liftcore.tokens import Tokenizer
 from liftcore.training import parallel
-from liftcore.training.loop import Progress, Result, both, train
+from liftcore.training.log import Progress, Result
+from liftcore.training.loop import both, train
 from liftcore.training.progress import ProgressLine
 from liftcore.training.source import StepSource
 

@@ -25,7 +25,8 @@ from liftcore.config import LiftConfig
 from liftcore.layers.base import quantised
 from liftcore.layers.lora import Adapter, own_adapter_after
 from liftcore.model import prefix_ids
-from liftcore.training.loop import Progress, train
+from liftcore.training.log import Progress
+from liftcore.training.loop import train
 from liftcore.training.source import count, segments_alone
 
 # Free questions cost more than the rest of a measurement: one setting shows what they give.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from liftcore.config import LiftConfig
     from liftcore.document import Document
     from liftcore.memory import Memory
-    from liftcore.training.loop import Result
+    from liftcore.training.log import Result
     from liftcore.training.parallel import Ranks
 
 

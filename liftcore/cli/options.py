@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from liftcore.reading import Reading
-    from liftcore.training.loop import Result
+    from liftcore.training.log import Result
     from liftcore.training.parallel import Ranks
 
 EMBEDDED = "smollm2-135m"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from liftcore.errors import LiftError, first_line
-from liftcore.training.loop import Progress
+from liftcore.training.log import Progress
 
 PROJECT = "liftcore"
 

@@ -15,7 +15,7 @@ import time
 import torch
 
 from liftcore.device_memory import gib, peak_bytes
-from liftcore.training.loop import Progress
+from liftcore.training.log import Progress
 
 # Seconds after which silence is broken where there is no terminal.
 SILENCE = 60.0

@@ -15,7 +15,7 @@ from liftcore.cli.main import _parse, main
 from liftcore.config import LiftConfig
 from liftcore.errors import LiftError
 from liftcore.info import read_info
-from liftcore.training.loop import Progress
+from liftcore.training.log import Progress
 from liftcore.training.metrics import metrics
 
 TEXT = "Ordo Vance sailed the Meriden to Port Astle in the spring of 1871. " * 6

@@ -11,7 +11,7 @@ import liftcore
 from liftcore.config import LiftConfig
 from liftcore.sft import sft
 from liftcore.training import progress as lines
-from liftcore.training.loop import Progress
+from liftcore.training.log import Progress
 
 CONFIG = LiftConfig(segment_length=24, epochs=6, rank=4, batch_size=1)
 LONG = TEXT.replace("bees", "bees and goats") * 12
