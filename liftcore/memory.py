@@ -38,6 +38,7 @@ from liftcore.report import Report
 from liftcore.terminal import note, one_line
 from liftcore.tokens import text_ids
 from liftcore.training.log import Result
+from liftcore.truncation import truncate
 
 
 @dataclass
@@ -81,7 +82,7 @@ class Memory:
         beside: Callable[[int], str] | None = None
         if context == "truncated":
             tokens = text_ids(self.tokenizer, self._text())
-            beside = partial(answer.truncate, self.tokenizer, tokens)
+            beside = partial(truncate, self.tokenizer, tokens)
         elif context == "passages":
             index, most = self._passages(), retrieval.MOST
             beside = partial(index.passages, question, count=self._count, most=most)

@@ -40,7 +40,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from bench.evaluations.memories import Memories
 from bench.evaluations.prompts import Prompt
 from liftcore import model as models
-from liftcore.answer import generate, truncate
+from liftcore.answer import generate
 from liftcore.config import LiftConfig
 from liftcore.document import Document
 from liftcore.errors import LiftError, UsageError
@@ -48,6 +48,7 @@ from liftcore.layers.lora import installed
 from liftcore.memory import Memory
 from liftcore.questions import retrieval
 from liftcore.tokens import text_ids
+from liftcore.truncation import truncate
 
 
 class DoesNotFit(LiftError):

@@ -25,6 +25,7 @@ from liftcore.questions.own_words import OwnWords
 from liftcore.questions.pairs import GivenPairs
 from liftcore.questions.quizzes import content_words
 from liftcore.questions.self_study import SelfStudy
+from liftcore.truncation import truncate
 
 NEW_TOKENS = 24
 PROBES = 16
@@ -154,7 +155,7 @@ def shown(tokenizer: PreTrainedTokenizerBase, told: Told, context: str) -> str:
     if context == "whole":
         return told.document.text
     tokens = told.document.tokens.tolist()
-    return answer.truncate(tokenizer, tokens, int(SHOWN * len(tokens)))
+    return truncate(tokenizer, tokens, int(SHOWN * len(tokens)))
 
 
 def general_answered(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:

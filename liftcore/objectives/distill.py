@@ -27,6 +27,7 @@ from liftcore.questions.pairs import Pair, PairSource
 from liftcore.questions.windows import Passages
 from liftcore.segments import cut
 from liftcore.tokens import Tokenizer, text_ids
+from liftcore.truncation import truncate
 
 # Tokens that the teacher reads at once, and the longest piece that the student does.
 WINDOW = 1024
@@ -158,7 +159,7 @@ class DistilledPairs(Paired):
             return None
         tokens = text_ids(self.tokenizer, text)
         if len(tokens) > room:
-            text = answer.truncate(self.tokenizer, tokens, room)
+            text = truncate(self.tokenizer, tokens, room)
         prompt = answer.question_ids(self.tokenizer, self.title, text, pair.question)
         if len(prompt) > window:
             return None

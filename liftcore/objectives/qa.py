@@ -14,6 +14,7 @@ from liftcore.objectives import Objective
 from liftcore.objectives.sample import Sample, prompted
 from liftcore.questions.pairs import Pair, PairSource
 from liftcore.tokens import Tokenizer, chat_ids
+from liftcore.truncation import truncate
 
 CHUNK = 32  # facts whose questions may stand in one chat
 
@@ -182,7 +183,7 @@ class QuestionAnswering(Paired):
         text = ""
         if self.document is not None:
             room = answer.room(self.tokenizer, self.title, pair.question, self.window - len(reply))
-            text = answer.truncate(self.tokenizer, self.document, room) if room >= 2 else ""
+            text = truncate(self.tokenizer, self.document, room) if room >= 2 else ""
         elif self._before:
             asked = {"role": "user", "content": f"Question: {pair.question.strip()}"}
             turn = chat_ids(self.tokenizer, [*_TURN, asked])[self._before :]

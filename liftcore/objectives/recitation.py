@@ -12,6 +12,7 @@ from liftcore.objectives import Objective
 from liftcore.objectives.sample import Sample, prompted
 from liftcore.segments import cut
 from liftcore.tokens import Tokenizer
+from liftcore.truncation import truncate
 
 CUE = "\nPassage:"
 
@@ -38,7 +39,7 @@ class Recitation(Objective):
         most = len(self.tokens)
         room = min(self.config.recite_context, window - len(self._prompt("...", most, most)))
         while room >= 2:
-            text = answer.truncate(self.tokenizer, self.tokens.tolist(), room)
+            text = truncate(self.tokenizer, self.tokens.tolist(), room)
             # Text does not always give the tokens back that it came from.
             surplus = len(self._prompt(text, most, most)) - window
             if surplus <= 0:

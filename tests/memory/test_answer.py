@@ -6,6 +6,7 @@ from tiny import tiny_model
 
 from liftcore import answer
 from liftcore.questions.self_study import SelfStudy
+from liftcore.truncation import truncate
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def test_a_cut_parts_no_character(tokenizer, text):
     unit = {"👍": 2, "🇫": 2, "a": 3, "한": 4, "🏴": 7}[text[0]]
     good = {0, 1, 3} if unit == 3 else {0, 1} if unit == 4 else {0}
     for room in range(4, len(ids) - 10, 5):
-        start, _, end = answer.truncate(tokenizer, ids, room).partition("\n...\n")
+        start, _, end = truncate(tokenizer, ids, room).partition("\n...\n")
         assert text.startswith(start) and text.endswith(end)
         assert len(start) % unit in good
         # A cut may begin within a long row of flags, which then are counted from there.
@@ -93,7 +94,7 @@ def test_a_cut_within_bytes_spoils_no_character():
     tokenizer, text = byte_fallback(), "漢字の文章👍" * 20
     ids = tokenizer(text)["input_ids"]
     for room in range(4, len(ids) - 10, 3):
-        start, _, end = answer.truncate(tokenizer, ids, room).partition("\n...\n")
+        start, _, end = truncate(tokenizer, ids, room).partition("\n...\n")
         assert text.startswith(start) and text.endswith(end)
         assert len((start + end).encode()) <= room
 

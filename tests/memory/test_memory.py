@@ -181,7 +181,7 @@ def test_asking_twice_and_in_both_contexts(memory):
 
 
 def test_truncation_keeps_head_and_tail(tokenizer):
-    from liftcore.answer import truncate
+    from liftcore.truncation import truncate
 
     ids = tokenizer(" ".join(f"word{i}" for i in range(500)))["input_ids"]
     text = truncate(tokenizer, ids, 100)

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from liftcore import answer, document
 from liftcore.errors import LiftError
 from liftcore.tokens import chat_ids, text_ids
+from liftcore.truncation import truncate
 
 PARTS = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% for part in m['content'] %}"
@@ -155,10 +156,10 @@ def test_a_cut_to_the_window_keeps_characters_whole(tokenizer):
         text = "".join(rng.choices(kind, k=400))
         tokens = text_ids(tokenizer, text)
         for room in rng.sample(range(8, len(tokens) - 1), 12):
-            head, tail = answer.truncate(tokenizer, tokens, room).split("\n...\n")
+            head, tail = truncate(tokenizer, tokens, room).split("\n...\n")
             assert text.startswith(head) and text.endswith(tail), (room, head, tail)
             assert "\ufffd" not in head + tail
-            shorter = answer.truncate(tokenizer, text_ids(tokenizer, text), room)
+            shorter = truncate(tokenizer, text_ids(tokenizer, text), room)
             assert len(text_ids(tokenizer, shorter)) <= room + 8
     kept = "\ufffd " * 100
-    assert answer.truncate(tokenizer, text_ids(tokenizer, kept), 40).count("\ufffd") > 5
+    assert truncate(tokenizer, text_ids(tokenizer, kept), 40).count("\ufffd") > 5
