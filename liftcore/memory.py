@@ -264,9 +264,7 @@ def load_memory(
     base = info.about.base_model
     if model_and_tokenizer is None:
         device = model.checked_device(device)
-        if base != embedded.NAME or os.path.isdir(base):
-            kind = "the folder" if os.path.isdir(base) else "the hub's"
-            note(f"liftcore: loading {kind} {one_line(base)}, the base model that {folder} names")
+        say_base(base, folder)
         model_and_tokenizer = model.load(base, device=device, dtype=dtype)
         if info.config.base_dtype == "fp8":
             bases.quantise(model_and_tokenizer[0], None)
@@ -301,6 +299,14 @@ def load_memory(
         *(base_model, tokenizer, adapter, about.title, text, about.sha256, about.tokens),
         *(info.config, info.report, info.training, info.source, asked),
     )
+
+
+def say_base(base: str, folder: str | Path) -> None:
+    """Says on standard error which base model is loaded because a memory, or a folder of them,
+    names it; the embedded one goes without saying."""
+    if base != embedded.NAME or os.path.isdir(base):
+        kind = "the folder" if os.path.isdir(base) else "the hub's"
+        note(f"liftcore: loading {kind} {one_line(base)}, the base model that {folder} names")
 
 
 def local_folder(folder: str | Path) -> Path:

@@ -28,7 +28,8 @@ def add(verbs: options.Verbs) -> None:
     parser.add_argument(
         "--all",
         action="store_true",
-        help="of many memories ask the best three whose documents match",
+        help="of many memories ask the best three whose documents match; a line above each answer "
+        "says whose it is",
     )
     parser.add_argument("question", nargs="*", metavar="QUESTION")
     parser.add_argument(
@@ -70,14 +71,11 @@ def add(verbs: options.Verbs) -> None:
 
 def run(args: argparse.Namespace) -> dict:
     from liftcore.corpus.memories import is_many
-    from liftcore.corpus.store import is_url
     from liftcore.memory import check_length
 
     if not args.question and (sys.stdin is None or sys.stdin.closed):
         raise UsageError("no question, and standard input is closed: give one on the command line")
     check_length(args.max_new_tokens)
-    if is_url(args.memory):
-        raise UsageError(f"ask reads a folder: copy {args.memory} to this machine, and ask that")
     if is_many(args.memory):
         return _ask_many(args)
     if args.all:
@@ -94,9 +92,12 @@ def run(args: argparse.Namespace) -> dict:
 def _ask_many(args: argparse.Namespace) -> dict:
     """Asks the memories of a folder, each question those that match it."""
     from liftcore.corpus.memories import MOST, Memories
+    from liftcore.memory import say_base
     from liftcore.model import load
 
     def base(name: str) -> tuple[Any, Any]:
+        if not args.model:
+            say_base(name, args.memory)
         return load(args.model or name, device=args.device, dtype=options.dtype(args.dtype))
 
     many = Memories(args.memory, base, force=args.force)
@@ -107,14 +108,21 @@ def _ask_many(args: argparse.Namespace) -> dict:
         chosen = many.choose(question, MOST if args.all else 1)
         if not chosen:
             note("liftcore: no document matches: the base model answers")
+            if args.all:
+                show("[no memory: the base model]")
             streams, on_text = _stream()
             answer = many.ask_base(question, max_new_tokens=args.max_new_tokens, on_text=on_text)
             show("" if streams else answer)
-            answers.append({"question": question, "answer": answer, "memory": None})
+            answers.append({"question": question, "answer": answer, "memory": None, "title": None})
         for choice in chosen:
-            note(f"liftcore: from {one_line(choice.title)} (match {choice.score:.2f})")
+            title = one_line(choice.title)
+            if args.all:
+                show(f"[{title}]")
+            else:
+                note(f"liftcore: from {title} (match {choice.score:.2f})")
             answered = _answered(many.memory(choice), question, args)
-            answers.append({**answered, "memory": choice.folder.name, "match": choice.score})
+            told = {"memory": choice.folder, "title": choice.title, "match": choice.score}
+            answers.append({**answered, **told})
     return {"memory": args.memory, "answers": answers}
 
 

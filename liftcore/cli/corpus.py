@@ -110,8 +110,6 @@ def run(args: argparse.Namespace) -> dict:
 
 
 def _print(summary: Summary) -> None:
-    from liftcore.corpus.store import is_url
-
     entries = sorted([*summary.made, *summary.skipped], key=lambda entry: entry["title"])
     if entries:
         show(f"{'tokens':>9}  {'recall':>6}  {'seconds':>7}  title")
@@ -130,7 +128,4 @@ def _print(summary: Summary) -> None:
         f"failed, in {summary.seconds:.1f} s ({rate:,.0f} tokens/s)"
     )
     show(f"memories in {summary.out}")
-    if is_url(summary.out):
-        show('next: copy them to a folder, and liftcore ask FOLDER "your question"')
-    else:
-        show(f'next: liftcore ask {summary.out} "your question"')
+    show(f'next: liftcore ask {options.typed(summary.out)} "your question"')

@@ -36,12 +36,12 @@ Verbs = Any
 Arguments = argparse._ActionsContainer
 
 
-def typed(path: Path) -> str:
-    """A path as a word of a command line, to be copied from the terminal."""
+def typed(path: str | Path) -> str:
+    """A path, or a URL, as a word of a command line, to be copied from the terminal."""
     return shlex.quote(file_word(path))
 
 
-def file_word(path: Path) -> str:
+def file_word(path: str | Path) -> str:
     """The same, not yet quoted."""
     word = plain(str(path))
     return f"./{word}" if word.startswith("-") else word
@@ -225,14 +225,18 @@ def file_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def memory_argument(parser: Arguments, text: str = "a folder that absorb wrote") -> None:
-    parser.add_argument("memory", metavar="DIR", help=f"{text}; or USER/NAME on the Hub")
+    text += "; or its URL (s3://, file://, …), or USER/NAME on the Hub"
+    parser.add_argument("memory", metavar="DIR", help=text)
 
 
 def memory_folder(args: argparse.Namespace) -> Path:
-    """The folder of the memory that a command line names, brought from the Hub where it is
-    there. Raises LiftError when it cannot be had."""
+    """The folder of the memory that a command line names, brought from its URL or the Hub where it
+    is there. Raises LiftError when it cannot be had."""
+    from liftcore.corpus.store import Store, is_url
     from liftcore.memory import local_folder
 
+    if is_url(args.memory):
+        return Store(args.memory).bring()
     return local_folder(args.memory)
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,11 @@ from liftcore.embedded import cache_folder
 from liftcore.errors import LiftError
 
 INDEX, FAILED = "memories.json", "failed.jsonl"
+# What is brought of a memory, its description last.
+BROUGHT = (*output.ADAPTER, output.DOCUMENT, output.QUESTIONS, output.PICTURE, output.INFO)
+AT_ONCE = 16  # files that are read from a URL
+# Characters of a name in the cache that are the folder's own.
+LONGEST = 60
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.I)
 
 
@@ -37,7 +45,7 @@ class Store:
 
                 self.fs, self.root = fsspec.core.url_to_fs(out)
             except (ImportError, ValueError, OSError) as error:
-                raise LiftError(f"cannot write to {out}: {files.reason(error)}") from error
+                raise LiftError(f"cannot open {out}: {files.reason(error)}") from error
 
     def __reduce__(self) -> tuple:
         return Store, (self.out,)
@@ -69,15 +77,56 @@ class Store:
         with contextlib.suppress(OSError):
             place.rmdir()
 
+    def bring(self, folder: str = "") -> Path:
+        """The folder of a memory on this machine; "" for one that lies in the store's own place.
+        One at a URL is copied once into the cache, under a name that tells its description, and
+        with that the hash of its weights. Raises LiftError where it is no memory, or cannot be
+        had."""
+        if self.local is not None:
+            return self.local / folder
+        within = f"{folder}/" if folder else ""
+        info = self.read(f"{within}{output.INFO}")
+        if info is None:
+            raise LiftError(f"{self.out} holds no memory: there is no {within}{output.INFO}")
+        digest = hashlib.sha256(info).hexdigest()[:16]
+        name = (folder or self.root).rstrip("/").rpartition("/")[2]
+        name = re.sub(r"[^\w.-]", "-", name, flags=re.ASCII)[:LONGEST].lstrip(".")
+        place = cache_folder() / "memories" / f"{name}-{digest}"
+
+        def fill(new: Path) -> None:
+            names = [f"{within}{name}" for name in BROUGHT[:-1]]
+            for name, content in zip(BROUGHT[:-1], self.read_each(names), strict=True):
+                if content is not None:
+                    (new / name).write_bytes(content)
+            (new / output.INFO).write_bytes(info)
+
+        if not (place / output.INFO).is_file():
+            try:
+                files.new_folder(place, fill)
+            except OSError as error:
+                why = files.reason(error)
+                raise LiftError(f"cannot copy a memory to {place}: {why}") from error
+        return place
+
     def read(self, name: str) -> bytes | None:
-        """What a file holds; None where there is none."""
+        """What a file holds; None where there is none. Raises LiftError where it cannot be read."""
+        return self.read_each([name])[0]
+
+    def read_each(self, names: Sequence[str]) -> list[bytes | None]:
+        """read() of each file; several at a time from a URL."""
+        if len(names) < 2 or self.local is not None:
+            return list(map(self._content, names))
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(self._content, names))
+
+    def _content(self, name: str) -> bytes | None:
         try:
             if self.local is not None:
                 return (self.local / name).read_bytes()
             return self.fs.cat_file(f"{self.root}/{name}")
         except FileNotFoundError:
             return None
-        except OSError as error:
+        except Exception as error:  # each file system has errors of its own
             raise LiftError(f"cannot read {name} in {self.out}: {files.reason(error)}") from error
 
     def write(self, name: str, content: str) -> None:
