@@ -91,7 +91,7 @@ class Variant:
         """(seconds, token-passes) of so many further steps."""
         with own_adapter_after(self.model):
             self.adapter.install()
-            with torch.enable_grad(), prepared(self.adapter, self.source.bound, self.source.length):
+            with torch.enable_grad(), prepared(self.adapter, self.source.length):
                 self.runner = self.runner or make_runner(self.adapter, self.source)
                 started, tokens = self._now(), 0
                 for step in islice(iter(self.source.draw, None), steps):

@@ -164,7 +164,7 @@ def _measured(
         fitting = _fitting(adapter, text, config) if config.adapter_init == "document" else 0.0
         adapter.install()
         source = segments_alone(text, config, [])
-        with prepared(adapter, source.bound, source.length):
+        with prepared(adapter, source.length):
             runner = make_runner(adapter, source)
             for step in islice(source.steps(), warm_up + timed):
                 start = _now(device)

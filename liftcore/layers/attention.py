@@ -150,16 +150,15 @@ def unknown(module: nn.Module, kwargs: dict) -> str | None:
 
 
 @contextmanager
-def fast_attention(
-    model: nn.Module, length: int | None = None, tried: int | None = None
-) -> Generator[str]:
-    """Within it training segments of at most `length` tokens attend through causal_attention.
+def fast_attention(model: nn.Module, length: int | None = None) -> Generator[str]:
+    """Within it training segments attend through causal_attention; those that are
+    beyond_window() need own_attention().
 
     Left as they are: models that do not use SDPA, whose sliding window is shorter than `length`
     (any window when it is None), or whose attention is not causal, soft-capped or with dropout;
     fp32 on a CPU, where nothing is gained; and any model whose attention computes something else
-    in a trial of `tried` tokens (by default `length`), or not at all through transformers'
-    interface. Yields why, "" when it is taken.
+    in a trial of `length` tokens, or not at all through transformers' interface. Yields why, ""
+    when it is taken.
     Training asks for deterministic algorithms, and then torch refuses cuDNN's attention: flash
     attention is what runs.
     """
@@ -176,7 +175,7 @@ def fast_attention(
         yield "its attention is not plainly causal SDPA, or gains nothing"
         return
     AttentionInterface.register(NAME, causal_attention)
-    if why := _differs(model, config, tried or length or LONGEST // 8):
+    if why := _differs(model, config, length or LONGEST // 8):
         yield why
         return
     with attending(config, NAME):
@@ -265,9 +264,19 @@ def own_attention(model: nn.Module) -> AbstractContextManager[None]:
     return attending(config, "sdpa" if name == NAME else name)
 
 
+def beyond_window(model: nn.Module, length: int) -> bool:
+    """Whether a model attends to less than `length` tokens somewhere, which causal_attention does
+    not know."""
+    return any(window < length for window in _windows(causal_lm(model).config.get_text_config()))
+
+
+def _windows(config: Any) -> list[int]:
+    named = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    return [window for window in named if window is not None]
+
+
 def _plainly_causal(config: Any, length: int | None, training: bool) -> bool:
-    windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
-    long_enough = all(w is None or (length is not None and length <= w) for w in windows)
+    long_enough = all(length is not None and length <= window for window in _windows(config))
     dropout = training and getattr(config, "attention_dropout", 0)
     return (
         long_enough

@@ -26,12 +26,10 @@ Aid = tuple[str, Callable[[], AbstractContextManager]]
 
 
 @contextmanager
-def fastest(
-    model: nn.Module, adapter: Adapter, length: int, tried: int | None = None
-) -> Generator[list[str]]:
+def fastest(model: nn.Module, adapter: Adapter, length: int) -> Generator[list[str]]:
     """Within it the model runs the groups, norms and attention that agree with its own.
 
-    length, tried: of fast_attention. The adapter is installed, and nothing else trains. Yields a
+    length: of fast_attention. The adapter is installed, and nothing else trains. Yields a
     list of lines that say what was left out and why. Raises LiftError with one line when the model
     by itself cannot be trained.
     """
@@ -50,7 +48,7 @@ def fastest(
         raise LiftError(f"{type(model).__name__} cannot be trained: no gradient reaches LoRA")
     aids: list[Aid] = [
         ("norms", lambda: fast_norms(model)),
-        ("attention", lambda: fast_attention(model, length, tried)),
+        ("attention", lambda: fast_attention(model, length)),
     ]
     with ExitStack() as stack:
         # All at once, as a rule; one after the other only to find the one that differs.

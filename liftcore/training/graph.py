@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from liftcore.device_memory import out_of_memory
 from liftcore.errors import first_line
+from liftcore.layers.attention import beyond_window
 from liftcore.layers.last_layer import WORTH
 from liftcore.layers.lora import Adapter
 from liftcore.objectives.sample import Sample
@@ -165,6 +166,8 @@ class GraphRunner(Runner):
         """The graph of a pass of a shape that has been run before; None when there is none."""
         if self.why or (shape not in self.graphs and len(self.graphs) >= GRAPHS):
             return None
+        if beyond_window(self.model, shape.length):
+            return None  # its own attention makes masks on the host
         if shape not in self.graphs:
             self.graphs[shape] = None
             return None

@@ -205,7 +205,6 @@ class Followed:
     config: Any
     rows: int
     length: int
-    bound: int
     partly_scored: bool
     complete: bool
     expected_steps: int = 0
@@ -215,7 +214,7 @@ class Followed:
     @classmethod
     def of(cls, source: StepSource) -> Followed:
         partly = source.partly_scored
-        return cls(source.config, source.rows, source.length, source.bound, partly, source.complete)
+        return cls(source.config, source.rows, source.length, partly, source.complete)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from liftcore.device_memory import out_of_memory
 from liftcore.errors import LiftError, first_line
-from liftcore.layers.attention import own_attention
+from liftcore.layers.attention import beyond_window, own_attention
 from liftcore.layers.determinism import any_algorithm, lacks
 from liftcore.layers.last_layer import WORTH, LastLayer
 from liftcore.layers.lora import Adapter
@@ -112,10 +112,17 @@ class Runner:
 
     def _backward(self, batch: Batch, normaliser: float | Tensor) -> Tensor:
         """The loss of a pass; its gradient is added to the adapter's."""
-        with recomputed(self.model, self.plan.recompute, self.adapter.first_layer):
+        with (
+            self._attention(batch.input_ids.shape[1]),
+            recomputed(self.model, self.plan.recompute, self.adapter.first_layer),
+        ):
             loss = batch_loss(self.model, self.head, batch, normaliser, self.last)
             loss.backward()
         return loss.detach()
+
+    def _attention(self, length: int) -> AbstractContextManager[None]:
+        """Within it rows of so many tokens attend rightly, forward and backward."""
+        return own_attention(self.model) if beyond_window(self.model, length) else nullcontext()
 
     def _update(self, step: Step, loss: Tensor) -> None:
         assert isinstance(self.optimizer, MasterAdamW)

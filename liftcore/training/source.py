@@ -95,11 +95,6 @@ class StepSource:
         return min(self.window, longest)
 
     @property
-    def bound(self) -> int:
-        """Tokens that no row exceeds."""
-        return self.length if self.complete else self.window
-
-    @property
     def rows(self) -> int:
         """Rows of that length that a step has at most."""
         most = max(1, self.target // self.length)

@@ -83,6 +83,7 @@ class TogetherRunner(Runner):
         """Forward and backward of a pass; the losses of its documents are added to the step's."""
         assert batch.slots is not None and self.adapter.owners is not None
         with (
+            self._attention(batch.input_ids.shape[1]),
             recomputed(self.model, self.plan.recompute, self.adapter.first_layer),
             self.adapter.owners.rows(batch.slots),
         ):

@@ -5,13 +5,16 @@ import pytest
 import torch
 from errors_and_seeds import rel
 from steps import CONFIG, Run, mixed
+from streams import Fixed, sample
 from tiny import tiny_model
 
+from liftcore.layers import attention as layer_attention
+from liftcore.layers.attention import beyond_window
 from liftcore.layers.lora import Adapter, only_adapter_trains
-from liftcore.model import body
+from liftcore.objectives.segments import Segments
 from liftcore.training.loop import train
 from liftcore.training.runner import Runner
-from liftcore.training.source import segments_alone
+from liftcore.training.source import StepSource, segments_alone
 from liftcore.training.together import Learner, TogetherSource
 from liftcore.training.together_runner import TogetherGraphRunner, TogetherRunner
 
@@ -122,23 +125,42 @@ def test_a_document_that_is_lost_leaves_alone(rng):
         assert rel(document.adapter.values, right.adapter.values) < 1e-4
 
 
-def test_no_forward_is_as_long_as_the_window(rng):
-    """What later documents bring may be that long; the trial of the attention is not."""
-    model, window = tiny_model(dtype=torch.bfloat16), 2000
-    config = SETTINGS.replace(objectives=("segments", "qa", "distill"), mix=(1, 1, 1), epochs=1)
-    adapter = Adapter.of(model, config, slots=1)
-    documents = iter([Document(model, mixed(rng, rng.integers(3, 200, 60), config))])
-    source = TogetherSource(adapter, documents, config, window, prefix=1)
-    source.fill()
-    longest = source.length
-    assert longest < 100 < source.bound == window
-    adapter.install()
-    sizes, said = [], []
-    with (
-        body(model)
-        .get_input_embeddings()
-        .register_forward_pre_hook(lambda module, args: sizes.append(args[0].shape[-1]))
-    ):
-        train(adapter, source, say=said.append)
-    assert max(sizes) == longest
-    assert source.over == 1 and not any("attention stay" in text for text in said)
+def test_rows_beyond_a_sliding_window_attend_by_the_model_itself(rng, monkeypatch):
+    """A later document brings such rows; until then, and beside them, the fast attention runs."""
+    config = SETTINGS.replace(epochs=1, objectives=("segments", "qa"), mix=(1, 1))
+    options = dict(dtype=torch.bfloat16, sliding_window=32)
+    tokens, seen = rng.integers(3, 200, 60), []
+
+    def documents(model):
+        objectives = [Segments(tokens, config, [1]), Fixed([sample(61, 30, "qa")], "qa")]
+        return [
+            Document(model, segments_alone(tokens, config, [1])),
+            Document(model, StepSource(objectives, config, 200, prefix=1)),
+        ]
+
+    def attention(module, query, *rest, **kwargs):
+        seen.append(query.shape[2])
+        return real(module, query, *rest, **kwargs)
+
+    real = layer_attention.causal_attention
+    monkeypatch.setattr(layer_attention, "causal_attention", attention)
+    learnt = []
+    for fast in (True, False):
+        if not fast:  # everything by the model itself
+            monkeypatch.setattr(layer_attention, "_plainly_causal", lambda *given: False)
+        model = tiny_model("mistral", **options)
+        adapter = Adapter.of(model, config, slots=1)
+        given = documents(model)
+        source = TogetherSource(adapter, iter(given), config, 200, prefix=1)
+        source.fill()
+        assert source.length == 25
+        adapter.install()
+        seen.clear()
+        train(adapter, source)
+        assert (max(seen, default=0) == 25) == fast
+        assert [document.over for document in given] == ["ended"] * 2
+        learnt.append([document.adapter.values.float() for document in given])
+    for ours, right in zip(*learnt, strict=True):
+        assert rel(ours, right) < 0.05
+    # The rows are so long that the window matters.
+    assert beyond_window(model, 61) and not beyond_window(model, 32)
