@@ -26,7 +26,7 @@ from liftcore.memory import Memory
 from liftcore.tokens import Tokenizer
 from liftcore.training import checkpoint
 from liftcore.training.checkpoint import Position
-from liftcore.training.log import Result
+from liftcore.training.log import Progress, Result
 from liftcore.training.loop import train
 from liftcore.training.losses import told_by
 from liftcore.training.memory_plan import MemoryPlan
@@ -110,11 +110,13 @@ def absorb_given(
     init: str | Path | None = None,
     on_memory: Callable[[int, Memory], None],
     on_failure: Callable[[int, LiftError], None] | None = None,
+    on_step: Callable[[Callable[[], dict[int, tuple[int, float]]]], None] | None = None,
     progress: bool = True,
     count: int | None = None,
 ) -> None:
     """absorb_many() for documents that bring their own arguments; `count` of them, where that is
-    known."""
+    known. `on_step` hears of each step, and gets what tells of each document in the batch its
+    token-passes of this run, and the share of its training that is over."""
     if together is not None and together < 1:
         raise UsageError(f"together must be at least 1: {together}")
     config = prepare.settled(config, tokenizer, init)
@@ -132,11 +134,21 @@ def absorb_given(
             learners = run.learners(documents)
             window, prefix = models.window(model), len(models.prefix_ids(tokenizer))
             source = TogetherSource(slots, learners, config, window, prefix=prefix, count=count)
+
+            def going() -> dict[int, tuple[int, float]]:
+                active = (each for each in source.active if isinstance(each, _Document))
+                return {each.number: each.going for each in active}
+
+            def heard(at: Progress) -> None:
+                line.update(at)
+                if on_step is not None:
+                    on_step(going)
+
             try:
                 source.fill()
                 if not source.finished:
                     slots.install()
-                    train(slots, source, on_step=line.update, say=run.say)
+                    train(slots, source, on_step=heard, say=run.say)
             finally:
                 source.close()
 
@@ -265,10 +277,17 @@ class _Document(Learner):
         self.run, self.number, self.document, self.made = run, number, document, made
         self.file, self.which = file, which  # of its saved state, and what tells it from others
         self.started, self.seconds_before = time.perf_counter(), 0.0
+        self.tokens_before = 0  # token-passes of the runs before
 
     @property
     def seconds(self) -> float:
         return self.seconds_before + time.perf_counter() - self.started
+
+    @property
+    def going(self) -> tuple[int, float]:
+        """Token-passes of this run, and the share of the training that is over."""
+        done = sum(self.tokens)
+        return done - self.tokens_before, done / max(1.0, done + self.source.left())
 
     def go_on(self, file: Path) -> None:
         """Takes back what save(), or an absorb(), has written."""
@@ -282,6 +301,7 @@ class _Document(Learner):
             with torch.no_grad():
                 self.adapter.values.copy_(state["master"])
             self.epochs, self.tokens = state["log"].tolist()
+            self.tokens_before = sum(self.tokens)
         except (LookupError, TypeError, ValueError, RuntimeError) as error:
             raise checkpoint.damaged(file) from error
         self.losses = list(state["losses"].to(self.adapter.values.device))

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from liftcore.corpus.jobs import Job, Plan
-from liftcore.corpus.pool import TRIES, Tell
+from liftcore.corpus.pool import TRIES
 from liftcore.corpus.store import Store
-from liftcore.corpus.work import Made, Worker, known
+from liftcore.corpus.work import Made, Tell, Worker, known
 from liftcore.errors import LiftError, UsageError, first_line
 
 # How often the documents of one task fill the batch of an actor that makes several at once. Ray

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
@@ -14,7 +14,7 @@ from typing import Any
 
 from liftcore.corpus.jobs import Job, Plan
 from liftcore.corpus.store import Store
-from liftcore.corpus.work import Made, Worker
+from liftcore.corpus.work import Going, Made, Tell, Worker
 from liftcore.errors import LiftError
 
 # How often a document is tried whose worker ends in the middle of it.
@@ -25,9 +25,6 @@ START: str = "spawn"
 PATIENCE = 60.0
 # What a worker says that has a place for another document.
 MORE = "more"
-
-
-Tell = Callable[[Made], None]
 
 
 def here(jobs: Sequence[Job], plan: Plan, store: Store, tell: Tell) -> None:
@@ -55,7 +52,9 @@ def spread(
             ready = wait([w.pipe for w in busy])
             for worker in [w for w in busy if w.pipe in ready]:
                 said = worker.said()
-                if isinstance(said, Made):
+                if isinstance(said, Going):
+                    tell(said)
+                elif isinstance(said, Made):
                     worker.jobs.pop(said.job.folder, None)
                     tell(said)
                 elif said == MORE:
@@ -104,8 +103,9 @@ class _Process:
         with suppress(OSError):  # it has ended: said() tells
             self.pipe.send(job)
 
-    def said(self) -> Made | str | None:
-        """What became of a document; MORE; an error of all documents; None when it has ended."""
+    def said(self) -> Made | Going | str | None:
+        """What became of a document; how far some are; MORE; an error of all documents; None when
+        it has ended."""
         try:
             return self.pipe.recv()
         except (EOFError, OSError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from liftcore import files, locks
 from liftcore.corpus import pool
 from liftcore.corpus.jobs import Job, Plan, entries_of, job_of
 from liftcore.corpus.store import FAILED, INDEX, Store
-from liftcore.corpus.work import Made, known
+from liftcore.corpus.work import Going, Made, Tell, known
 from liftcore.errors import LiftError
 from liftcore.training.progress import ProgressLine
 
@@ -89,7 +89,7 @@ def _make_here(
     plan: Plan,
     store: Store,
     workers: int | None,
-    tell: Callable[[Made], None],
+    tell: Tell,
 ) -> None:
     """By processes of this machine; by this one where one is enough."""
     on_gpu = torch.cuda.is_available() and plan.device in (None, "cuda")
@@ -108,8 +108,15 @@ class _Run:
 
     def __init__(self, summary: Summary):
         self.summary, self.started, self.written = summary, time.perf_counter(), 0.0
-        # Bytes: of the documents made; of all that are over; of all that are, or were, to be done.
-        self.made_bytes = self.done_bytes = self.size = 0
+        # Bytes of the documents that are over, and of all that are, or were, to be done.
+        self.done_bytes = self.size = 0
+        # What this run has made: bytes, and token-passes. What an earlier one had done, of what
+        # goes on, is none of it.
+        self.made_bytes = self.made_tokens = 0.0
+        # Folder -> bytes; how far the documents are that are in work; how far they were at first.
+        self.sizes: dict[str, int] = {}
+        self.going: dict[str, tuple[int, float]] = {}
+        self.begun: dict[str, float] = {}
 
     def begin(self, store: Store, count: int, line: ProgressLine) -> None:
         self.store, self.before, self.count, self.line = store, store.index(), count, line
@@ -129,22 +136,33 @@ class _Run:
                 self.summary.skipped.append({**entry, "path": job.path})
             except (OSError, LiftError) as error:
                 self._failed(str(file.absolute()), title or file.stem, files.reason(error))
-        self.size = sum(job.size for job in jobs.values())
+        self.sizes = {folder: job.size for folder, job in jobs.items()}
+        self.size = sum(self.sizes.values())
         self._show()
         return list(jobs.values())
 
-    def note(self, made: Made) -> None:
-        """Takes note of what became of a document."""
+    def note(self, told: Made | Going) -> None:
+        """Takes note of what became of a document, or of how far some are."""
+        if isinstance(told, Going):
+            self.going |= told.each
+            self.begun = {folder: share for folder, (_, share) in told.each.items()} | self.begun
+        else:
+            self._over(told)
+        self._show()
+        if time.perf_counter() - self.written > OFTEN:
+            self._write()
+
+    def _over(self, made: Made) -> None:
         self.done_bytes += made.job.size
+        self.going.pop(made.job.folder, None)
+        share = 1 - self.begun.pop(made.job.folder, 0.0)
         if made.entry is None:
             self._failed(made.job.path, made.job.title, made.error)
         else:
             self.summary.made.append(made.entry)
-            self.made_bytes += made.job.size
+            self.made_bytes += share * made.job.size
+            self.made_tokens += share * made.token_passes
             self.summary.token_passes += made.token_passes
-        self._show()
-        if time.perf_counter() - self.written > OFTEN:
-            self._write()
 
     def end(self) -> None:
         self.summary.seconds = time.perf_counter() - self.started
@@ -155,9 +173,14 @@ class _Run:
         count, more = len(summary.made) + len(summary.failed) + len(summary.skipped), ""
         if summary.failed:
             more = f", {len(summary.failed)} failed"
-        if self.made_bytes:  # one that fails takes no time, and says nothing about the others
-            left = round(seconds / self.made_bytes * (self.size - self.done_bytes))
-            more += f"  {summary.token_passes / seconds:,.0f} tokens/s"
+        made, tokens, rest = self.made_bytes, self.made_tokens, self.size - self.done_bytes
+        for folder, (passes, share) in self.going.items():
+            made += max(0.0, share - self.begun[folder]) * self.sizes[folder]
+            tokens += passes
+            rest -= share * self.sizes[folder]
+        if made:  # one that fails takes no time, and says nothing about the others
+            left = round(seconds / made * rest)
+            more += f"  {tokens / seconds:,.0f} tokens/s"
             more += f"  {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
         self.line.count("documents", count, self.count, more)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ from liftcore.errors import LiftError, first_line
 if TYPE_CHECKING:
     from liftcore.many import Given
     from liftcore.memory import Memory
+    from liftcore.training.log import Progress
+
+# Seconds between two times that a worker tells how far it is.
+OFTEN = 1.0
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,20 @@ class Made:
     token_passes: int = 0
 
 
+@dataclass(frozen=True)
+class Going:
+    """How far the documents are that a worker is at.
+
+    each   folder -> token-passes of this run, and the share of the training that is over: told of
+           at a document's first step, and then now and then
+    """
+
+    each: dict[str, tuple[int, float]]
+
+
+Tell = Callable[[Made | Going], None]
+
+
 class Worker:
     """Makes memories over one base model, which the first document loads.
 
@@ -46,10 +65,12 @@ class Worker:
         self.plan, self.store, self.device = plan, store, device or plan.device
         self.most = most
         self.loaded: tuple[Any, Any] | None = None
+        self.told = 0.0  # when it last said how far it is
 
-    def make_all(self, jobs: Iterable[Job], tell: Callable[[Made], None]) -> None:
+    def make_all(self, jobs: Iterable[Job], tell: Tell) -> None:
         """Makes the memories of the documents, several at once where that pays, and says what
-        became of each as soon as that is known. Documents are asked for as places become free.
+        became of each as soon as that is known, and now and then how far they are. Documents are
+        asked for as places become free.
 
         What is there is taken as it is; what fails is said and not raised, but for an interrupt,
         settings that do not fit, and a base model that cannot be loaded. A document whose worker
@@ -60,25 +81,25 @@ class Worker:
             alone: Job | None = job
             while alone is not None:
                 if alone.tried or self.store.has(alone.folder) or self.places() == 1:
-                    tell(self.make(alone))
+                    tell(self.make(alone, tell))
                     alone = None
                 else:
                     alone = self._together(chain([alone], jobs), tell)
 
     def make_group(self, jobs: Sequence[Job]) -> list[Made]:
         """What becomes of the documents, as make_all()."""
-        made: list[Made] = []
-        self.make_all(jobs, made.append)
-        return made
+        told: list[Made | Going] = []
+        self.make_all(jobs, told.append)
+        return [each for each in told if isinstance(each, Made)]
 
-    def make(self, job: Job) -> Made:
+    def make(self, job: Job, tell: Tell = lambda told: None) -> Made:
         """The memory of one document, as make_all()."""
         if self.store.has(job.folder):
             return Made(job, known(self.store, job))
         model, tokenizer = self._load()
         with ExitStack() as stack:
             try:
-                memory = self._absorb(job, model, tokenizer, stack)
+                memory = self._absorb(job, model, tokenizer, stack, tell)
             except Exception as error:
                 return _failed(job, error)
             return self.taken(job, memory)
@@ -108,9 +129,14 @@ class Worker:
             self.loaded = models.load(self.plan.model, device=self.device, dtype=dtype)
         return self.loaded
 
-    def _absorb(self, job: Job, model: Any, tokenizer: Any, stack: ExitStack) -> Memory:
+    def _absorb(self, job: Job, model: Any, tokenizer: Any, stack: ExitStack, tell: Tell) -> Memory:
         from liftcore import lift
 
+        def step(at: Progress) -> None:
+            if self.due():
+                tell(Going({job.folder: (at.tokens, min(1.0, at.step / max(1, at.steps)))}))
+
+        self.told = 0.0
         given = self.given(job, tokenizer, stack)
         return lift.absorb(
             *(model, tokenizer, given.document),
@@ -118,10 +144,18 @@ class Worker:
             resume=given.resume,
             qa=given.qa,
             init=self.plan.init,
+            on_step=step,
             progress=False,
         )
 
-    def _together(self, jobs: Iterator[Job], tell: Callable[[Made], None]) -> Job | None:
+    def due(self) -> bool:
+        """Whether it is time to say how far the documents are."""
+        if time.monotonic() - self.told < OFTEN:
+            return False
+        self.told = time.monotonic()
+        return True
+
+    def _together(self, jobs: Iterator[Job], tell: Tell) -> Job | None:
         """Makes the memories of the documents together, up to one that is to be made alone, which
         is returned."""
         from liftcore import many
@@ -135,6 +169,7 @@ class Worker:
                 init=self.plan.init,
                 on_memory=batch.memory,
                 on_failure=batch.failed,
+                on_step=batch.step,
                 progress=False,
             )
         except Exception as error:
@@ -144,7 +179,7 @@ class Worker:
                 raise LiftError(first_line(error)) from error
             # Whose fault it was is not known.
             for job in batch.end():
-                tell(self.make(job))
+                tell(self.make(job, tell))
         finally:
             batch.end()
         return batch.alone
@@ -195,9 +230,7 @@ class _Batch:
     alone     the one that ended the batch since it is to be made alone
     """
 
-    def __init__(
-        self, worker: Worker, jobs: Iterator[Job], tokenizer: Any, tell: Callable[[Made], None]
-    ):
+    def __init__(self, worker: Worker, jobs: Iterator[Job], tokenizer: Any, tell: Tell):
         self.worker, self.jobs, self.tokenizer, self.tell = worker, jobs, tokenizer, tell
         self.running: dict[int, tuple[Job, ExitStack]] = {}
         self.alone: Job | None = None
@@ -212,15 +245,21 @@ class _Batch:
             if job.tried:
                 self.alone = job
                 return
-            stack = ExitStack()
             try:
-                given = self.worker.given(job, self.tokenizer, stack)
+                with ExitStack() as begun:
+                    given = self.worker.given(job, self.tokenizer, begun)
+                    stack = begun.pop_all()
             except Exception as error:
-                stack.close()
                 self.tell(_failed(job, error))
                 continue
             self.running[number], number = (job, stack), number + 1
+            self.worker.told = 0.0
             yield given
+
+    def step(self, going: Callable[[], dict[int, tuple[int, float]]]) -> None:
+        if self.worker.due():
+            each = {self.running[number][0].folder: how for number, how in going().items()}
+            self.tell(Going(each))
 
     def memory(self, number: int, memory: Memory) -> None:
         job, stack = self.running.pop(number)
