@@ -32,7 +32,7 @@ ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 STATE = "training_state.safetensors"
 HALF = re.compile(r"\..+\.\d+(-\d+)?")  # files.write_atomically()'s, that a kill left behind
 # Beside it, for the run to go on: a folder with the questions that the model made itself, and a
-# teacher's targets (questions/self_study.py, objectives/teacher.py).
+# teacher's targets (questions/studied.py, objectives/teacher.py).
 SAMPLES = "samples"
 # Stands in it, so that nobody else's folder of that name is taken for it.
 MARK = ".liftcore"

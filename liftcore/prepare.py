@@ -27,7 +27,8 @@ from liftcore.objectives.qa import Paired
 from liftcore.questions import own_words
 from liftcore.questions.own_words import Collection
 from liftcore.questions.pairs import Pair, PairSource
-from liftcore.questions.self_study import SelfStudy, StudiedPairs
+from liftcore.questions.self_study import SelfStudy
+from liftcore.questions.studied import StudiedPairs
 from liftcore.report import Report
 from liftcore.tokens import Tokenizer
 from liftcore.training import checkpoint

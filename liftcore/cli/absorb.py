@@ -132,9 +132,11 @@ def _absorb(args: argparse.Namespace, ranks: Ranks) -> dict:
             with ranks.together():
                 keep = not args.without_document
                 memory.save(out, force=True, merge=args.merge, with_document=keep)
-        except (KeyboardInterrupt, LostError):
+        except (KeyboardInterrupt, LostError) as error:
             if state.exists():
                 note(f"\nliftcore: the same command with --resume goes on from {out}")
+            elif isinstance(error, KeyboardInterrupt):
+                note("\nliftcore: no step was taken; the same command takes up what was made")
             raise
         told.end(
             recall=memory.report.recall,

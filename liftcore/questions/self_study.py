@@ -8,17 +8,13 @@ For a sentence without either the model chooses the question, and its answer mus
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -26,14 +22,13 @@ from torch import nn
 from liftcore import model as models
 from liftcore.answer import replies
 from liftcore.config import QA_KINDS
-from liftcore.errors import LiftError, UsageError
-from liftcore.files import write_atomically
+from liftcore.errors import UsageError
 from liftcore.layers.attention import own_attention
 from liftcore.layers.determinism import any_algorithm
 from liftcore.model import evaluating
 from liftcore.questions import kinds as kinds_
 from liftcore.questions.forms import forms
-from liftcore.questions.pairs import Deduplicator, GivenPairs, Pair
+from liftcore.questions.pairs import Deduplicator, Pair
 from liftcore.questions.quizzes import Topics, continuation, ends, gaps, is_english, terms
 from liftcore.questions.timeline import orders
 from liftcore.questions.windows import Window, blocks, every_sentence
@@ -41,7 +36,6 @@ from liftcore.tokens import Tokenizer, chat_ids, text_ids
 
 BLOCK = 3  # sentences of a summary, a rephrasing, a list of facts
 BEFORE = 300  # characters shown before a sentence when a question is checked
-FILE = "questions.json"
 
 
 @dataclass(frozen=True)
@@ -85,7 +79,7 @@ class SelfStudy:
         self._without_adapter, self._batch_size = without_adapter, batch_size
         self._topics = Topics(text)
         self._jobs = _plan(text, kinds)
-        self._at = self._delivered = 0
+        self._at, self.pairs = 0, list[Pair]()  # of the jobs, what is done; what passed so far
         self._seen, self._lock = Deduplicator(), threading.Lock()
         self.seconds, self.tokens = 0.0, 0
         self.failures: Counter[str] = Counter()
@@ -96,25 +90,44 @@ class SelfStudy:
         with self._lock:
             if self.done:
                 return []
+            before = self._at, Counter(self.rejected)
             jobs = self._next_jobs()
             started = time.perf_counter()
-            with self._ready():
-                made = self._make(jobs)
+            try:
+                with self._ready():
+                    made = self._make(jobs)
+            except BaseException:
+                self._at, self.rejected = before
+                raise
             self.seconds += time.perf_counter() - started
             pairs = self._seen.fresh(pair for group in made for pair in group)
             self.rejected += Counter(duplicate=sum(map(len, made)) - len(pairs))
-            self._delivered += len(pairs)
+            self.pairs += pairs
             return pairs
+
+    def state(self) -> dict[str, Any]:
+        """What go_on() needs to make the rest of the pairs, as JSON knows it."""
+        return {
+            "at": self._at,
+            "pairs": [asdict(pair) for pair in self.pairs],
+            "seconds": self.seconds,
+            "rejected": dict(+self.rejected),
+        }
+
+    def go_on(self, state: dict[str, Any]) -> None:
+        """Goes on where another of the same text, kinds and batch size was when it gave state()."""
+        self._at, self.seconds = state["at"], state["seconds"]
+        self.pairs = self._seen.fresh(Pair(**pair) for pair in state["pairs"])
+        self.rejected = Counter(state["rejected"])
 
     def generate_all(
         self, on_batch: Callable[[int, int], None] = lambda done, all: None
     ) -> list[Pair]:
         """All pairs at once; on_batch hears how many of the jobs are done."""
-        pairs: list[Pair] = []
         while not self.done:
-            pairs += self.poll()
+            self.poll()
             on_batch(self._at, len(self._jobs))
-        return pairs
+        return self.pairs
 
     @property
     def done(self) -> bool:
@@ -122,8 +135,8 @@ class SelfStudy:
 
     @property
     def expected(self) -> int:
-        share = self._delivered / self._at if self._at else 0.7
-        return self._delivered + round(share * max(0, len(self._jobs) - self._at))
+        share = len(self.pairs) / self._at if self._at else 0.7
+        return len(self.pairs) + round(share * max(0, len(self._jobs) - self._at))
 
     def close(self) -> None:
         """Makes no more."""
@@ -257,45 +270,3 @@ def _plan(text: str, kinds: tuple[str, ...]) -> list[_Job]:
             block = replace(block, number=sentence_at[block.start])
             jobs.append((block.stop, _Job(texts[n % len(texts)], block)))
     return [job for _, job in sorted(jobs, key=lambda entry: entry[0])]
-
-
-class StudiedPairs(GivenPairs):
-    """What `study` makes, all of it: the model cannot write and learn at once, so nothing is gained
-    by doing both in turns. With a `folder` they are kept there under `key`, which says what they
-    depend on, and taken from there the next time. Raises LiftError when there are none and some
-    are `needed`, else warns."""
-
-    def __init__(
-        self,
-        study: SelfStudy,
-        key: str,
-        folder: Path | None,
-        count: Callable[[str, int, int], None],
-        needed: bool,
-    ):
-        file = None if folder is None else folder / FILE
-        kept: Any = None
-        if file is not None:
-            with suppress(OSError, ValueError):
-                kept = json.loads(file.read_text())
-        if not isinstance(kept, dict) or kept.get("key") != key:
-            pairs = study.generate_all(partial(count, "making questions"))
-            made: dict[str, Any] = {
-                "key": key,
-                "pairs": [asdict(pair) for pair in pairs],
-                "seconds": study.seconds,
-                "rejected": dict(+study.rejected),
-            }
-            kept = made
-            if file is not None:
-                try:
-                    write_atomically(file, lambda to: to.write_text(json.dumps(kept)))
-                except LiftError as error:
-                    warnings.warn(f"{error}; a resumed run makes them anew", stacklevel=2)
-        super().__init__(Pair(**pair) for pair in kept["pairs"])
-        self.seconds, self.rejected = kept["seconds"], Counter(kept["rejected"])
-        if not kept["pairs"]:
-            none = "no question could be made of this document"
-            if needed:
-                raise LiftError(none)
-            warnings.warn(f"{none}: it is learned without", stacklevel=2)

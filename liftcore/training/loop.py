@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,7 +46,8 @@ def train(
 ) -> Result:
     """Trains the adapter, which is installed, on the steps of the source.
 
-    With a state_file the state is saved there every 20 seconds and on an interrupt, and a run
+    With a state_file the state is saved there every 20 seconds and on an interrupt, but for one
+    before the first step, and a run
     found there goes on, bit for bit on a CPU; `run` says what must be the same. A state that cannot
     be written is a LiftError before the first step, and a warning later. With a `budget` the
     adapter ends with its last values within that. `say` hears how the steps will run; `on_step`
@@ -69,8 +70,9 @@ def train(
                 checkpoint.try_saving(state_file, size)
         steps = _followed(source, ranks)
         made_before = steps.seconds
-        with ranks.together():
-            left = stack.enter_context(prepared(adapter, steps.bound, steps.length))
+        # The ranks of a sharded base wait for each other in every forward.
+        with ranks.together(), nullcontext() if ranks.sharded else interrupt.at_once():
+            left = stack.enter_context(prepared(adapter, steps.length))
             runner = make_runner(adapter, steps, ranks=ranks)
             runner.left += left
         with ranks.together():
@@ -158,17 +160,17 @@ def _save_seconds() -> float:
 
 
 @contextmanager
-def prepared(adapter: Adapter, length: int, tried: int | None = None) -> Generator[list[str]]:
-    """Within it the adapter's model trains its adapter only, deterministically, on rows of at most
-    `length` tokens, with the fastest attention and norms that its device has and that agree with
-    its own; yields a line for each that was left out. Whatever its mode was, there is no dropout,
-    and nothing but the memory plan recomputes layers. The attention is tried with `tried` tokens
-    where most rows are shorter than `length`. Raises LiftError when it cannot train."""
+def prepared(adapter: Adapter, length: int) -> Generator[list[str]]:
+    """Within it the adapter's model trains its adapter only, deterministically, with the fastest
+    attention and norms that its device has and that agree with its own; yields a line for each that
+    was left out. Whatever its mode was, there is no dropout, and nothing but the memory plan
+    recomputes layers. `length`: tokens of the longest row, as far as is known. Raises LiftError
+    when it cannot train."""
     with ExitStack() as stack:
         stack.enter_context(evaluating(adapter.model))
         stack.enter_context(deterministic(adapter.values.device))
         stack.enter_context(only_adapter_trains(adapter))
-        yield stack.enter_context(fastest(adapter.model, adapter, length, tried))
+        yield stack.enter_context(fastest(adapter.model, adapter, length))
 
 
 def make_runner(

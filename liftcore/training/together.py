@@ -18,6 +18,7 @@ from liftcore.errors import LiftError
 from liftcore.layers.lora import Adapter
 from liftcore.objectives.sample import OwnedSample
 from liftcore.training import losses
+from liftcore.training.interrupt import unless_asked
 from liftcore.training.memory_plan import MemoryPlan
 from liftcore.training.source import StepSource
 from liftcore.training.step import Step, target_of
@@ -110,7 +111,8 @@ class TogetherSource(StepSource):
     def _fill(self, slot: int) -> Learner | None:
         """The document in a slot, the next one where it is free; None without any."""
         if self.places[slot] is None and not self.all_known:
-            learner = next(self.waiting, None)
+            # What is broken off here is begun anew by the next run.
+            learner = unless_asked(lambda: next(self.waiting, None))
             self.all_known = learner is None
             if learner is not None:
                 self.adapter.put(slot, learner.adapter)
@@ -137,11 +139,6 @@ class TogetherSource(StepSource):
     def length(self) -> int:
         longest = max((learner.source.length for learner in self.active), default=0)
         return max(longest, min(self.window, self.segment))
-
-    @property
-    def bound(self) -> int:
-        """Segments have a longest; what other objectives of later documents bring is not known."""
-        return self.length if self.config.objectives == ("segments",) else self.window
 
     @property
     def rows(self) -> int:

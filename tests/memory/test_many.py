@@ -11,7 +11,7 @@ from bees import PAIRS
 from errors_and_seeds import fresh_seed
 
 import liftcore
-from liftcore import many, report
+from liftcore import many, prepare, report
 from liftcore.config import LiftConfig
 from liftcore.errors import LiftError, UsageError
 from liftcore.layers.lora import Adapter, installed
@@ -214,6 +214,31 @@ def test_a_run_that_was_broken_off_goes_on_together_or_alone(base, texts, tmp_pa
         progress=False,
     )
     assert "is damaged" in str(failures[0]) and "seed was 0, now 7" in str(failures[1])
+
+
+def test_an_interrupt_does_not_wait_for_the_next_document(base, texts, tmp_path, monkeypatch):
+    """The one that is being prepared begins anew, those in the batch go on."""
+    texts, here = texts[:3], [tmp_path / str(number) for number in range(3)]
+    right = _alone(base, texts, CONFIG)
+    begun, through, real = [], [], prepare.prepare
+
+    def slow(model, tokenizer, document, *rest, **options):
+        begun.append(document.sha256)
+        if len(begun) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        made = real(model, tokenizer, document, *rest, **options)
+        through.append(document.sha256)
+        return made
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "prepare", slow)
+        with pytest.raises(KeyboardInterrupt):
+            liftcore.absorb_many(*base, texts, CONFIG, together=2, resume=here, progress=False)
+    assert len(begun) == 3 and through == begun[:2] and installed(base[0]) is None
+    # The first was in the batch, the second was over.
+    assert [(each / STATE).exists() for each in here] == [True, False, False]
+    first = liftcore.absorb_many(*base, texts[:1], CONFIG, resume=here[:1], progress=False)
+    _same(first, right[:1])
 
 
 def test_an_adapter_to_begin_from(base, texts, tmp_path):

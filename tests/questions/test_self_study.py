@@ -14,9 +14,11 @@ from liftcore.errors import UsageError
 from liftcore.fiction.documents import fictional_document
 from liftcore.layers.attention import NAME, fast_attention
 from liftcore.layers.lora import Adapter, installed, without_adapter
+from liftcore.questions import studied as studied_pairs
 from liftcore.questions.forms import forms
 from liftcore.questions.quizzes import gaps
 from liftcore.questions.self_study import SelfStudy
+from liftcore.questions.studied import StudiedPairs
 from liftcore.questions.windows import every_sentence
 
 MILL = "Paul Teller built the mill at Orne in 1822. It holds 340 maps. Nobody goes there now."
@@ -191,3 +193,52 @@ def test_a_real_batch_gives_no_pair_that_should_not_pass(tiny):
     cut |= {"It holds 340 maps.", "Nobody goes there now."}
     assert made == cut
     assert sum(study.rejected.values()) > 2 and study.tokens > 0 and study.seconds > 0
+
+
+@pytest.mark.parametrize("how", [KeyboardInterrupt, SystemExit])
+def test_questions_that_were_made_are_kept_for_the_next_run(tiny, tmp_path, monkeypatch, how):
+    """Behind an interrupt all; behind a kill, after which nothing is written, those until then."""
+
+    def study():
+        kinds = ("question", "summary", "gap")
+        return Scripted(*tiny, MILL, kinds=kinds, script=script, batch_size=1)
+
+    def studied(made, folder, count=lambda *told: None, key="a"):
+        return StudiedPairs(made, key, folder, count, needed=True)
+
+    def stop(what, done, of):
+        if done > of // 2:
+            raise how
+
+    right, whole = study(), study()
+    pairs = studied(right, None).poll()
+    if how is SystemExit:
+        monkeypatch.setattr(studied_pairs, "SAVE_SECONDS", 0.0)
+    first, second, third = study(), study(), study()
+    with pytest.raises(how):
+        studied(first, tmp_path, stop)
+    assert 0 < len(first.asked) < len(right.asked)
+    again = studied(second, tmp_path)
+    assert (again.poll(), again.rejected) == (pairs, +right.rejected)
+    twice = len(first.asked) + len(second.asked) - len(right.asked)
+    assert second.asked == right.asked[len(right.asked) - len(second.asked) :]
+    assert twice == 0 if how is KeyboardInterrupt else 0 <= twice < len(first.asked)
+    # What is whole is not made again, and of other settings it is.
+    assert studied(third, tmp_path).poll() == pairs and third.asked == []
+    studied(whole, tmp_path, key="b")
+    assert whole.asked == right.asked
+
+
+def test_what_an_interrupt_breaks_off_is_made_again(tiny):
+    def broken(turns):
+        if not failed and "Question: How many" in turns[-1][1]:
+            failed.append(turns)
+            raise KeyboardInterrupt
+        return script(turns)
+
+    failed, right = [], Scripted(*tiny, MILL, kinds=("question",), script=script)
+    study = Scripted(*tiny, MILL, kinds=("question",), script=broken)
+    with pytest.raises(KeyboardInterrupt):
+        study.poll()
+    assert study.generate_all() == right.generate_all() and failed
+    assert study.rejected == right.rejected

@@ -1,5 +1,7 @@
 """The loop: it learns, repeats itself, survives an interruption bit for bit, stops at a NaN."""
 
+import os
+import signal
 import threading
 
 import numpy as np
@@ -331,3 +333,26 @@ def test_seconds_between_saves_that_are_no_number(tokens, monkeypatch, text):
     monkeypatch.setenv("LIFTCORE_SAVE_SECONDS", text)
     with pytest.raises(LiftError, match="LIFTCORE_SAVE_SECONDS must be a number"):
         absorb(tokens)
+
+
+def test_an_interrupt_ends_what_comes_before_the_first_step_at_once(tokens, tmp_path, monkeypatch):
+    """A teacher's reading and the memory plan may take minutes. The state of a run that goes on
+    stays as it was."""
+    right, _ = absorb(tokens)
+    file, through, real = tmp_path / "state", [], runner.choose
+    with pytest.raises(KeyboardInterrupt):
+        absorb(tokens, state_file=file, on_step=stop_after(2))
+    kept = file.read_bytes()
+
+    def slow(*given):
+        os.kill(os.getpid(), signal.SIGINT)
+        through.append(given)
+        return real(*given)
+
+    for place in (file, tmp_path / "another"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(runner, "choose", slow)
+            absorb(tokens, state_file=place)
+    assert not through and file.read_bytes() == kept and not (tmp_path / "another").exists()
+    again, _ = absorb(tokens, state_file=file)
+    assert torch.equal(again, right)
