@@ -383,21 +383,21 @@ def test_the_time_left_is_reckoned_from_what_was_made(tmp_path, monkeypatch):
     assert shown[4] == ", 1 failed  20 tokens/s  0:00:00 left"
 
 
-@pytest.mark.parametrize("how", [{}, {"together": 2}, {"workers": 1}])
+@pytest.mark.parametrize("how", [{"together": 2}, {"together": 1, "workers": 1}])
 def test_the_line_tells_of_the_first_documents_already(
     documents, plan, tmp_path, monkeypatch, forked, how
 ):
-    shown, workers = [], how.get("workers")
+    shown = []
     monkeypatch.setattr(
         ProgressLine,
         "count",
         lambda self, what, done, of, more="": shown.append((done, more)),
     )
     monkeypatch.setattr(work, "OFTEN", 0.0)
-    for name in ("broken.pdf", "empty.txt"):
+    for name in ("broken.pdf", "empty.txt", "bees.jsonl", "goats.jsonl"):
         (documents / name).unlink()
-    plan = replace(plan, config=CONFIG.replace(epochs=3), together=how.get("together", 1))
-    made_of(documents, tmp_path / "out", plan, workers=workers)
+    plan = replace(plan, config=CONFIG.replace(epochs=3), together=how["together"])
+    made_of(documents, tmp_path / "out", plan, workers=how.get("workers"))
     early = [more for done, more in shown if not done and more]
     assert len(early) > 1 and all("tokens/s" in more and more.endswith(" left") for more in early)
     assert shown[-1][0] == 3 and shown[-1][1].endswith("0:00:00 left")
