@@ -12,7 +12,7 @@ from bench.understand import documents as understand_documents
 from bench.understand.answers import ANSWERABLE, KINDS, score
 from bench.understand.lines import BARE, LINES, SEGMENTS
 
-CONTEXTS = ("none", "half", "whole")
+CONTEXTS = ("none", "half", "passages", "whole")
 
 
 def share(row: dict, context: str, kinds: tuple[str, ...], what: str = "right") -> float:
@@ -62,7 +62,8 @@ def _line(name: str, rows: list[dict], groups: dict[str, list[dict]]) -> dict:
         "documents": len({r["document"] for r in rows}),
     }
     for context in CONTEXTS:
-        if context in rows[0]["answers"]:
+        # Rows of before have no passages.
+        if all(context in row["answers"] for row in rows):
             entry[context] = _answers(rows, context)
     entry["none"]["exchanged"] = banded(rows, [exchanged(r) for r in rows])
     if name not in (BARE.name, SEGMENTS.name) and SEGMENTS.name in groups:

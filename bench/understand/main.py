@@ -2,9 +2,9 @@
 
 Each case trains on one invented document for the same work (bench/understand/train.py: so many
 seconds a step and a token, whatever the machine) and is then asked what stands there in other
-words, with no document in the prompt, and with half of it (LIFT+ICL). The rows go into
-bench/results/DEVICE/understand.jsonl as they come; a killed run goes on where it was. The table
-and the picture are made from that file.
+words, with no document in the prompt, with half of it (LIFT+ICL), and with the passages that hold
+most of the question's words (LIFT+RAG). The rows go into bench/results/DEVICE/understand.jsonl as
+they come; a killed run goes on where it was. The table and the picture are made from that file.
 
     python -m bench understand
     python -m bench understand --plot-only
@@ -101,8 +101,8 @@ def _questions(rows: list[dict]) -> dict[str, int]:
 def text(result: dict) -> str:
     """The table of the summary."""
     head = ["line", "runs", "right", "95 % band", "F1", "single", "two", "timeline",
-            "not told", "gain over segments", "with half of it", "seconds", "making", "recall",
-            "general", "text loss", "chat loss"]  # fmt: skip
+            "not told", "gain over segments", "with half of it", "with passages", "seconds",
+            "making", "recall", "general", "text loss", "chat loss"]  # fmt: skip
     lines = [head, *map(_cells, result["lines"])]
     counts = ", ".join(f"{n} {kind}" for kind, n in result["questions"].items())
     return (
@@ -131,6 +131,7 @@ def _cells(line: dict) -> list[str]:
         *(percent(none, kind) for kind in analysis.KINDS),
         gain,
         percent(half, "right"),
+        percent(line.get("passages", {}), "right"),
         f"{line['seconds']:.1f}" if trained else "-",
         f"{line['making']:.1f}" if trained else "-",
         f"{line['recall']:.0%}",

@@ -20,11 +20,12 @@ from bench.understand.train import train_for
 from liftcore import answer, beginning, report
 from liftcore.layers.lora import Adapter, own_adapter_after
 from liftcore.model import prefix_ids
-from liftcore.questions import own_words
+from liftcore.questions import own_words, retrieval
 from liftcore.questions.own_words import OwnWords
 from liftcore.questions.pairs import GivenPairs
 from liftcore.questions.quizzes import content_words
 from liftcore.questions.self_study import SelfStudy
+from liftcore.tokens import text_ids
 from liftcore.truncation import truncate
 
 NEW_TOKENS = 24
@@ -47,7 +48,8 @@ def run(
     torch.set_num_threads(1)
     try:
         if not case.line.trained:
-            return {**row, **measure(model, tokenizer, told, contexts=("none", "half", "whole"))}
+            contexts = ("none", "half", "passages", "whole")
+            return {**row, **measure(model, tokenizer, told, contexts=contexts)}
         config = case.line.config(case.seed)
         with own_adapter_after(model):
             adapter = Adapter.of(model, config)
@@ -108,11 +110,12 @@ def measure(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     told: Told,
-    contexts: Sequence[str] = ("none", "half"),
+    contexts: Sequence[str] = ("none", "half", "passages"),
     seed: int = 0,
 ) -> dict:
-    """What the model answers with no document in the prompt, with half of it and with all of it;
-    what it recalls, and what it has forgotten."""
+    """What the model answers with no document in the prompt, with half of it, with the passages
+    that hold most of the question's words, and with all of it; what it recalls, and what it has
+    forgotten."""
     started = time.process_time()
     row: dict[str, Any] = {"kinds": [q.kind for q in told.questions], "answers": {}}
     for context in contexts:
@@ -142,14 +145,31 @@ def ask(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, told: Told, context: str
 ) -> list[str]:
     """The replies to all questions on a document."""
-    text = shown(tokenizer, told, context)
+    texts = shown(tokenizer, told, context)
     title = told.document.title
-    prompts = [answer.question_ids(tokenizer, title, text, q.question) for q in told.questions]
+    prompts = [
+        answer.question_ids(tokenizer, title, text, q.question)
+        for q, text in zip(told.questions, texts, strict=True)
+    ]
     return answers(model, tokenizer, prompts, NEW_TOKENS)
 
 
-def shown(tokenizer: PreTrainedTokenizerBase, told: Told, context: str) -> str:
-    """What of the document stands in the prompt."""
+def shown(tokenizer: PreTrainedTokenizerBase, told: Told, context: str) -> list[str]:
+    """What of the document stands in the prompt of each question."""
+    if context == "passages":
+        index = retrieval.SentenceIndex(told.document.text)
+        room = len(told.document.tokens)
+
+        def count(text: str) -> int:
+            return len(text_ids(tokenizer, text))
+
+        return [
+            index.passages(q.question, room, count, most=retrieval.MOST) for q in told.questions
+        ]
+    return len(told.questions) * [_beside(tokenizer, told, context)]
+
+
+def _beside(tokenizer: PreTrainedTokenizerBase, told: Told, context: str) -> str:
     if context == "none":
         return ""
     if context == "whole":

@@ -208,7 +208,7 @@ def test_a_killed_sweep_goes_on(model, tokenizer, tmp_path, monkeypatch):
     rows = [json.loads(line) for line in lines]
     assert [r["line"] for r in rows] == ["base", "segments", "+ quiz"]
     assert 0 < rows[2]["training"]["samples"]["qa"] < 11, "questions share rows"
-    assert rows[0]["answers"].keys() == {"none", "half", "whole"}
+    assert rows[0]["answers"].keys() == {"none", "half", "passages", "whole"}
     file.write_text(lines[0] + lines[1] + lines[2][:50])
     ran = []
     run = understand_run.run
@@ -275,12 +275,26 @@ def test_gains_are_paired_and_leave_out_what_the_text_does_not_say(asked):
 
 def test_what_is_shown_of_a_document(tokenizer):
     one = told("fiction-1", tokenizer)
-    half = understand_run.shown(tokenizer, one, "half")
+    texts = understand_run.shown(tokenizer, one, "half")
+    half = texts[0]
+    assert texts == [half] * len(one.questions)
     length = len(tokenizer(half, add_special_tokens=False)["input_ids"])
     assert abs(length - len(one.document.tokens) / 2) < 8
     assert half.startswith(one.document.text[:200]) and half.endswith(one.document.text[-200:])
-    assert understand_run.shown(tokenizer, one, "none") == ""
-    assert understand_run.shown(tokenizer, one, "whole") == one.document.text
+    assert set(understand_run.shown(tokenizer, one, "none")) == {""}
+    assert set(understand_run.shown(tokenizer, one, "whole")) == {one.document.text}
+
+
+def test_the_passages_beside_a_question_are_those_of_its_words(tokenizer):
+    one = told("fiction-1", tokenizer)
+    texts = understand_run.shown(tokenizer, one, "passages")
+    found = [
+        q.answer.split("|")[0] in text
+        for q, text in zip(one.questions, texts, strict=True)
+        if q.kind == "single"
+    ]
+    assert sum(found) > len(found) / 2
+    assert all(len(text) < 0.7 * len(one.document.text) for text in texts)
 
 
 def test_general_questions_are_answered_by_the_base_model(embedded, monkeypatch):
