@@ -255,5 +255,5 @@ def test_rel_sees_nan():
     assert not rel(torch.tensor([torch.nan]), torch.ones(1)) <= 1e9
 
 
-def test_parameters_of_ddp_and_fsdp2_on_two_processes(tmp_path):
-    check_parallel(fresh_seed().initial_seed(), tmp_path / "store")
+def test_parameters_of_ddp_and_fsdp2_on_two_processes():
+    check_parallel(fresh_seed().initial_seed())

@@ -279,5 +279,5 @@ def test_groups_that_do_not_fit_are_refused():
         lora_gate_up(*uneven.args)
 
 
-def test_parameters_of_ddp_and_fsdp2_on_two_processes(tmp_path):
-    check_parallel(fresh_seed().initial_seed(), tmp_path / "store")
+def test_parameters_of_ddp_and_fsdp2_on_two_processes():
+    check_parallel(fresh_seed().initial_seed())

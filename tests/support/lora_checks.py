@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.distributed as dist
 from errors_and_seeds import rel
+from ranks import on_ranks
 from torch import Tensor
 
 from liftcore.kernels import reference
@@ -135,20 +136,18 @@ class Block(torch.nn.Module):
         return linear(h, *(m[0] for m in args[2]))
 
 
-def check_parallel(seed: int, store) -> None:
+def check_parallel(seed: int) -> None:
     """Gradients of a Block under DDP and FSDP2 on two processes, each with half of the rows.
 
     They are those of the plain ops under the same wrapper, which is not always the average:
     over gloo, FSDP2 of torch 2.7 sums.
     """
-    torch.multiprocessing.spawn(_parallel, (seed, str(store)), nprocs=2)
+    on_ranks(2, partial(_parallel, seed))
 
 
-def _parallel(rank: int, seed: int, store: str) -> None:
+def _parallel(seed: int, rank: int) -> None:
     from torch.distributed.fsdp import fully_shard
 
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     mine = slice(3 * rank, 3 * rank + 3)
     plain = (reference.lora_qkv, reference.lora_gate_up, reference.lora_linear)
 
@@ -172,6 +171,3 @@ def _parallel(rank: int, seed: int, store: str) -> None:
         assert all(g.abs().max() > 0 for g in right)
         labels = [f"{wrap} adapter {i}" for i in range(len(right))]
         assert_close(gradients(wrap), right, labels, bound=1e-5)
-    dist.barrier()
-    # The backend's threads can abort a process that ends while they still run.
-    os._exit(0)
