@@ -1,15 +1,11 @@
 """The needle test: true depths, kills at any moment, and the picture."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from killing import forked, kill, wait_for
 from papers import docx, epub, paragraph, pdf
 
 from bench.evaluations import cases, evaluate, niah
@@ -128,41 +124,37 @@ def command(tiny_folder, tmp_path, rng):
     return options
 
 
-def start(options):
-    root = str(Path(__file__).resolve().parents[2])
-    # Saves after every step, so that a kill in the midst of training finds a state to go on from.
-    env = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", "LIFTCORE_SAVE_SECONDS": "0"}
-    return subprocess.Popen([sys.executable, "-m", "bench", "niah", *options], env=env, cwd=root)
-
-
 def kill_when(process, ready):
-    while not ready():
-        assert process.poll() is None, "finished before it could be killed"
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    wait_for(ready, process)
+    kill(process.pid)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "finished before it could be killed"
 
 
-def test_a_run_killed_at_any_moment_gives_the_same_file(command, tmp_path, capsys):
+def test_a_run_killed_at_any_moment_gives_the_same_file(command, tmp_path, capsys, monkeypatch):
     """Between two answers, and in the first training of the run that went on."""
-    assert niah.main(command("whole")) == 0
+    assert niah.main(command("whole", "--trials", "1")) == 0
     whole = (tmp_path / "whole" / "niah.jsonl").read_bytes()
     lines = whole.splitlines()
-    assert len(lines) == 1 + 2 * 2 * 2 * 4
+    assert len(lines) == 1 + 2 * 2 * 4
     folder = tmp_path / "killed"
     file, memories = folder / "niah.jsonl", folder / "niah.memories"
     for ready in (
         lambda: file.exists() and file.read_bytes().count(b"\n") > 7,
         lambda: list(memories.glob(f"*/{STATE}")),
     ):
-        kill_when(start(command("killed")), ready)
+        with monkeypatch.context() as patch:
+            # A state after every step, so that a kill in the midst of training leaves one.
+            patch.setenv("LIFTCORE_SAVE_SECONDS", "0")
+            process = forked(niah.main, command("killed", "--trials", "1"))
+        kill_when(process, ready)
         kept = file.read_bytes()
         assert whole.startswith(kept) and len(kept) < len(whole)
         # What a kill in the midst of a write leaves.
         for torn in (file, folder / "niah.seconds.jsonl"):
             with torn.open("ab") as out:
                 out.write(b'{"case": "320 0')
-    assert niah.main(command("killed")) == 0
+    assert niah.main(command("killed", "--trials", "1")) == 0
     assert file.read_bytes() == whole and not memories.exists()
     rows = cases.read_rows(file)
     assert all(r["answer_seconds"] > 0 for r in rows if r["answer"] is not None)

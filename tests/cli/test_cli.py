@@ -7,11 +7,11 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from killing import forked, wait_for
 from safetensors.torch import load_file
 
 from liftcore.cli.main import main
@@ -282,32 +282,27 @@ def test_estimate_prints_and_counts(tiny_folder, capsys):
     assert printed["seconds"] > 0 and printed["flops"] > 0 and printed["peak_bytes"] > 0
 
 
-def start(file, folder, out, *options):
-    """`liftcore absorb` as a process of its own, saving its state after every step."""
-    command = [sys.executable, "-m", "liftcore", "absorb", str(file), "--model", str(folder)]
-    command += ["--out", str(out), "--device", "cpu", "--dtype", "fp32", "--rank", "4"]
-    command += ["--segment-length", "24", "--epochs", "12", *options]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "LIFTCORE_SAVE_SECONDS": "0"}
-    return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
-
-
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGKILL])
-def test_a_stopped_run_resumes_bit_for_bit(absorb, text_file, tiny_folder, tmp_path, stop):
+def test_a_stopped_run_resumes_bit_for_bit(
+    absorb, text_file, tiny_folder, tmp_path, monkeypatch, stop
+):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert absorb(text_file, "--epochs", 12, out=whole)[0] == 0
-    run = start(text_file, tiny_folder, parts)
+    assert absorb(text_file, "--epochs", 6, out=whole)[0] == 0
+    words = ["absorb", str(text_file), "--model", str(tiny_folder), "--out", str(parts)]
+    words += ["--device", "cpu", "--dtype", "fp32", *FAST, "--epochs", "6"]
+    with monkeypatch.context() as patch:
+        patch.setenv("LIFTCORE_SAVE_SECONDS", "0")  # a state after every step
+        run = forked(main, words)
     state = parts / "training_state.safetensors"
-    until = time.monotonic() + 120
-    while not state.exists() and time.monotonic() < until:
-        time.sleep(0.02)
-    run.send_signal(stop)
-    _, err = run.communicate(timeout=60)
-    assert run.returncode == (130 if stop == signal.SIGTERM else -signal.SIGKILL), err
+    wait_for(state.exists, run)
+    os.kill(run.pid, stop)
+    run.join(60)
+    assert run.exitcode == (130 if stop == signal.SIGTERM else -signal.SIGKILL)
     assert state.exists() and not (parts / "adapter_model.safetensors").exists()
 
-    code, _, err = absorb(text_file, "--epochs", 12, out=parts)
+    code, _, err = absorb(text_file, "--epochs", 6, out=parts)
     assert code == 1 and "--resume" in err
-    code, _, err = absorb(text_file, "--epochs", 12, "--resume", out=parts)
+    code, _, err = absorb(text_file, "--epochs", 6, "--resume", out=parts)
     assert code == 0, err
     assert not state.exists()
     one, two = (load_file(d / "adapter_model.safetensors") for d in (whole, parts))

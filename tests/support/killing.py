@@ -1,10 +1,19 @@
 """Processes that another one started, to be killed in the middle of their work."""
 
+import sys
 import time
+from collections.abc import Callable, Sequence
 
-from bench.kills import children, kill
+from bench.kills import FORK, children, kill
 
-__all__ = ["children", "kill", "wait_for"]
+__all__ = ["children", "forked", "kill", "wait_for"]
+
+
+def forked(main: Callable[[Sequence[str]], int], argv: Sequence[str]):
+    """A process that does main(argv) and ends with its code; it has what this one imported."""
+    process = FORK.Process(target=lambda: sys.exit(main(argv)))
+    process.start()
+    return process
 
 
 def wait_for(what, process, seconds=60):
