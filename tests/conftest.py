@@ -1,5 +1,7 @@
 """Shared by all tests: no network, fresh random numbers, the models."""
 
+import copy
+import gc
 import json
 import os
 import shutil
@@ -20,6 +22,7 @@ from native_build import on_host, once, tools
 from real_model import skip_without
 from saving import CONFIG
 from tiny import tiny_model
+from transformers import AutoTokenizer
 
 import liftcore
 from liftcore.kernels import native
@@ -27,6 +30,12 @@ from liftcore.kernels import native
 needs_both = pytest.mark.skipif(tools("nvcc", "g++") is not None, reason=str(tools("nvcc", "g++")))
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish():
+    """What has been imported stays: no search for garbage goes through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
@@ -56,7 +65,30 @@ def tiny_folder(tmp_path_factory, tokenizer):
     tiny_model(vocab_size=len(tokenizer), pad_token_id=2).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     own_rows.keep(folder)
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AutoTokenizer, "from_pretrained", _read_once(folder.resolve()))
+        yield folder
+
+
+def _read_once(folder):
+    """AutoTokenizer.from_pretrained, which reads the 49,152 words of this folder only once.
+
+    Each caller may set what it likes; the words themselves are shared.
+    """
+    read, kept = AutoTokenizer.from_pretrained, []
+
+    def from_pretrained(source, *args, **options):
+        if str(source) != str(folder) or args or options != {"trust_remote_code": False}:
+            return read(source, *args, **options)
+        if not kept:
+            kept.append(read(source, **options))
+        own = copy.copy(kept[0])
+        vars(own).update(
+            {k: copy.copy(v) for k, v in vars(own).items() if isinstance(v, dict | list | set)}
+        )
+        return own
+
+    return from_pretrained
 
 
 @pytest.fixture
