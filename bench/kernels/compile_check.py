@@ -64,10 +64,12 @@ def compile_all(
     modules: Sequence[str] = (*CALLS, *MORE),
     hardest_only: bool = False,
 ) -> list[Usage]:
-    """Every case of these modules for these architectures, or the hardest; an error is reported,
-    not raised."""
+    """Every case of these modules for these architectures, or the hardest, in this process or in
+    several; an error is reported, not raised."""
     places = hardest if hardest_only else _numbers
     jobs = [(m, arch, i) for arch in archs for m in modules for i in places(m, arch)]
+    if processes == 1:
+        return [_job(job) for job in jobs]
     # Not a fork: Triton's compiler and torch keep threads.
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         return pool.map(_job, jobs, chunksize=4)

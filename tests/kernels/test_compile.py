@@ -37,7 +37,7 @@ def usages(tmp_path_factory):
     """What the kernels use of every GPU, compiled once for all processes of the session."""
 
     def build(folder):
-        everything = compile_all(ARCHITECTURES, 2, list(CALLS), hardest_only=True)
+        everything = compile_all(ARCHITECTURES, 1, list(CALLS), hardest_only=True)
         (folder / "usages.json").write_text(json.dumps([asdict(u) for u in everything]))
 
     folder = once(tmp_path_factory, "compiled-kernels", build)
