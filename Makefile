@@ -30,18 +30,18 @@ demo: $(VENV)/.base
 
 test: $(VENV)/.test
 	@echo "== pytest: the whole suite"
-	@$(BIN)/python -m pytest -n 2
+	@$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-official: $(OFFICIAL)/.test
 	@echo "== pytest: the whole suite, with requirements-official.lock"
-	@$(OFFICIAL)/bin/python -m pytest -n 2
+	@$(OFFICIAL)/bin/python -m pytest -n 2 --dist worksteal
 
 # From the checkout alone, as on such a machine. The embedded model, which nothing there can read,
 # is converted by .venv; LIFTCORE_CACHE=FOLDER without it shows what is skipped.
 test-card: $(CARD)/.test $(VENV)/.base
 	@$(BIN)/python -c 'from liftcore import embedded; embedded.model_folder()'
 	@echo "== pytest: the whole suite, with requirements-card.lock"
-	@$(CARD)/bin/python -m pytest -n 2
+	@$(CARD)/bin/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.test
 	@echo "== ruff"
