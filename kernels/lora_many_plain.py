@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liftcore.kernels.lora_plain import PLAIN
+from liftcore.kernels.lora_plain import PLAIN, write_ds
 
 
 def stack(matrices: Sequence[Tensor]) -> Tensor:
@@ -86,10 +86,7 @@ def lora_backward(
     dbs = [] if s is None else [b.new_zeros(b.shape) for b in lora_b]
     for e, rows in own_rows(owners, tokens):
         if len(ds):
-            for dy, b, part, scale in zip(
-                dys, lora_b, ds[rows].split(ranks, 1), scalings, strict=True
-            ):
-                part.addmm_(dy[rows], b[e], beta=0, alpha=scale)
+            write_ds(ds[rows], [dy[rows] for dy in dys], [b[e] for b in lora_b], scalings)
         if dx is not None and a is not None:
             dx[rows].addmm_(ds[rows], a[e])
         if da is not None and x is not None:

@@ -76,6 +76,18 @@ def add_products(dx: Tensor, dys: Sequence[Tensor], weights: Sequence[Tensor]) -
         dx.addmm_(dy, w)
 
 
+def write_ds(
+    ds: Tensor,  # [T, ΣR]
+    dys: Sequence[Tensor],  # [T, N_i]
+    lora_b: Sequence[Tensor],  # [N_i, R_i]
+    scalings: Sequence[float],
+) -> None:
+    """dS_i = scaling_i dy_i B_i in place of ds."""
+    parts = ds.split([b.shape[1] for b in lora_b], dim=1)
+    for dy, b, part, scale in zip(dys, lora_b, parts, scalings, strict=True):
+        part.addmm_(dy, b, beta=0, alpha=scale)
+
+
 def lora_backward(
     dys: Sequence[Tensor],  # [T, N_i]
     x: Tensor | None,  # [T, K]
@@ -95,8 +107,7 @@ def lora_backward(
     out = []
     if weights or x is not None:
         ds = dys[0].new_empty(dys[0].shape[0], sum(ranks))
-        for dy, b, part, scale in zip(dys, lora_b, ds.split(ranks, 1), scalings, strict=True):
-            part.addmm_(dy, b, beta=0, alpha=scale)
+        write_ds(ds, dys, lora_b, scalings)
         if weights:
             dx = torch.mm(ds, stack(lora_a))
             add_base(dx, dys, weights)

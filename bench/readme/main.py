@@ -180,11 +180,11 @@ def _many(folder: Path) -> str:
     """Documents an hour by how many share a step."""
     with (folder / "many.csv").open(newline="") as lines:
         rows = [
-            [f"{r['segment_length']} tokens", r["together"], r["tokens_per_second"],
-             f"{r['slowest']} to {r['fastest']}", r["documents_per_hour"], r["times_alone"]]
+            [f"{r['segment_length']} tokens", r["together"], *_rate(r),
+             r["documents_per_hour"], r["times_alone"]]
             for r in csv.DictReader(lines)
         ]  # fmt: skip
-    head = ["segments", "documents a step", "tokens/s", "slowest to fastest", "documents an hour",
+    head = ["segments", "documents a step", *RATE, "documents an hour",
             "times one after the other"]  # fmt: skip
     return _markdown(head, rows)
 
@@ -192,13 +192,18 @@ def _many(folder: Path) -> str:
 def _ranks(folder: Path) -> str:
     """Tokens a second by the processes that share a document."""
     rows = [
-        [str(r["processes"]), str(r["batch"]), f"{r['tokens_per_second']}",
-         f"{r['slowest']} to {r['fastest']}", str(r["times"]), f"{r['loss']:.4f}"]
+        [str(r["processes"]), str(r["batch"]), *_rate(r), str(r["times"]), f"{r['loss']:.4f}"]
         for r in _read(folder / "ranks.json")["rows"]
-    ]  # fmt: skip
-    head = ["processes", "segments a step", "tokens/s", "slowest to fastest", "times one process",
-            "loss"]  # fmt: skip
+    ]
+    head = ["processes", "segments a step", *RATE, "times one process", "loss"]
     return _markdown(head, rows)
+
+
+RATE = ("tokens/s", "slowest to fastest")
+
+
+def _rate(row: dict) -> tuple[str, str]:
+    return str(row["tokens_per_second"]), f"{row['slowest']} to {row['fastest']}"
 
 
 def _kills(folder: Path) -> str:
