@@ -174,23 +174,23 @@ def path(x: Tensor) -> str:
 
 def _way_for(op: str, x: Tensor, weights: Sequence[Weight], way: str | None) -> str:
     """choose() for these weights: those in FP8 have ways of their own."""
-    chosen = choose(op, x, way)
     fp8 = [isinstance(w, Fp8Weight) for w in weights]
     if not any(fp8):
-        return chosen
+        return choose(op, x, way)
     if not all(fp8):
         raise ValueError(f"{op}: some of the weights are in FP8 and some are not")
-    return fp8_way(x, weights, chosen, named=way == "triton")
+    return fp8_way(x, weights, way)
 
 
-def fp8_way(x: Tensor, weights: Sequence[Weight], chosen: str, *, named: bool = False) -> str:
-    """The way for weights in FP8 where `chosen` is that for others: Triton's products of FP8 need
-    sm_89, 16 bits beside them, and rows that start at multiples of 16 bytes. Raises ValueError
-    where Triton was `named` and cannot run."""
+def fp8_way(x: Tensor, weights: Sequence[Weight], way: str | None = None) -> str:
+    """choose() for weights in FP8: Triton's products of FP8 need sm_89, 16 bits beside them, and
+    rows that start at multiples of 16 bytes. Raises ValueError where Triton is named as `way` and
+    cannot run."""
+    chosen = choose("fp8", x, way)
     fits = x.element_size() == 2 and not any(n % 16 for w in weights for n in w.shape)
     able = not x.is_cuda or (fits and architecture(x.device) >= 89)
     if chosen == "triton" and not able:
-        if named:
+        if way is not None:
             raise ValueError(
                 "way 'triton' over FP8 takes 16-bit tensors, weights of multiples of 16, and sm_89"
             )

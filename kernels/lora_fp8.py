@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from liftcore.kernels.autocast import cast, without_autocast
 from liftcore.kernels.fp8 import Fp8Weight
-from liftcore.kernels.lora import choose, fp8_way
+from liftcore.kernels.lora import fp8_way
 from liftcore.kernels.lora_autograd import functions
 
 
@@ -35,8 +35,7 @@ def fp8_linear(
     x = cast(x, x)
     bias = None if bias is None else cast(bias, x)
     flat = x.reshape(-1, k)
-    chosen = fp8_way(flat, [weight], choose("linear", flat, way), named=way == "triton")
-    return Fp8Linear.apply(chosen, flat, weight, bias).view(*x.shape[:-1], n)
+    return Fp8Linear.apply(fp8_way(flat, [weight], way), flat, weight, bias).view(*x.shape[:-1], n)
 
 
 class Fp8Linear(torch.autograd.Function):

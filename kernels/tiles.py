@@ -231,7 +231,8 @@ def _table(
 #   triton  the fused kernels      plain  library products, as on a CPU
 # Of so few tokens no pass over them is worth a fusion, and each launch counts. From sm_90 on a
 # library's product is expected to come nearer to the card's rate than Triton's: there Triton runs
-# what saves a pass, SwiGLU in its product and the sum of a group's dx. Not measured.
+# what saves a pass, SwiGLU in its product and the sum of a group's dx. Over a base in FP8 the plain
+# way writes W anew in 16 bits at each call, which no library's rate makes up for. Not measured.
 FEW = 31
 WAYS = (
     ("linear", 80, FEW, "plain"),
@@ -241,6 +242,7 @@ WAYS = (
     ("linear", 80, None, "triton"),
     ("group", 80, None, "triton"),
     ("gate_up", 80, None, "triton"),
+    ("fp8", 89, None, "triton"),
 )
 
 

@@ -135,6 +135,26 @@ def test_few_tokens_take_the_plain_way_and_fusions_the_kernels():
     assert way("gate_up", 75, 8192) == "plain"
 
 
+@pytest.mark.parametrize(("arch", "kernels"), [(80, 0), (90, 2)])
+def test_a_linear_over_fp8_takes_its_kernel_where_that_runs(arch, kernels):
+    """For few tokens and many, with LoRA and without, though a linear in 16 bits is plain."""
+    from bench.rehearsal.card import stand_in
+    from liftcore.kernels.fp8 import quantise_weight
+    from liftcore.kernels.lora import lora_linear
+    from liftcore.kernels.lora_fp8 import fp8_linear
+
+    with stand_in(arch) as card:
+        given = [torch.randn(*s, device="cuda").bfloat16() for s in ((96, 64), (16, 64), (96, 16))]
+        weight = quantise_weight(given[0])
+        for tokens in (1, 512):
+            x = torch.empty(tokens, 64, dtype=torch.bfloat16, device="cuda")
+            card.reset()
+            lora_linear(x, weight, *given[1:], 2.0)
+            fp8_linear(x, weight)
+            launched = [n for name, n in card.launches.items() if name.startswith("fp8_chain")]
+            assert sum(launched) == kernels, (tokens, card.launches)
+
+
 @pytest.mark.parametrize(("tokens", "fused", "most"), [(512, 28, 140), (8, 0, 150)])
 def test_launches_of_a_layer_are_within_their_budget(tokens, fused, most):
     """Forward and backward of one layer more: launches of Triton, and all ops that compute."""
