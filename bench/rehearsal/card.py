@@ -63,6 +63,7 @@ class Card(TorchDispatchMode):
     computing  how often each op of torch was that launches something
     waits      how often the host waited for the device, by reason
     allocated, peak, top   bytes: of tensors, the most of them, and the most with pools of graphs
+    starts     address of each storage that is there, by its handle
     host, device   seconds: where the host is, and when the device will be done
     """
 
@@ -81,7 +82,7 @@ class Card(TorchDispatchMode):
         self.graphs: Counter[Any] = Counter()  # that live, by pool
         self.filling: Any = self  # no pool
         self.stream: streams.Stream = streams.Stream(self)
-        self._addresses: dict[int, int] = {}
+        self.starts: dict[int, int] = {}
         self._next = 2**34
         self._pinned: set[int] = set()
         self.inside = 0
@@ -97,7 +98,7 @@ class Card(TorchDispatchMode):
     def restart(self) -> None:
         """As for another process: counts anew, and all memory is free, whoever holds some."""
         gc.collect()
-        self._addresses.clear()
+        self.starts.clear()
         self.pools.clear()
         self.allocated = 0
         self.reset()
@@ -111,7 +112,7 @@ class Card(TorchDispatchMode):
         return CUDA if real.type == "meta" and not self.inside else real
 
     def address(self, tensor: Tensor) -> int:
-        start = self._addresses.get(tensor.untyped_storage()._cdata, 0)
+        start = self.starts.get(tensor.untyped_storage()._cdata, 0)
         return start + int(tensor.storage_offset()) * tensor.element_size() if start else 0
 
     def __torch_dispatch__(
@@ -179,14 +180,14 @@ class Card(TorchDispatchMode):
         """Counts the memory of a tensor that is new, and gives it an address."""
         storage = tensor.untyped_storage()
         key, size = storage._cdata, -(-storage.nbytes() // 512) * 512
-        if key in self._addresses or not size:
+        if key in self.starts or not size:
             return
         if self.used + size > self.memory:
             raise torch.OutOfMemoryError(
                 f"CUDA out of memory. Tried to allocate {size / 2**20:.0f} MiB of the stand-in's "
                 f"{self.memory / 2**30:.1f} GiB, of which {self.allocated / 2**30:.1f} are taken"
             )
-        self._addresses[key] = self._next
+        self.starts[key] = self._next
         self._next += size
         self.allocated += size
         self.peak = max(self.peak, self.allocated)
@@ -206,7 +207,7 @@ class Card(TorchDispatchMode):
         return self.allocated + pools
 
     def _free(self, key: int, size: int) -> None:
-        if self._addresses.pop(key, None) is not None:
+        if self.starts.pop(key, None) is not None:
             self.allocated -= size
 
     def spend(self, host: float, device: float) -> None:

@@ -106,6 +106,16 @@ def _methods(card: Any) -> dict[str, Any]:
     }
 
 
+def _start_of(card: Any) -> Callable[[Any], int]:
+    """UntypedStorage.data_ptr: what the memory plan tells storages apart by."""
+    own = torch.UntypedStorage.data_ptr
+
+    def start(storage: Any) -> int:
+        return card.starts.get(storage._cdata) or own(storage)
+
+    return start
+
+
 def _made(card: Any, function: Callable[..., Any]) -> Callable[..., Any]:
     """torch.tensor and its kin for device=: made on the host, then copied."""
 
@@ -198,6 +208,7 @@ def patched(card: Any) -> Generator[None]:
     patches = [
         mock.patch.multiple(torch.cuda, **_module(card), create=True),
         mock.patch.multiple(torch.Tensor, **_methods(card), create=True),
+        mock.patch.object(torch.UntypedStorage, "data_ptr", _start_of(card)),
         *(
             mock.patch.object(torch, name, _made(card, getattr(torch, name)))
             for name in ("tensor", "as_tensor")

@@ -171,5 +171,6 @@ def test_devices_do_not_mix_on_the_stand_in(card):
     before = card.allocated
     y = torch.empty(1000, device="cuda")
     assert card.allocated - before == 4096 and y[3:].data_ptr() == y.data_ptr() + 12
+    assert y[3:].untyped_storage().data_ptr() == y.data_ptr() != x.data_ptr() > 0
     del y
     assert card.allocated == before
