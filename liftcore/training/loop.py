@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from liftcore.errors import LiftError, LostError
+from liftcore.kernels.device import on_device
 from liftcore.layers.determinism import deterministic
 from liftcore.layers.lora import Adapter, only_adapter_trains
 from liftcore.layers.trial import fastest
@@ -167,6 +168,8 @@ def prepared(adapter: Adapter, length: int) -> Generator[list[str]]:
     recomputes layers. `length`: tokens of the longest row, as far as is known. Raises LiftError
     when it cannot train."""
     with ExitStack() as stack:
+        # torch records an event on the current device, whatever the tensors are on.
+        stack.enter_context(on_device(adapter.values))
         stack.enter_context(evaluating(adapter.model))
         stack.enter_context(deterministic(adapter.values.device))
         stack.enter_context(only_adapter_trains(adapter))

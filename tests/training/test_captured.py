@@ -9,14 +9,17 @@ import pytest
 import torch
 from steps import CONFIG, Run, mixed
 from streams import Fixed, sample
+from tiny import tiny_model
 
 from liftcore.kernels.device import HAS_TRITON, INTERPRET
 from liftcore.layers.attention import fast_attention
+from liftcore.layers.lora import Adapter
 from liftcore.objectives.replay import Replay
 from liftcore.objectives.segments import Segments
 from liftcore.questions.own_words import OwnWords
 from liftcore.training import runner
 from liftcore.training.graph import GraphRunner
+from liftcore.training.loop import train
 from liftcore.training.memory_plan import MemoryPlan
 from liftcore.training.source import StepSource, segments_alone
 
@@ -159,6 +162,34 @@ def test_a_refused_capture_goes_on_eagerly(card, rng, monkeypatch):
     run = taken(made(segments(rng, rng.integers(3, 200, size=60), CONFIG)))
     assert "the host reads a number" in run.runner.why and "the capture failed" in run.runner.how
     assert not any(run.runner.graphs.values())
+
+
+def test_losses_are_read_on_the_device_of_the_model(card, rng, monkeypatch):
+    """On another one the event behind their copy would be over at once."""
+    current, recorded = [1], []
+
+    class Device:
+        def __init__(self, device):
+            self.index = getattr(device, "index", device)
+
+        def __enter__(self):
+            current.append(self.index)
+
+        def __exit__(self, *_):
+            current.pop()
+
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[-1])
+    monkeypatch.setattr(torch.cuda, "device", Device)
+    record = torch.cuda.Event.record
+    monkeypatch.setattr(
+        torch.cuda.Event, "record", lambda event: (recorded.append(current[-1]), record(event))
+    )
+    model = tiny_model(dtype=torch.bfloat16).to("cuda")
+    adapter = Adapter(model, CONFIG.rank, CONFIG.lora_alpha)
+    adapter.install()
+    source = segments(rng, rng.integers(3, 200, size=60), CONFIG.replace(epochs=1))
+    train(adapter, source)
+    assert recorded and set(recorded) == {0} and current == [1]
 
 
 def test_devices_do_not_mix_on_the_stand_in(card):
