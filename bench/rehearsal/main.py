@@ -41,6 +41,7 @@ from bench.__main__ import BENCHMARKS
 from bench.common import Timer, table
 from bench.kernels import jit
 from bench.kernels import main as kernels_main
+from bench.kernels.compile_check import SHARED_LIMIT
 from bench.rehearsal.card import MEMORY, Card, stand_in
 from bench.rehearsal.parts import Clock, Found, inside, rehearsed
 from bench.scaling import run as scaling_run
@@ -140,16 +141,22 @@ def _run_here(command: list[str], **options: Any) -> subprocess.CompletedProcess
 
 def compile_all(card: Card) -> list[str]:
     """Compiles every kernel that was launched, and tells how many Triton's cache had and what it
-    holds then; the errors."""
+    holds then; the errors, and what takes more shared memory than the card has: Triton says so when
+    it loads a kernel."""
     errors, found = [], []
+    limit = SHARED_LIMIT[max(a for a in SHARED_LIMIT if a <= card.arch)]
     with mock.patch.object(
         knobs.compilation, "listener", lambda **about: found.append(about["cache_hit"])
     ):
         for launch in card.kernels.values():
+            name = f"{launch.kernel.__name__} {launch.constexprs}"
             try:
-                jit.compiled(launch, card.arch)
+                shared = jit.compiled(launch, card.arch).metadata.shared
             except Exception as error:
-                errors.append(f"{launch.kernel.__name__} {launch.constexprs}: {error}"[:300])
+                errors.append(f"{name}: {error}"[:300])
+                continue
+            if shared > limit:
+                errors.append(f"{name}: {shared} bytes of shared memory, of {limit}")
     cache = Path(knobs.cache.dir)
     mib = sum(f.stat().st_size for f in cache.rglob("*") if f.is_file()) / 2**20
     print(

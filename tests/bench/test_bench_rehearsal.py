@@ -19,4 +19,4 @@ def test_a_card_is_rehearsed():
     env = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     done = subprocess.run(command, env=env, cwd=TESTS.parent, capture_output=True, text=True)
     print(done.stdout[-8000:], done.stderr[-2000:])
-    assert done.returncode == 0 and "3 passed" in done.stdout
+    assert done.returncode == 0 and "4 passed" in done.stdout

@@ -1,6 +1,8 @@
 """The rehearsal of what runs on a card, at toy sizes, on a stand-in for one; run by
 tests/bench/test_bench_rehearsal.py."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -11,9 +13,12 @@ if not HAS_TRITON or INTERPRET:
 
 from bench import profile, tune
 from bench.common import Timer
+from bench.kernels import jit
 from bench.kernels import main as kernels
+from bench.kernels.compile_check import SHARED_LIMIT
 from bench.rehearsal.card import stand_in
-from bench.rehearsal.main import main
+from bench.rehearsal.main import compile_all, main
+from liftcore.kernels.lora_triton import swiglu_backward
 
 
 def rehearsed(capsys, *options):
@@ -43,6 +48,20 @@ def test_what_would_end_a_run_is_told(capsys, monkeypatch):
 class Mixed:
     def __init__(self, *_):
         self.text_there = torch.ones(2, device="cuda")
+
+
+def test_a_kernel_that_the_card_cannot_load_is_told(capsys, monkeypatch):
+    sizes = iter([SHARED_LIMIT[90], SHARED_LIMIT[90] + 1])
+
+    def compiled(launch, arch):
+        return SimpleNamespace(metadata=SimpleNamespace(shared=next(sizes)))
+
+    monkeypatch.setattr(jit, "compiled", compiled)
+    with stand_in() as card:
+        for rows in (64, 65):
+            swiglu_backward(*(torch.empty(rows, 3 * rows, device="cuda") for _ in range(3)), False)
+        (error,) = compile_all(card)
+    assert "bytes of shared memory" in error
 
 
 def test_the_ways_of_a_linear_are_measured(monkeypatch):
