@@ -16,6 +16,8 @@ from typing import Any
 from bench import gpu
 from bench.__main__ import BENCHMARKS
 from bench.rehearsal.card import Card
+from bench.scaling.main import read_rows
+from bench.scaling.report import lines_of, memory_ends
 
 # Seconds that Triton needs for a kernel, measured on one idle core of an EPYC; a busy host takes up
 # to four times as long.
@@ -170,6 +172,8 @@ def rehearsed(card: Card, clock: Clock, results: list[Found]) -> Callable[..., d
         found.peak = card.top
         found.host, found.device = card.host - before[1], card.device - before[2]
         found.notes += said_in(folder, rows)
+        if part.name == "scaling":
+            found.notes += memory_ends(lines_of(read_rows(folder / "scaling.csv")), card.memory)
         if code:
             found.notes.append(log.read_text()[-1500:])
         ended = {"seconds": 0.0, "code": code, "last_line": found.how, "command": ""}

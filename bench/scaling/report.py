@@ -12,6 +12,7 @@ from bench.scaling import fit as scaling_fit
 from bench.scaling.fit import EPOCHS, Line, constant, crossing, fit
 
 QUESTIONS = (0, 1, 10, 100)  # 0: the first token of the first answer
+FLAT = 0.02
 FORMS = ("constant: the median", "straight line", "parabola")
 
 
@@ -39,6 +40,29 @@ def lines_of(rows: list[dict]) -> dict[str, Line]:
             line.question = fit(line.lengths, [r["question_seconds"] for r in ran], 1)
             line.token = fit(line.lengths, [r["token_seconds"] for r in ran], 1)
     return lines
+
+
+def memory_ends(lines: dict[str, Line], memory: float) -> list[str]:
+    """At which length each way runs out of so many bytes, by a straight line through its peaks; in
+    a line each."""
+    told = []
+    for way, line in lines.items():
+        peaks = [row["peak_bytes"] for row in line.rows]
+        if line.oom is not None:
+            told.append(f"{way}: out of memory at {line.oom:,} tokens")
+        elif len(peaks) < 2:
+            told.append(f"{way}: too few lengths to say where memory ends")
+        else:
+            start, slope = fit(line.lengths, peaks, 1).coefficients
+            seen = f"{way}: {peaks[0] / 2**30:.1f} GiB at {line.lengths[0]:,} tokens, "
+            seen += f"{peaks[-1] / 2**30:.1f} at {line.lengths[-1]:,}"
+            # What differs by less between the shortest and the longest is noise.
+            if slope * (line.lengths[-1] - line.lengths[0]) < FLAT * peaks[0]:
+                told.append(f"{seen}: memory does not grow with the document")
+            else:
+                ends = round((memory - start) / slope, -3)
+                told.append(f"{seen}: by that line out of memory at about {ends:,.0f}")
+    return told
 
 
 def crossings(lines: dict[str, Line]) -> list[dict]:

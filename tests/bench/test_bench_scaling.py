@@ -291,6 +291,27 @@ def test_memory_of_training_is_a_constant_and_that_of_a_prompt_a_line(rng):
     assert described["icl"]["form"] == "straight line" and described["icl"]["r2"] > 0.999
 
 
+def test_where_memory_ends_is_told_by_the_peaks():
+    def rows(way, peaks):
+        lengths = [8192 * 2**i for i in range(len(peaks))]
+        costs = dict(first_seconds=1.0, question_seconds=1.0, token_seconds=1.0, oom=False)
+        return [
+            dict(way=way, tokens=n, peak_bytes=peak, **costs)
+            for n, peak in zip(lengths, peaks, strict=True)
+        ]
+
+    given = rows("icl", [15 * 2**30 + n * 2**17 for n in (8192, 16384, 32768)])
+    given += rows("jitter", [37.0 * 2**30, 37.1 * 2**30, 37.0 * 2**30])
+    given += [*rows("naive", [2.0**30]), dict(way="naive", tokens=16384, oom=True)]
+    given += rows("overlap", [2.0**30])
+    icl, jitter, naive, overlap = scaling_report.memory_ends(
+        scaling_report.lines_of(given), 78 * 2**30
+    )
+    assert "16.0 GiB at 8,192 tokens, 19.0 at 32,768" in icl
+    assert icl.endswith(f"{round(63 * 2**13, -3):,}")
+    assert "does not grow" in jitter and "at 16,384" in naive and "too few" in overlap
+
+
 def test_rows_of_another_model_stay_out(tmp_path):
     other = [{**r, "model": "other", "first_seconds": 9.0} for r in made_rows() if not r["oom"]]
     result = scaling_report.report([*other, *made_rows()], tmp_path)
