@@ -21,7 +21,7 @@ from torch import Tensor
 
 from liftcore.kernels import lora_plain
 from liftcore.kernels.fp8 import Fp8Rows, Fp8Weight, decoded, power, quantise
-from liftcore.kernels.lora_plain import swiglu_backward
+from liftcore.kernels.lora_plain import swiglu_backward, times
 
 __all__ = [
     "gate_up_forward",
@@ -81,6 +81,8 @@ def product(x: Fp8Rows, w: Fp8Rows, dtype: torch.dtype, bias: Tensor | None = No
     # Codes are exact in bf16; their sums would leave the range of fp16.
     wide = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
     y = F.linear(decoded(x.codes, wide), decoded(w.codes, wide))
-    y.mul_(power(x.exponents)[:, None].to(wide)).mul_(power(w.exponents).to(wide))
-    y = y.to(dtype)
-    return y if bias is None else y.add_(bias)
+    y.mul_(power(x.exponents)[:, None].to(wide))
+    y = times(y, power(w.exponents).to(wide)).to(dtype)
+    if bias is None:
+        return y
+    return y + bias if torch.compiler.is_compiling() else y.add_(bias)  # as times()

@@ -53,6 +53,11 @@ def add_low_rank(y: Tensor, s: Tensor, lora_b: Tensor, scaling: float) -> Tensor
     return y.addmm_(s, lora_b.T, alpha=scaling)
 
 
+def times(y: Tensor, factor: Tensor) -> Tensor:
+    """y · factor, written into a fresh y; as add_low_rank where torch.compile traces."""
+    return y * factor if torch.compiler.is_compiling() else y.mul_(factor)
+
+
 def lora_forward(
     x: Tensor,  # [T, K]
     weights: Sequence[Any],  # [N_i, K]
@@ -134,8 +139,7 @@ def gate_up_forward(
     """[h, gate, up, S]; `keep` is for the kernels, which need not write gate and up; `base` as in
     lora_forward()."""
     gate, up, s = lora_forward(x, weights, lora_a, lora_b, scalings, biases, base)
-    h = activated(gate, gelu)
-    return [h * up if torch.compiler.is_compiling() else h.mul_(up), gate, up, s]  # as add_low_rank
+    return [times(activated(gate, gelu), up), gate, up, s]
 
 
 def swiglu_backward(dh: Tensor, gate: Tensor, up: Tensor, gelu: bool) -> tuple[Tensor, Tensor]:

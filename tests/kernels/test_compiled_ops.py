@@ -9,8 +9,10 @@ from lora_checks import SCALINGS
 from torch import Tensor
 
 from bench.kernels.lora_concat import concat_linear, pack
+from liftcore.kernels.fp8 import quantise_weight
 from liftcore.kernels.head_loss import linear_cross_entropy, linear_soft_cross_entropy
 from liftcore.kernels.lora import add_lora, lora_gate_up, lora_linear, lora_qkv
+from liftcore.kernels.lora_fp8 import fp8_linear
 from liftcore.layers.attention import attend, attend_rows
 from liftcore.layers.norms import _RmsNorm
 
@@ -43,6 +45,20 @@ def _group(op: Callable, members: int, normal, **options) -> tuple[Callable, lis
         return op(x, weights, a, b, SCALINGS[:members], **options)
 
     return call, [normal(T, K), *factors]
+
+
+def _fp8(normal, lora: bool) -> tuple[Callable, list[Tensor]]:
+    weight, bias = quantise_weight(normal(N, K)), normal(N)
+    if not lora:
+        return lambda x: fp8_linear(x, weight, bias), [normal(T, K)]
+    trained = [normal(T, K), normal(R, K), normal(N, R)]
+    return lambda x, a, b: lora_linear(x, weight, a, b, 0.7, bias), trained
+
+
+def _fp8_gate_up(normal) -> tuple[Callable, list[Tensor]]:
+    weights = [quantise_weight(normal(N, K)) for _ in range(2)]
+    trained = [normal(T, K), *(normal(R, K) for _ in range(2)), *(normal(N, R) for _ in range(2))]
+    return lambda x, *f: lora_gate_up(x, weights, f[:2], f[2:], SCALINGS[:2]), trained
 
 
 def _frozen(build: Callable, *at: int) -> Callable:
@@ -97,6 +113,9 @@ OPS = {
     "lora_qkv": lambda normal: _group(lora_qkv, 3, normal),
     "lora_gate_up, silu": lambda normal: _group(lora_gate_up, 2, normal),
     "lora_gate_up, gelu": lambda normal: _group(lora_gate_up, 2, normal, activation="gelu_tanh"),
+    "lora_linear over FP8": lambda normal: _fp8(normal, lora=True),
+    "fp8_linear": lambda normal: _fp8(normal, lora=False),
+    "lora_gate_up over FP8": _fp8_gate_up,
     "linear_cross_entropy": lambda normal: _head(normal, train_head=False),
     "linear_cross_entropy, trained head": lambda normal: _head(normal, train_head=True),
     "linear_soft_cross_entropy": _soft_head,
