@@ -164,6 +164,38 @@ def test_a_refused_capture_goes_on_eagerly(card, rng, monkeypatch):
     assert not any(run.runner.graphs.values())
 
 
+def test_a_capture_that_fails_without_a_word_is_named(card, rng, monkeypatch):
+    real = runner.batch_loss
+
+    def silent(*given):
+        if card.capture is not None:
+            raise RuntimeError
+        return real(*given)
+
+    monkeypatch.setattr(runner, "batch_loss", silent)
+    run = taken(made(segments(rng, rng.integers(3, 200, size=60), CONFIG)))
+    assert run.runner.why == "the capture failed: RuntimeError"
+
+
+def test_all_work_of_a_run_is_in_the_order_of_the_caller(card, rng, monkeypatch):
+    """Who reads a loss, generates or marks a time on the caller's stream finds every step before
+    it done, though passes run on a stream of their own."""
+    from bench.rehearsal.streams import Graph, Stream
+
+    order, replay, caller = [], Graph.replay, card.stream
+    monkeypatch.setattr(Stream, "wait_stream", lambda one, other: order.append((one, other)))
+    monkeypatch.setattr(Graph, "replay", lambda graph: (order.append(card.stream), replay(graph)))
+    run = made(segments(rng, rng.integers(3, 200, size=170), CONFIG.replace(epochs=3)))
+    monkeypatch.setattr(run.runner, "mark", lambda part: order.append(part))
+    taken(run)
+    aside = run.runner.stream
+    there, back = order.index((aside, caller)), order.index((caller, aside))
+    assert there < back < order.index("backward") and caller in order
+    pairs = [at for at in order if isinstance(at, tuple)]
+    assert pairs == [(aside, caller), (caller, aside)] * (len(pairs) // 2)
+    assert {at for at in order if isinstance(at, Stream)} == {caller}
+
+
 def test_losses_are_read_on_the_device_of_the_model(card, rng, monkeypatch):
     """On another one the event behind their copy would be over at once."""
     current, recorded = [1], []

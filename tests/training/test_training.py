@@ -11,7 +11,7 @@ from interrupts import stop_after
 from tiny import tiny_model
 
 from liftcore import files
-from liftcore.answer import greedy
+from liftcore.answer import greedy, keeps_a_cache
 from liftcore.config import LiftConfig
 from liftcore.errors import LiftError
 from liftcore.layers.lora import Adapter
@@ -69,6 +69,7 @@ def test_who_listens_to_the_steps_may_generate(tokens, dtype):
 
     train(adapter, segments_alone(tokens, CONFIG, [1]), on_step=listen)
     assert torch.equal(on_the_way[-1], greedy(model, prompts, 6))
+    assert keeps_a_cache(model), "its own attention was there when it was first asked"
     assert torch.equal(adapter.values, absorb(tokens, dtype=dtype)[0])
 
 
