@@ -178,7 +178,8 @@ def _counting(layers: list[nn.Module], kept: list[int], seen: set[int]) -> Gener
             if storage.data_ptr() not in seen:
                 seen.add(storage.data_ptr())
                 kept[at[0]] += storage.nbytes()
-        return tensor
+        # A result that its own node keeps would be a circle that nothing frees.
+        return tensor.detach()
 
     def enter(number: int) -> Callable[..., None]:
         return lambda *_: at.__setitem__(0, number)

@@ -1,5 +1,8 @@
 """The memory plan: what it counts, what it chooses, and that recomputing changes nothing."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from tiny import tiny_model
@@ -54,6 +57,22 @@ def test_the_count_of_one_segment_tells_that_of_many(every):
         kept -= 3 * max(used.layers)  # without what a recomputed layer holds for a while
     # Tables that all segments share (positions, rotations) are counted once for each.
     assert bytes_of_a_backward(model, 3, 48, every) == pytest.approx(kept, rel=0.15)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_was_measured_is_let_go_of(dtype):
+    """The forward's memory, and the model's behind it."""
+    model, adapter = with_adapter(dtype=dtype)
+    weights = [weakref.ref(layer.base.weight) for layer in adapter.layers.values()]
+    hidden = []
+    hook = body(model).register_forward_hook(
+        lambda module, args, out: hidden.append(weakref.ref(out.last_hidden_state))
+    )
+    measure(model, 48)
+    hook.remove()
+    del model, adapter
+    gc.collect()
+    assert hidden and not any(ref() is not None for ref in (*hidden, *weights))
 
 
 @pytest.mark.parametrize("every", [1, 3])
