@@ -5,6 +5,7 @@ from streams import Fixed, sample
 from tiny import tiny_model
 
 from liftcore.config import LiftConfig
+from liftcore.layers import base
 from liftcore.layers.lora import Adapter
 from liftcore.objectives.sample import Sample, SoftTargets
 from liftcore.objectives.segments import Segments
@@ -20,6 +21,7 @@ class Run:
     def __init__(self, kind, source, device="cpu", **options):
         model = tiny_model(initializer_range=0.2, **options).to(device)
         config = source.config
+        base.apply(model, config)
         self.adapter = Adapter.of(model, config)
         self.adapter.install()
         self.model, self.source = model, source

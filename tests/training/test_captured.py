@@ -13,7 +13,7 @@ from tiny import tiny_model
 
 from liftcore.kernels.device import HAS_TRITON, INTERPRET
 from liftcore.layers.attention import fast_attention
-from liftcore.layers.lora import Adapter
+from liftcore.layers.lora import Adapter, only_adapter_trains
 from liftcore.objectives.replay import Replay
 from liftcore.objectives.segments import Segments
 from liftcore.questions.own_words import OwnWords
@@ -22,6 +22,8 @@ from liftcore.training.graph import GraphRunner
 from liftcore.training.loop import train
 from liftcore.training.memory_plan import MemoryPlan
 from liftcore.training.source import StepSource, segments_alone
+from liftcore.training.together import Learner, TogetherSource
+from liftcore.training.together_runner import TogetherGraphRunner
 
 pytestmark = pytest.mark.skipif(not HAS_TRITON or INTERPRET, reason="no Triton that compiles")
 FROZEN = dict(train_a=False, layers=0.5)
@@ -73,6 +75,7 @@ def taken(run, count=10**6):
     [
         (segments, {}, 0),
         (segments, {}, 1),
+        (segments, {"base_dtype": "fp8"}, 0),
         (few_scored, {}, 0),
         (questions, {}, 1),
         (replay, {}, 0),
@@ -95,6 +98,33 @@ def test_a_step_is_captured_whatever_it_trains_on(card, rng, make, settings, rec
     # Beside the reader's, which is bounded, a run waits for nothing but captures.
     allowed = {"a synchronisation before a capture", "a synchronisation"}
     assert set(card.waits) <= allowed, card.waits
+
+
+class Document(Learner):
+    def ended(self):
+        pass
+
+
+def test_joint_steps_of_documents_are_captured(card, rng):
+    config = CONFIG.replace(epochs=3)
+    model = tiny_model(dtype=torch.bfloat16).to("cuda")
+    texts = [rng.integers(3, 200, size=n) for n in (300, 90, 170)]
+    documents = [
+        Document(Adapter.of(model, config), segments_alone(text, config, [1])) for text in texts
+    ]
+    adapter = Adapter.of(model, config, slots=2)
+    source = TogetherSource(adapter, iter(documents), config, 200, prefix=1)
+    source.fill()
+    adapter.install()
+    run, waits = TogetherGraphRunner(adapter, source), set()
+    with only_adapter_trains(adapter), fast_attention(model, 65) as why:
+        assert not why
+        for step in source.steps():
+            card.waits.clear()
+            run.run(step)
+            waits |= set(card.waits) if step.number else set()
+    assert any(run.graphs.values()) and not run.why, run.why
+    assert waits <= {"a synchronisation before a capture", "a synchronisation"}, waits
 
 
 def reads(loss):
