@@ -214,7 +214,8 @@ class GraphRunner(Runner):
             torch.cuda.synchronize(self.losses.device)
         self.graphs.clear()
         self.buffers.clear()
-        self.sums = None
+        # torch takes a pool whose graphs are all gone, and some of whose memory is not, no more.
+        self.sums = self.pool = None
 
     def _latest(self, step: Step) -> float:
         if self.reader is None:

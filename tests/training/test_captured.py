@@ -100,6 +100,23 @@ def test_a_step_is_captured_whatever_it_trains_on(card, rng, make, settings, rec
     assert set(card.waits) <= allowed, card.waits
 
 
+def test_graphs_behind_another_plan_have_a_pool_of_their_own(card, rng, monkeypatch):
+    pools, handle = [], torch.cuda.graph_pool_handle
+
+    def counted():
+        pools.append(handle())
+        return pools[-1]
+
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", counted)
+    run = made(segments(rng, rng.integers(3, 200, size=170), CONFIG.replace(epochs=6)))
+    run.runner.use(MemoryPlan(4, 1))
+    taken(run, 6)
+    assert len(pools) == 1 and list(card.pools) == pools
+    run.runner.use(MemoryPlan(2, 2))
+    taken(run)
+    assert len(pools) == 2 and list(card.pools) == pools[1:]
+
+
 class Document(Learner):
     def ended(self):
         pass
