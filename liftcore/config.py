@@ -45,7 +45,7 @@ V1 = dict(
 # The adapter that is made for a document, and small steps (python -m bench recall).
 MADE_FOR_IT = dict(
     **dict(adapter_init="document", train_a=False, layers=0.5, rank=128, beta2=0.95),
-    **dict(segment_length=64, batch_size=1, learning_rate=3e-3, epochs=8),
+    **dict(segment_length=64, batch_size=1, learning_rate=3e-3, epochs=8, min_steps=48),
 )
 UNDERSTAND = dict(
     objectives=("segments", "qa", "replay"), replay_share=0.15, learning_rate=2.5e-3, epochs=12
@@ -60,7 +60,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper-v4": {**PAPER, "objectives": ("segments", "qa")},
 }
 ABOVE_0 = ("alpha", "learning_rate", "max_grad_norm", "eps", "init_damping", "keep")
-NOT_NEGATIVE = ("weight_decay", "seed", "segment_epochs", "recite_context")
+NOT_NEGATIVE = ("weight_decay", "seed", "min_steps", "segment_epochs", "recite_context")
 # Epochs and ranks beyond it are slips of the hand.
 MOST = 100_000
 LARGEST = 3.4e38  # of an fp32 number
@@ -122,6 +122,8 @@ class LiftConfig:
     overlap_loss     which tokens count as targets: all, new (only in the first segment that holds
                      them) or mean (weight 1 / number of segments that hold them)
     epochs           passes over the document
+    min_steps        steps on segments that the run has at least: a document that is too short for
+                     as many has more epochs
     batch_size       segments a step; shorter ones are packed to batch_size times S tokens
     tokens_per_step  the same as a number of tokens, in place of batch_size
     learning_rate    peak rate of AdamW
@@ -171,6 +173,7 @@ class LiftConfig:
     schedule: str = "jitter"
     overlap_loss: str = "all"
     epochs: int = 12
+    min_steps: int = 0
     batch_size: int = 2
     tokens_per_step: int | None = None
     learning_rate: float = 2e-3
@@ -215,6 +218,7 @@ class LiftConfig:
         for name in ("epochs", "rank"):
             value = getattr(self, name)
             _need(1 <= value <= MOST, f"{name} must lie between 1 and {MOST:,}: {value}")
+        _need(self.min_steps <= MOST, f"min_steps must be at most {MOST:,}: {self.min_steps}")
         for name in ("beta1", "beta2"):
             value = getattr(self, name)
             _need(0 <= value < 1, f"{name} must lie in [0, 1): {value}")
@@ -323,6 +327,9 @@ class LiftConfig:
         """
         _need(name in PRESETS, f"unknown preset {name!r}: choose from {', '.join(PRESETS)}")
         settings: dict[str, Any] = {**PRESETS[name], **changes}
+        # Who says a number of epochs means it.
+        if "epochs" in changes and "min_steps" not in changes:
+            settings["min_steps"] = 0
         if name == "understand" and "mix" not in settings:
             gammas = {"qa": 4.0, "replay": 2.0}
             settings["mix"] = tuple(gammas.get(o, 1.0) for o in settings["objectives"])

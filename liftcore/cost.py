@@ -28,6 +28,7 @@ from liftcore.layers.inputs import inputs
 from liftcore.layers.linear import features
 from liftcore.layers.lora import Adapter, linear_layers, own_adapter_after
 from liftcore.pretrained import dtype_keyword, from_config
+from liftcore.training.length import for_length
 from liftcore.training.loop import make_runner, prepared
 from liftcore.training.progress import ProgressLine
 from liftcore.training.source import count, segments_alone
@@ -64,7 +65,7 @@ def estimate(
     stderr, as absorb's does. Raises UsageError for objectives other than segments, whose samples
     are not known beforehand.
     """
-    config = config or LiftConfig()
+    config = for_length(config or LiftConfig(), tokens)
     if config.objectives != ("segments",):
         raise UsageError("estimate knows the cost of the objective segments alone")
     if isinstance(model_or_config, nn.Module):

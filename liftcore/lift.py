@@ -72,7 +72,7 @@ def absorb(
     config = prepare.settled(config, tokenizer, init)
     config, given = prepare.asked(config, qa)
     config = _with_replay(config)
-    document = prepare.read(model, tokenizer, document, title, config)
+    document, config = prepare.read(model, tokenizer, document, title, config)
     with alone_with(model), own_adapter_after(model, on_failure=True):
         sharded.check(model, config)
         # Before the first forward.

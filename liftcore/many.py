@@ -221,7 +221,9 @@ class _Run:
 
     def _learner(self, number: int, given: Given) -> Learner:
         config, questions = prepare.asked(self.config, given.qa)
-        document = prepare.read(self.model, self.tokenizer, given.document, given.title, config)
+        document, config = prepare.read(
+            self.model, self.tokenizer, given.document, given.title, config
+        )
         models.check_tokens(self.model, document.tokens)
         file = None if given.resume is None else Path(given.resume) / output.STATE
         with own_adapter_after(self.model), without_adapter(self.model):

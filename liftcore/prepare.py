@@ -32,6 +32,7 @@ from liftcore.questions.studied import StudiedPairs
 from liftcore.report import Report
 from liftcore.tokens import Tokenizer
 from liftcore.training import checkpoint
+from liftcore.training.length import for_length
 from liftcore.training.log import Result
 from liftcore.training.progress import ProgressLine
 from liftcore.training.source import StepSource
@@ -68,8 +69,9 @@ def read(
     document: str | Path | Sequence[int] | Document,
     title: str | None,
     config: LiftConfig,
-) -> Document:
-    """The document. Raises UsageError when its segments do not fit the model's window."""
+) -> tuple[Document, LiftConfig]:
+    """The document, and the settings for its length. Raises UsageError when its segments do not
+    fit the model's window."""
     document = documents.read(document, tokenizer, title)
     prefix, window = models.prefix_ids(tokenizer), models.window(model)
     if min(config.segment_length, len(document.tokens)) + len(prefix) > window:
@@ -77,7 +79,7 @@ def read(
             f"segment_length {config.segment_length} does not fit the model's window of {window} "
             "tokens"
         )
-    return document
+    return document, for_length(config, len(document.tokens))
 
 
 def first_adapter(model: nn.Module, config: LiftConfig, init: str | Path | None) -> Adapter:

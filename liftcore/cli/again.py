@@ -49,7 +49,8 @@ def flags(config: LiftConfig) -> list[str]:
             base = LiftConfig.preset(name, objectives=config.objectives)
         except UsageError:  # it wants other objectives
             continue
-        changed = {k: v for k, v in vars(config).items() if v != getattr(base, k)}
+        given = vars(base) | ({} if base.epochs == config.epochs else {"min_steps": 0})
+        changed = {k: v for k, v in vars(config).items() if v != given[k]}
         if config.objectives != LiftConfig.preset(name).objectives:
             changed["objectives"] = config.objectives
         # No flag takes back what a preset gives.

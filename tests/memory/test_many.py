@@ -23,9 +23,9 @@ from liftcore.training.together_runner import TogetherRunner
 # gradient that clips some steps of some documents.
 CONFIG = LiftConfig(
     segment_length=16, epochs=2, batch_size=2, rank=4, learning_rate=5e-3, eps=1e-2,
-    max_grad_norm=0.5,
+    max_grad_norm=0.5, min_steps=4,
 )  # fmt: skip
-# One document ends long before the others, and one has a single segment.
+# One document ends long before the others, and one has a single segment, and more epochs for it.
 LENGTHS = (70, 11, 40, 33)
 NEAR = 1e-4
 
