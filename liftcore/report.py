@@ -175,17 +175,21 @@ def measure(
 ) -> Report:
     """Greedy recall of the model as it stands (adapter on or off) over tokens int64 [L].
 
-    Probe positions are uniform over the document and depend on the seed alone. A document
-    shorter than 64 tokens is probed with shorter prompts.
+    Probe positions are uniform over the document and depend on the seed alone. A document that
+    has no more places than `probes` is probed once at each, one shorter than 64 tokens with
+    shorter prompts.
     """
     length = len(tokens)
     prompt = min(PROMPT, length // 2)
     new = min(new, length - prompt)
     last = length - prompt - new
-    positions = np.sort(np.random.default_rng([seed, 64]).integers(0, last + 1, size=probes))
+    if last < probes:
+        positions = np.arange(last + 1)
+    else:
+        positions = np.sort(np.random.default_rng([seed, 64]).integers(0, last + 1, size=probes))
     rows = positions[:, None] + np.arange(prompt + new)
     text = torch.from_numpy(tokens[rows])  # [probes, prompt + new]
-    start = torch.tensor(prefix, dtype=torch.int64).expand(probes, -1)
+    start = torch.tensor(prefix, dtype=torch.int64).expand(len(positions), -1)
     device = next(model.parameters()).device
     out = greedy(model, torch.cat([start, text[:, :prompt]], dim=1).to(device), new).cpu()
     shares = (out == text[:, prompt:]).double().mean(1)

@@ -108,6 +108,7 @@ def _close(result: list[Tensor], right: list[Tensor], labels: list[str], many: M
         for e, count in enumerate(many.counts):
             # By adapter: a small one must not hide behind a large one.
             if count:
-                assert_close([ours[e]], [truth[e]], [f"{label} of adapter {e}"])
+                # The few terms of one row and rank 1 may cancel but for their rounding.
+                assert_close([ours[e]], [truth[e]], [f"{label} of adapter {e}"], bound=1e-3)
             else:
                 assert not ours[e].any(), f"{label} of adapter {e}, which has no rows"
