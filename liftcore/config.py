@@ -48,7 +48,8 @@ MADE_FOR_IT = dict(
     **dict(segment_length=64, batch_size=1, learning_rate=3e-3, epochs=8, min_steps=48),
 )
 UNDERSTAND = dict(
-    objectives=("segments", "qa", "replay"), replay_share=0.15, learning_rate=2.5e-3, epochs=12
+    **dict(objectives=("segments", "qa", "replay"), replay_share=0.15),
+    **dict(learning_rate=2.5e-3, epochs=12, min_steps=32),
 )
 # What differs from the defaults; see LiftConfig.preset.
 PRESETS: dict[str, dict[str, Any]] = {
