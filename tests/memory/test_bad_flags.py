@@ -10,6 +10,7 @@ import liftcore
 from liftcore.cli.main import main
 from liftcore.config import LiftConfig
 from liftcore.errors import UsageError
+from liftcore.training.length import for_length
 
 FAST = ["--segment-length", "16", "--epochs", "1", "--rank", "4", "--device", "cpu"]
 
@@ -124,7 +125,8 @@ def test_a_default_is_what_the_command_line_takes(loaded, corpus, tmp_path):
     memory = liftcore.absorb(model, chat, TEXT, init=folder, progress=False)
     memory.adapter.remove()
     started = dict(rank=3, alpha=5, layers=None, train_a=True, adapter_init="random")
-    assert memory.config == LiftConfig.preset("understand", **started)
+    expected = LiftConfig.preset("understand", **started)
+    assert memory.config == for_length(expected, memory.length)
 
 
 def test_the_command_line_loads_one_tokenizer(tiny_folder, corpus, tmp_path, monkeypatch):
