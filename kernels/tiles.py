@@ -121,7 +121,7 @@ BF16_TILES = (
 # Products split over their depth: the first tile that is not larger than the result, else the
 # last.         down  x Aᵀ and dy B, [T, R]         outer  dA [R, K] and dB [N, R]
 BF16_SPLIT_TILES = (
-    ("down", 80, Tile(64, 128, 64, 4, 4)),
+    ("down", 80, Tile(64, 128, 64, 8, 4)),
     ("down", 80, Tile(64, 64, 64, 4, 4)),
     ("down", 80, Tile(64, 32, 64, 4, 4)),
     ("down", 90, Tile(64, 128, 64, 4, 5)),
