@@ -5,6 +5,7 @@ import json
 import sys
 
 import pytest
+from extras import needs
 
 from bench.evaluations import loogle, loogle_data, metrics
 from bench.evaluations.loogle_data import find_files, literal, read
@@ -275,6 +276,7 @@ def test_wrong_wishes_are_errors_of_one_line(arguments, capsys, monkeypatch):
     assert "no such file or folder" in capsys.readouterr().err
 
 
+@needs("bm25s")
 @pytest.mark.parametrize(
     ("package", "options", "extra"),
     [

@@ -5,6 +5,7 @@ import signal
 
 import numpy as np
 import pytest
+from extras import needs
 from killing import forked, kill, wait_for
 from papers import docx, epub, paragraph, pdf
 
@@ -85,6 +86,7 @@ def test_a_haystack_that_is_too_small_is_refused(rng, tokenizer):
         stacks.haystack(essays(rng), tokenizer, 10, needles, 0)
 
 
+@needs("pypdfium2")
 def test_documents_of_every_kind(tmp_path):
     made = {
         "a.pdf": pdf([["Salt came by sea."]]),

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from extras import needs
 from tiny import tiny_model
 
 from bench.understand import analysis as understand_analysis
@@ -198,6 +199,7 @@ def short(name="fiction-0"):
     return [Case(name, 0, LINES["base"]), Case(name, 0, line), Case(name, 0, quiz)]
 
 
+@needs("bm25s")
 def test_a_killed_sweep_goes_on(model, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(understand_run, "NEW_TOKENS", 2)
     monkeypatch.setattr(understand_run, "PROBES", 2)
@@ -285,6 +287,7 @@ def test_what_is_shown_of_a_document(tokenizer):
     assert set(understand_run.shown(tokenizer, one, "whole")) == {one.document.text}
 
 
+@needs("bm25s")
 def test_the_passages_beside_a_question_are_those_of_its_words(tokenizer):
     one = told("fiction-1", tokenizer)
     texts = understand_run.shown(tokenizer, one, "passages")

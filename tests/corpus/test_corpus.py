@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from bees import TEXT
+from extras import needs
 from killing import children, kill
 from safetensors.torch import load_file
 
@@ -255,6 +256,7 @@ def test_what_breaks_a_batch_is_made_alone(documents, plan, tmp_path, monkeypatc
         made_of(documents, tmp_path / "other", fp8, progress=False)
 
 
+@needs("bm25s")
 def test_memories_at_a_url_are_those_of_a_folder(documents, plan, tmp_path, monkeypatch):
     monkeypatch.setenv("LIFTCORE_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "out"
@@ -318,6 +320,7 @@ def test_a_worker_that_is_killed_loses_no_document(documents, plan, tmp_path, fo
     assert not children(os.getpid())
 
 
+@needs("bm25s")
 def test_ask_takes_the_memory_that_matches_or_none(documents, plan, tiny_folder, tmp_path, capsys):
     out = tmp_path / "memories"
     words = "--segment-length 16 --epochs 1 --rank 4 --objective segments --dtype fp32 --json"

@@ -6,6 +6,7 @@ import shutil
 import fsspec
 import pytest
 from bees import TEXT
+from extras import needs
 
 from liftcore.cli.main import main
 from liftcore.corpus import memories as many
@@ -72,6 +73,7 @@ def asked(capsys, *words):
     return json.loads(said.splitlines()[-1])["answers"], said, noted
 
 
+@needs("bm25s")
 def test_a_url_is_asked_as_a_folder_is(folder, url, read, capsys):
     right, _, _ = asked(capsys, folder, GOATS, "Which planet is red?")
     read.clear()
@@ -131,6 +133,7 @@ def test_what_no_store_gives_is_one_line(tmp_path, monkeypatch, capsys):
     assert not is_many(tmp_path)
 
 
+@needs("bm25s")
 def test_each_answer_of_several_says_whose_it_is(folder, capsys):
     answers, said, noted = asked(capsys, folder, "--all", ALL)
     titles = [answer["title"] for answer in answers]
@@ -143,6 +146,7 @@ def test_each_answer_of_several_says_whose_it_is(folder, capsys):
     assert answers[0]["title"] is None and said.startswith("[no memory: the base model]\n")
 
 
+@needs("bm25s")
 def test_the_words_of_the_documents_are_kept_beside_the_index(folder, monkeypatch):
     built, real = [], Documents.__init__
 

@@ -8,6 +8,7 @@ import warnings
 import pytest
 import torch
 import transformers
+from extras import needs
 
 import liftcore
 from liftcore.cli.main import main
@@ -86,6 +87,7 @@ def test_peft(learnt):
         assert verify(memory, complete, probes=3).arrived
 
 
+@needs("xllamacpp")
 def test_what_cannot_be_asked(learnt, tmp_path):
     memory, folder = learnt
     for runtime, error, words in (

@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+from extras import needs
 from papers import pdf
 
 import liftcore
@@ -31,6 +32,7 @@ def told(memory, monkeypatch):
     return memory
 
 
+@needs("bm25s")
 def test_evidence_is_the_passage_and_its_place(told):
     for fact, question in zip(FACTS, ("Who keeps bees?", "Who repairs clocks?"), strict=True):
         passages = told.evidence(question, most=1)
@@ -41,6 +43,7 @@ def test_evidence_is_the_passage_and_its_place(told):
         assert passage.place.startswith(f"line {line} of ") or f"lines {line} to" in passage.place
 
 
+@needs("bm25s")
 def test_passages_stand_in_the_prompt(told, monkeypatch):
     prompts = []
     monkeypatch.setattr(answer, "generate", lambda m, t, ids, *_: prompts.append(ids) or " Marta ")
@@ -67,6 +70,7 @@ def test_bm25s_that_is_missing_names_the_extra(told, monkeypatch):
         told.evidence("Who?")
 
 
+@needs("bm25s")
 @pytest.mark.parametrize("text", ["", " \n", "1, 2. 3! " * 9, "A. B. C."])
 def test_a_text_without_words_is_found_from_its_beginning(text):
     index = SentenceIndex(text)
@@ -74,12 +78,14 @@ def test_a_text_without_words_is_found_from_its_beginning(text):
     assert [e.start for e in index.evidence("Who?", 1, None)] == [0] * bool(text.strip())
 
 
+@needs("bm25s")
 def test_words_without_spaces_are_found():
     text = "海は静かだった。" * 30 + "マルタは屋根で蜂を飼う。" + "海は静かだった。" * 30
     index = SentenceIndex(text, 1, 1)
     assert index.passages("誰が蜂を飼うか", 99, len, most=1) == "マルタは屋根で蜂を飼う。"
 
 
+@needs("bm25s", "pypdfium2")
 def test_a_pdf_becomes_a_memory_that_knows_its_pages(tiny_folder, tmp_path, capsys):
     pages = [[FILLER.strip()] * 20, ["Marta keeps bees here.", *[FILLER.strip()] * 8]]
     file, out = tmp_path / "report.pdf", tmp_path / "memory"
@@ -119,6 +125,7 @@ def test_read_shows_what_would_be_learnt(tiny_folder, tmp_path, capsys, tokenize
     assert "".join(pieces) == "Zoë\nkeeps bees." and len(pieces) == length
 
 
+@needs("bm25s")
 def test_what_is_piped_is_called_standard_input(tiny_folder, tmp_path, monkeypatch, capsys):
     file = tmp_path / "pipe"
     monkeypatch.setattr(options, "STDIN", file)

@@ -6,6 +6,7 @@ import time
 
 import pytest
 from errors_and_seeds import fresh_seed
+from extras import needs
 from stub_server import Stub
 
 from bench.evaluations import metrics
@@ -74,6 +75,7 @@ def read(text):
         return None
 
 
+@needs("bm25s", "inscriptis")
 def test_every_pattern_is_linear():
     rng = random.Random(fresh_seed().initial_seed())
     for food in [".", "<think>", "1", *rng.sample(FOOD, 6)]:

@@ -4,10 +4,13 @@ import io
 import json
 
 import pytest
+from extras import needs
 from papers import docx, epub, paragraph, zipped
 
 from liftcore.errors import LiftError
 from liftcore.reading import read_content, read_file
+
+pytestmark = needs("inscriptis", "lxml", "mammoth")
 
 PAGE = """<!DOCTYPE html><html><head><title>Salt</title><style>p {}</style></head><body>
 <nav><a href="/">Home</a> <a href="/a">About</a></nav>

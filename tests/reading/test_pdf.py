@@ -4,11 +4,14 @@ import base64
 import builtins
 
 import pytest
+from extras import needs
 from papers import pdf
 
 from liftcore.errors import LiftError
 from liftcore.reading import read_content
 from liftcore.reading.lines import PARTED, Joiner, Line, without_heads
+
+pytestmark = needs("pypdfium2")
 
 # One page of "secret", with a password (RC4, by pypdf).
 ENCRYPTED = """

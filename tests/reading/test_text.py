@@ -5,6 +5,7 @@ import random
 
 import pytest
 from errors_and_seeds import fresh_seed
+from extras import needs
 
 from liftcore.errors import LiftError
 from liftcore.reading import read_content
@@ -19,6 +20,7 @@ def test_wide_characters_need_no_mark(encoding):
         assert read_content(text.encode(encoding), "a.txt").text == text
 
 
+@needs("charset_normalizer")
 @pytest.mark.parametrize(
     ("text", "encoding"),
     [
@@ -98,6 +100,7 @@ def test_what_a_mark_promises_must_hold():
             read_content(mark + RUSSIAN.encode("cp1251") * 4, "a.txt")
 
 
+@needs("charset_normalizer")
 @pytest.mark.parametrize(
     ("text", "encoding"),
     [
