@@ -47,15 +47,15 @@ def begin(
     documents: Sequence[np.ndarray],
     config: LiftConfig,
     *,
-    own: Sequence[OwnWords] = (),
+    own: Sequence[OwnWords] | None = None,
     say: Callable[[str, int, int], None] = lambda what, done, of: None,
 ) -> float:
     """Has a fresh adapter begin as config.adapter_init says; the seconds that it took.
 
     documents   token ids of those to be trained on, int64 [L] each
-    own         rows of the base model's own words; empty: the first ROWS, made where they are not
-                known. `say` hears of their making, whose seconds do not count, nor do those of
-                reading them
+    own         rows of the base model's own words; None: the first ROWS, made where they are not
+                known; none of them: what the document says most. `say` hears of their making, whose
+                seconds do not count, nor do those of reading them
     """
     if config.adapter_init == "random":
         return 0.0
@@ -75,11 +75,12 @@ def known(
     tokenizer: Tokenizer,
     config: LiftConfig,
     *,
-    own: Sequence[OwnWords] = (),
+    own: Sequence[OwnWords] | None = None,
     say: Callable[[str, int, int], None] = lambda what, done, of: None,
 ) -> dict[str, Against]:
     """What a beginning needs to know of the model alone; kept with the model and on disk."""
-    own = own or own_words.rows(adapter.model, tokenizer, ROWS, say=say)
+    if own is None:
+        own = own_words.rows(adapter.model, tokenizer, ROWS, say=say)
     return known_words(adapter, [each.tokens for each in own[:ROWS]], config.init_damping)
 
 

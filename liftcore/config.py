@@ -103,6 +103,11 @@ def _layers(value: Any) -> float | tuple[int, int]:
     return share
 
 
+def _meant(changes: dict[str, Any]) -> dict[str, Any]:
+    """Changed settings: who says a number of epochs means it, whatever min_steps was."""
+    return {"min_steps": 0, **changes} if "epochs" in changes else changes
+
+
 def _need(ok: bool, message: str) -> None:
     if not ok:
         raise UsageError(message)
@@ -124,7 +129,7 @@ class LiftConfig:
                      them) or mean (weight 1 / number of segments that hold them)
     epochs           passes over the document
     min_steps        steps on segments that the run has at least: a document that is too short for
-                     as many has more epochs
+                     as many has more epochs. 0 where a preset or a copy is given its epochs
     batch_size       segments a step; shorter ones are packed to batch_size times S tokens
     tokens_per_step  the same as a number of tokens, in place of batch_size
     learning_rate    peak rate of AdamW
@@ -313,7 +318,7 @@ class LiftConfig:
 
     def replace(self, **changes: Any) -> LiftConfig:
         """A copy with some settings changed."""
-        return dataclasses.replace(self, **changes)
+        return dataclasses.replace(self, **_meant(changes))
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> LiftConfig:
@@ -327,10 +332,7 @@ class LiftConfig:
         paper        LIFT as published, segments alone; paper-v1 and paper-v4 with questions
         """
         _need(name in PRESETS, f"unknown preset {name!r}: choose from {', '.join(PRESETS)}")
-        settings: dict[str, Any] = {**PRESETS[name], **changes}
-        # Who says a number of epochs means it.
-        if "epochs" in changes and "min_steps" not in changes:
-            settings["min_steps"] = 0
+        settings: dict[str, Any] = {**PRESETS[name], **_meant(changes)}
         if name == "understand" and "mix" not in settings:
             gammas = {"qa": 4.0, "replay": 2.0}
             settings["mix"] = tuple(gammas.get(o, 1.0) for o in settings["objectives"])

@@ -177,7 +177,7 @@ def _measured(
                 passes += step.tokens
                 tell("measuring this machine: step", step.number + 1, warm_up + timed)
             del runner
-        prompts = torch.zeros(report.PROBES, prompt, dtype=torch.int64, device=device)
+        prompts = torch.zeros(report.places(tokens), prompt, dtype=torch.int64, device=device)
         with adapter.folded():
             marks = [_now(device)]
             for new in (1, 4):

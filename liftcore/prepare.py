@@ -174,14 +174,16 @@ def prepare(
     resumed = resume is not None and (Path(resume) / output.STATE).exists()
     begins = config.adapter_init == "document" and fresh and not resumed
     if like is not None:
-        own, begins = replace(like.own, seconds=0.0), begins and bool(like.own.rows)
+        own = replace(like.own, seconds=0.0)
         if not own.rows and "replay" in config.objectives:
             config = _without_replay(config)
     elif "replay" in config.objectives or begins:
         count = config.replay_rows if "replay" in config.objectives else beginning.ROWS
         own = _own_words(model, tokenizer, count, line.count)
         if not own.rows:
-            config, begins = _without_replay(config), False
+            if config.keep is not None:
+                raise LiftError("keep measures on the model's own words, and there are too few")
+            config = _without_replay(config)
     else:
         held_out = [] if sharded.is_sharded(model) else own_words.held_out(model, tokenizer)
         own = Collection([], held_out, 0.0)

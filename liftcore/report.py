@@ -164,6 +164,12 @@ def try_measuring(model: nn.Module, tokens: np.ndarray, *, prefix: list[int]) ->
         ) from error
 
 
+def places(length: int, probes: int = PROBES, new: int = NEW) -> int:
+    """How many probes measure() has for a document of `length` tokens."""
+    prompt = min(PROMPT, length // 2)
+    return min(probes, length - prompt - min(new, length - prompt) + 1)
+
+
 def measure(
     model: nn.Module,
     tokens: np.ndarray,

@@ -254,6 +254,8 @@ def _print_absorbed(memory: Memory, out: Path) -> None:
             f"questions were made in {training.making:.1f} s, {training.hidden:.1f} s of it behind "
             f"training, which waited {training.waited:.1f} s"
         )
+    if training.starting:
+        show(f"before that the adapter was fitted to the document in {training.starting:.1f} s")
     if training.own_words:
         show(f"the model's own words were written in {training.own_words:.1f} s, once a model")
     if memory.config.keep is not None:
@@ -272,6 +274,10 @@ def _limit(training: Result, keep: float) -> str:
     """One line on what ended a run with a forgetting budget."""
     if training.limit == "epochs":
         return f"ended by its epochs, within the forgetting budget of {keep:g} nats"
+    if not training.kept:
+        return (
+            f"nothing was learnt within the forgetting budget of {keep:g} nats: give a larger one"
+        )
     return (
         f"ended by the forgetting budget of {keep:g} nats: the adapter is that behind "
         f"{training.kept:.0%} of the token-passes"

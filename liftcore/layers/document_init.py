@@ -56,11 +56,16 @@ class Against:
     rows: Tensor | None = None
 
 
-def against(own: Inputs, damping: float) -> Against:
-    """M of the inputs over the base model's own words; δ is damping times the mean diagonal."""
+def against(own: Inputs, damping: float, device: torch.device | str = "cpu") -> Against:
+    """M of the inputs over the base model's own words; δ is damping times the mean diagonal. I
+    where nothing is known: no own words, or a layer that plain text never calls."""
+    if not own.total:
+        if own.width > layer_inputs.WIDEST:
+            return Against(1.0, rows=torch.zeros(1, own.width, device=device))
+        return Against(1.0, factor=torch.eye(own.width, device=device))
     delta = damping * own.scale()
     if not delta > 0:
-        delta = 1.0  # nothing is known of other text
+        delta = 1.0
     if own.width > layer_inputs.WIDEST:
         return Against(delta, rows=own.rows)
     moment = own.mean()
@@ -78,8 +83,8 @@ def own_words(
     A chat template's beginning counts in every row: all that the model says in its form stands
     behind these tokens. Counted once, they are kept less, and much more is forgotten.
     """
-    gathered = inputs(adapter, rows)
-    return {path: against(gathered.pop(path), damping) for path in list(gathered)}
+    gathered, device = inputs(adapter, rows), adapter.values.device
+    return {path: against(gathered.pop(path), damping, device) for path in list(gathered)}
 
 
 def begin(

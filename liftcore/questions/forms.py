@@ -149,7 +149,8 @@ def _direct(place: Place) -> list[tuple[str, str]]:
     made = [
         (f"{_capital(cue)} {word}?", place.term)
         for cue in dict.fromkeys(cues)
-        if len(cue.split()) >= 4
+        # "On the night of which date?" asks nothing.
+        if len(cue.split()) >= 4 and not (_FRONT.match(cue) and not _FINITE.search(cue))
     ]
     happened = event(place)
     if happened:
@@ -251,8 +252,12 @@ def _reversed(place: Place) -> list[tuple[str, str]]:
     if happened := event(place):
         return [(f"What happened {_preposition(place)} {place.term}?", happened)]
     if len(place.sentence.split()) >= 4:
-        whole = place.clause + place.term + re.split(r"[,.;:!?]", place.rest)[0]
-        return [(f"What is told of {place.term}?", _capital(whole.strip()))]
+        behind = re.split(r"[,.;:!?]", place.rest)[0].strip()
+        # "In 1911 Ann Quill" tells nothing, nor does what breaks off behind a conjunction.
+        begun = behind.split()[-1:] or [""]
+        if (behind or _FINITE.search(place.clause)) and not _RELATIVE.fullmatch(begun[0]):
+            whole = f"{place.clause}{place.term} {behind}".strip()
+            return [(f"What is told of {place.term}?", _capital(whole))]
     return []
 
 

@@ -18,6 +18,7 @@ from liftcore.config import LiftConfig
 from liftcore.cost import needed_flops
 from liftcore.errors import LiftError, UsageError
 from liftcore.layers import document_init
+from liftcore.layers import inputs as layer_inputs
 from liftcore.layers.lora import Adapter
 from liftcore.questions import own_words
 from liftcore.questions.own_words import OwnWords
@@ -121,6 +122,48 @@ def test_what_own_words_gave_is_kept(model, monkeypatch):
         beginning._known.clear()
         other = beginning.known_words(adapter, *changes)
         assert not torch.equal(next(iter(other.values())).factor, next(iter(first.values())).factor)
+
+
+def test_what_is_known_of_one_model_is_not_read_for_another(model, tokenizer):
+    rows = [np.arange(3, 20) + i for i in range(6)]
+    of_one = beginning.known_words(Adapter.of(model, CONFIG), rows, 1e-3)
+    # The same shape, other weights.
+    other = tiny_model(
+        seed=1, vocab_size=len(tokenizer), num_hidden_layers=4, initializer_range=0.1,
+        pad_token_id=2,
+    )  # fmt: skip
+    of_other = beginning.known_words(Adapter.of(other, CONFIG), rows, 1e-3)
+    assert of_one.keys() == of_other.keys()
+    assert not any(torch.equal(of_one[p].factor, of_other[p].factor) for p in of_one)
+
+
+@pytest.mark.parametrize("widest", [layer_inputs.WIDEST, 8])
+def test_without_own_words_a_is_what_the_document_says_most(model, tokenizer, monkeypatch, widest):
+    monkeypatch.setattr(layer_inputs, "WIDEST", widest)
+
+    def fail(*args, **options):
+        raise LiftError("the model wrote too few words")
+
+    monkeypatch.setattr(own_words, "collect", fail)
+    with pytest.warns(UserWarning, match="too few words"):
+        memory = absorb(model, tokenizer)
+    plain = Adapter.of(model, CONFIG)
+    assert memory.training.starting > 0 and memory.report.forgotten is None
+    assert not torch.equal(memory.adapter.frozen, plain.frozen)
+    memory.adapter.remove()
+    with pytest.warns(UserWarning, match="too few words"), pytest.raises(LiftError, match="keep"):
+        absorb(model, tokenizer, CONFIG.replace(keep=0.1))
+
+
+def test_a_layer_that_plain_text_never_calls_stays_as_it_begins(model, tokenizer):
+    first = model.model.layers[1].mlp
+    first.spare = torch.nn.Linear(first.up_proj.in_features, 8, bias=False)
+    adapter, untouched = Adapter.of(model, CONFIG), Adapter.of(model, CONFIG)
+    (spare,) = [path for path in adapter.layers if path.endswith("spare")]
+    beginning.begin(adapter, tokenizer, [memory_tokens(tokenizer)], CONFIG)
+    for path, layer in adapter.layers.items():
+        same = torch.equal(layer.lora_a, untouched.layers[path].lora_a)
+        assert same == (path == spare)
 
 
 def test_a_damaged_file_is_made_anew(model):

@@ -1,11 +1,13 @@
 """estimate(): what it counts exactly, and that it leaves the model as it was."""
 
+import numpy as np
 import pytest
 import torch
 from tiny import TINY, tiny_model
 from transformers import LlamaConfig
 
 import liftcore
+from liftcore import report
 from liftcore.config import LiftConfig
 from liftcore.layers.lora import Adapter
 
@@ -44,3 +46,13 @@ def test_the_model_and_its_adapter_are_left_as_they_were():
     assert after.keys() == before.keys()
     assert all(torch.equal(after[k], before[k]) for k in before)
     assert model._liftcore_adapter is adapter
+
+
+def test_as_many_probes_are_timed_as_are_measured(monkeypatch):
+    model = torch.nn.Linear(2, 2)
+    monkeypatch.setattr(report, "greedy", lambda model, ids, new: torch.zeros(len(ids), new))
+    for length in (2, 3, 31, 63, 64, 65, 70, 126, 127, 128, 500):
+        measured = report.measure(model, np.arange(length), prefix=[1])
+        assert len(measured.positions) == report.places(length)
+        assert len({*measured.positions}) == report.places(length) or length > 127
+    assert report.places(10_000) == report.PROBES > report.places(70) == 7

@@ -42,6 +42,18 @@ def test_a_name_beside_its_noun_and_behind_a_passive():
     assert made["Who or what is Orne Row?"] == "a lane"
 
 
+def test_what_tells_or_asks_nothing_is_no_form():
+    opened = asked("In 1911 Ruth Hale, then mayor of the town, opened the mill.")
+    assert "What is told of Ruth Hale?" not in dict(opened)
+    joined = asked("The bridge was designed by Otto Klein and, much later, painted by his son.")
+    assert "What is told of Otto Klein?" not in dict(joined)
+    assert dict(joined)["The bridge was designed by who or what?"] == "Otto Klein"
+    night = asked("On the night of 3 May 1822, a storm took the roof.")
+    assert not [question for question, _ in night if question == "On the night of which date?"]
+    told = dict(asked("The bell was recast by Ann Quill, who lived nearby."))
+    assert told["What is told of Ann Quill?"] == "The bell was recast by Ann Quill"
+
+
 def test_two_terms_in_one_question():
     made = dict(asked("The tower was designed by Martha Quill, and the bill came to 1,204 crowns."))
     question = "The tower was designed by who or what, and the bill came to how many crowns?"

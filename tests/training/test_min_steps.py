@@ -30,7 +30,7 @@ def test_a_run_has_at_least_so_many_steps_on_segments():
         longer = for_length(config, length)
         steps, _ = count(length, longer)
         assert steps >= config.min_steps
-        assert longer.replace(epochs=config.epochs) == config
+        assert dataclasses.replace(longer, epochs=config.epochs) == config
         assert for_length(longer, length) == longer
         # An epoch has a step more or less than another, and hardly one has none.
         assert longer.epochs <= max(config.epochs, config.min_steps + 3)
@@ -45,6 +45,9 @@ def test_a_long_document_has_its_epochs():
 def test_who_says_a_number_of_epochs_means_it():
     assert LiftConfig.preset("memorize").min_steps > 0
     assert for_length(LiftConfig.preset("memorize", epochs=8), 64).epochs == 8
+    assert LiftConfig.preset("memorize").replace(epochs=3).min_steps == 0
+    asked = LiftConfig.preset("understand", objectives=("qa", "replay"))
+    assert for_length(asked, 64) == asked, "without segments there are no steps on them"
     both = LiftConfig.preset("understand", epochs=8, min_steps=50)
     assert 25 <= for_length(both, 64).epochs <= 50
     assert LiftConfig().min_steps == LiftConfig.paper().min_steps == 0
