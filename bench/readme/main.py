@@ -282,6 +282,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "ranks": _ranks,
     "kills": _kills,
     "understand": _understand,
+    # Of before: CPU seconds in place of counted work, and 20 general questions.
+    "understand-cpu-seconds": lambda folder: _understand(folder / "cpu-seconds"),
     "niah": _niah,
     "loogle": _loogle,
 }

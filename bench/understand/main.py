@@ -25,6 +25,7 @@ from bench.common import RESULTS, read_lines, results_name, table
 from bench.understand import analysis
 from bench.understand import documents as understand_documents
 from bench.understand import run as understand_run
+from bench.understand.general import GENERAL
 from bench.understand.lines import LINES, Case, cases
 from liftcore import model as models
 from liftcore.cli import info
@@ -43,7 +44,10 @@ def sweep(
     minutes: float = float("inf"),
 ) -> None:
     """Runs the cases that are not in the file yet, which must be of as much work."""
-    if other := {r["allowed"] for r in read_lines(file)} - {seconds}:
+    rows = read_lines(file)
+    if any(r.get("general_of") != len(GENERAL) for r in rows):
+        raise SystemExit(f"{file} holds runs of an earlier benchmark: give another --out")
+    if other := {r["allowed"] for r in rows} - {seconds}:
         raise SystemExit(
             f"{file} holds runs of {other.pop():g} seconds, not {seconds:g}: give another --out"
         )
