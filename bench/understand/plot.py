@@ -78,6 +78,9 @@ def _kinds(axis: Axes, lines: list[dict]) -> None:
 
 def _gains(axis: Axes, lines: list[dict]) -> None:
     shown = [line for line in lines if "gain" in line]
+    if not shown:
+        axis.set_visible(False)
+        return
     for y, line in enumerate(shown):
         gain = line["gain"]["none"]
         axis.plot([gain["low"], gain["high"]], [y, y], color=NONE, linewidth=2, alpha=0.5)
