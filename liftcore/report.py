@@ -164,10 +164,17 @@ def try_measuring(model: nn.Module, tokens: np.ndarray, *, prefix: list[int]) ->
         ) from error
 
 
-def places(length: int, probes: int = PROBES, new: int = NEW) -> int:
+def places(length: int) -> int:
     """How many probes measure() has for a document of `length` tokens."""
+    return min(PROBES, _probe(length, NEW)[2] + 1)
+
+
+def _probe(length: int, new: int) -> tuple[int, int, int]:
+    """(tokens of the prompt, tokens after it, the last place where both fit) in a document of
+    `length` tokens."""
     prompt = min(PROMPT, length // 2)
-    return min(probes, length - prompt - min(new, length - prompt) + 1)
+    new = min(new, length - prompt)
+    return prompt, new, length - prompt - new
 
 
 def measure(
@@ -186,9 +193,7 @@ def measure(
     shorter prompts.
     """
     length = len(tokens)
-    prompt = min(PROMPT, length // 2)
-    new = min(new, length - prompt)
-    last = length - prompt - new
+    prompt, new, last = _probe(length, new)
     if last < probes:
         positions = np.arange(last + 1)
     else:

@@ -176,6 +176,13 @@ def _understand(folder: Path) -> str:
     return _markdown(head, rows)
 
 
+RATE = ("tokens/s", "slowest to fastest")
+
+
+def _rate(row: dict) -> tuple[str, str]:
+    return str(row["tokens_per_second"]), f"{row['slowest']} to {row['fastest']}"
+
+
 def _many(folder: Path) -> str:
     """Documents an hour by how many share a step."""
     with (folder / "many.csv").open(newline="") as lines:
@@ -197,13 +204,6 @@ def _ranks(folder: Path) -> str:
     ]
     head = ["processes", "segments a step", *RATE, "times one process", "loss"]
     return _markdown(head, rows)
-
-
-RATE = ("tokens/s", "slowest to fastest")
-
-
-def _rate(row: dict) -> tuple[str, str]:
-    return str(row["tokens_per_second"]), f"{row['slowest']} to {row['fastest']}"
 
 
 def _kills(folder: Path) -> str:

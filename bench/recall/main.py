@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -188,15 +189,15 @@ def _time(
     known = {row["setting"] for row in read_lines(folder / "recall.jsonl")}
     wanted = [s for s in SETTINGS.values() if s.name in known and (not only or s.name in only)]
     rates = recall_run.timed(wanted, model, tokenizer, sample)
-    device = next(model.parameters()).device
+    device, chosen = next(model.parameters()).device, ["--only", *only] if only else []
     about = {
-        "command": "python -m bench recall --timing" + (" --only ..." if only else ""),
+        "command": shlex.join(["python", "-m", "bench", "recall", "--timing", *chosen]),
         "device": info.device_name(device),
         "versions": info.versions(),
         "settings": rates,
     }
-    name = "recall_timing_only.json" if only else "recall_timing.json"
-    (folder / name).write_text(json.dumps(about, indent=1) + "\n")
+    file = "recall_timing_only.json" if only else "recall_timing.json"
+    (folder / file).write_text(json.dumps(about, indent=1) + "\n")
     for name, rate in rates.items():
         print(f"{name}: {rate['tokens_per_second']} tokens/s "
               f"({rate['slowest']} to {rate['fastest']})")  # fmt: skip

@@ -254,8 +254,8 @@ def _reversed(place: Place) -> list[tuple[str, str]]:
     if len(place.sentence.split()) >= 4:
         behind = re.split(r"[,.;:!?]", place.rest)[0].strip()
         # "In 1911 Ann Quill" tells nothing, nor does what breaks off behind a conjunction.
-        begun = behind.split()[-1:] or [""]
-        if (behind or _FINITE.search(place.clause)) and not _RELATIVE.fullmatch(begun[0]):
+        last = behind.rpartition(" ")[2]
+        if (behind or _FINITE.search(place.clause)) and not _RELATIVE.fullmatch(last):
             whole = f"{place.clause}{place.term} {behind}".strip()
             return [(f"What is told of {place.term}?", _capital(whole))]
     return []

@@ -48,12 +48,11 @@ def train(
     """Trains the adapter, which is installed, on the steps of the source.
 
     With a state_file the state is saved there every 20 seconds and on an interrupt, but for one
-    before the first step, and a run
-    found there goes on, bit for bit on a CPU; `run` says what must be the same. A state that cannot
-    be written is a LiftError before the first step, and a warning later. With a `budget` the
-    adapter ends with its last values within that. `say` hears how the steps will run; `on_step`
-    may generate with the model. Raises LiftError when the loss is no longer a number (the last
-    saved state stays) and when not even one row fits into memory.
+    before the first step, and a run found there goes on, bit for bit on a CPU; `run` says what must
+    be the same. A state that cannot be written is a LiftError before the first step, and a warning
+    later. With a `budget` the adapter ends with its last values within that. `say` hears how the
+    steps will run; `on_step` may generate with the model. Raises LiftError when the loss is no
+    longer a number (the last saved state stays) and when not even one row fits into memory.
 
     Several `ranks` call it together, with adapters of one shape: all end with the same values.
     The source, the state_file and the budget are rank 0's, and None elsewhere. When one of them

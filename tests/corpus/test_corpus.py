@@ -4,10 +4,8 @@ import functools
 import json
 import multiprocessing
 import os
-import shlex
 import shutil
 import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,15 +19,13 @@ from safetensors.torch import load_file
 from liftcore import LiftConfig, memory, report
 from liftcore import model as models
 from liftcore.adapter import WEIGHTS
-from liftcore.cli.corpus import _print
 from liftcore.cli.main import main
 from liftcore.corpus import jobs, pool, work
 from liftcore.corpus.jobs import Plan, entries_of
 from liftcore.corpus.memories import Memories
-from liftcore.corpus.run import Summary, _Run
 from liftcore.corpus.run import corpus as made_of
 from liftcore.corpus.store import Store
-from liftcore.corpus.work import Going, Made, Worker, known
+from liftcore.corpus.work import Made, Worker, known
 from liftcore.errors import LiftError
 from liftcore.reading import read_file
 from liftcore.training.progress import ProgressLine
@@ -355,37 +351,6 @@ def test_ask_takes_the_memory_that_matches_or_none(documents, plan, tiny_folder,
     assert main(["ask", str(out / first["memory"]), "--all", "Who?"]) == 2
 
 
-def test_the_time_left_is_reckoned_from_what_was_made(tmp_path, monkeypatch):
-    """Documents that fail at once say nothing about those that are trained."""
-    shown, store, now = [], Store(str(tmp_path)), [50.0]
-
-    class Line:
-        def count(self, what, done, of, more):
-            shown.append(more)
-
-    sizes = {"broken": 300, "bees": 100, "goats": 200}
-    waiting = [jobs.Job(f"{t}.txt", t, None, t, size) for t, size in sizes.items()]
-    run = _Run(Summary(str(tmp_path)))
-    run.begin(store, len(waiting), Line())
-    run.sizes, run.size, run.started = sizes, sum(sizes.values()), 0.0
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    run.note(Made(waiting[0], None, "damaged"))
-    assert shown == [", 1 failed"]
-    entry = {"title": "bees", "folder": "bees", "path": "bees.txt"}
-    run.note(Made(waiting[1], entry, token_passes=1000))
-    assert shown[1] == ", 1 failed  20 tokens/s  0:01:40 left"
-    # One that goes on was half done before: what this run makes of it are 50 bytes and 300 tokens.
-    run.note(Going({"goats": (0, 0.5)}))
-    assert shown[2] == ", 1 failed  20 tokens/s  0:00:50 left"
-    now[0] = 60.0
-    run.note(Going({"goats": (300, 0.75)}))
-    assert shown[3] == ", 1 failed  22 tokens/s  0:00:20 left"
-    now[0] = 80.0
-    entry = {"title": "goats", "folder": "goats", "path": "goats.txt"}
-    run.note(Made(waiting[2], entry, token_passes=1200))
-    assert shown[4] == ", 1 failed  20 tokens/s  0:00:00 left"
-
-
 @pytest.mark.parametrize("how", [{"together": 2}, {"together": 1, "workers": 1}])
 def test_the_line_tells_of_the_first_documents_already(
     documents, plan, tmp_path, monkeypatch, forked, how
@@ -404,10 +369,3 @@ def test_the_line_tells_of_the_first_documents_already(
     early = [more for done, more in shown if not done and more]
     assert len(early) > 1 and all("tokens/s" in more and more.endswith(" left") for more in early)
     assert shown[-1][0] == 3 and shown[-1][1].endswith("0:00:00 left")
-
-
-def test_the_command_that_is_named_at_the_end_can_be_copied(tmp_path, capsys):
-    for out in (f"{tmp_path.as_uri()}/a b", "memories"):
-        _print(Summary(out))
-        line = capsys.readouterr().out.splitlines()[-1]
-        assert shlex.split(line) == ["next:", "liftcore", "ask", out, "your question"]
