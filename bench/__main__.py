@@ -25,6 +25,7 @@ BENCHMARKS = {
     "scale": "bench.scale",
     "scaling": "bench.scaling.main",
     "selection": "bench.selection",
+    "short": "bench.short",
     "step": "bench.step.main",
     "tune": "bench.tune",
     "understand": "bench.understand.main",

@@ -53,9 +53,9 @@ def begin(
     """Has a fresh adapter begin as config.adapter_init says; the seconds that it took.
 
     documents   token ids of those to be trained on, int64 [L] each
-    own         rows of the base model's own words; None: the first ROWS, made where they are not
-                known; none of them: what the document says most. `say` hears of their making, whose
-                seconds do not count, nor do those of reading them
+    own         rows of the base model's own words, ROWS are enough; None: so many, made where they
+                are not known; none of them: what the document says most. `say` hears of their
+                making, whose seconds do not count, nor do those of reading them
     """
     if config.adapter_init == "random":
         return 0.0
@@ -81,7 +81,7 @@ def known(
     """What a beginning needs to know of the model alone; kept with the model and on disk."""
     if own is None:
         own = own_words.rows(adapter.model, tokenizer, ROWS, say=say)
-    return known_words(adapter, [each.tokens for each in own[:ROWS]], config.init_damping)
+    return known_words(adapter, [each.tokens for each in own], config.init_damping)
 
 
 def known_words(adapter: Adapter, rows: Sequence[np.ndarray], damping: float) -> dict[str, Against]:

@@ -165,7 +165,8 @@ class LiftConfig:
     qa_kinds         what the model asks itself (liftcore.questions.self_study)
     qa_first         training waits until all questions are made, and does not run beside it
     recite_context   tokens of the document's head and tail that recitation shows, where they fit
-    replay_share     of the tokens of an epoch, those of the objective replay: prompts count too
+    replay_share     of the tokens of an epoch, those of the objective replay, prompts included;
+                     0.2 where it is not given, and 0.05 at first where keep brings replay in
     replay_rows      how many of the model's own words replay has; they are made once a model
     replay_targets   what replay teaches: soft, the base model's likeliest tokens; hard, its words
     keep             nats that the loss on held-out own words may rise by: replay's share grows
@@ -205,7 +206,7 @@ class LiftConfig:
     qa_kinds: tuple[str, ...] = ("quiz",)
     qa_first: bool = False
     recite_context: int = 4096
-    replay_share: float = 0.2
+    replay_share: float | None = None
     replay_rows: int = 256
     replay_targets: str = "soft"
     keep: float | None = None
@@ -246,7 +247,7 @@ class LiftConfig:
             f"tokens_per_step must be at least segment_length ({size}): {tokens}",
         )
         _need(0 <= self.warmup < 1, f"warmup is a share of all steps in [0, 1): {self.warmup}")
-        share = self.replay_share
+        share = self.shared_by_replay
         _need(0 <= share < 1, f"replay_share is a share of all tokens in [0, 1): {share}")
         _need(self.replay_rows >= 1, f"replay_rows must be at least 1: {self.replay_rows}")
         names, first = self.objectives, self.segment_epochs
@@ -310,6 +311,11 @@ class LiftConfig:
     def lora_alpha(self) -> float:
         """alpha, with its default of twice the rank resolved."""
         return float(2 * self.rank if self.alpha is None else self.alpha)
+
+    @property
+    def shared_by_replay(self) -> float:
+        """replay_share, with its default resolved."""
+        return 0.2 if self.replay_share is None else self.replay_share
 
     @property
     def weights(self) -> tuple[float, ...]:

@@ -24,7 +24,7 @@ from liftcore.objectives import Repeated
 from liftcore.questions.pairs import PairSource
 from liftcore.tokens import Tokenizer
 from liftcore.training import parallel
-from liftcore.training.budget import Budget
+from liftcore.training.budget import LEAST_RISE, Budget
 from liftcore.training.log import Progress
 from liftcore.training.loop import both, train
 from liftcore.training.progress import ProgressLine
@@ -105,6 +105,7 @@ def absorb(
                     state_file=state_file,
                     run=run,
                     budget=_budget(adapter, made) if made else None,
+                    starting=made.starting if made else 0.0,
                     on_step=line.update if on_step is None else both(line.update, on_step),
                     say=line.say,
                 )
@@ -147,9 +148,9 @@ def _with_replay(config: LiftConfig) -> LiftConfig:
     """The settings with the objective replay where a forgetting budget needs it."""
     if config.keep is None or "replay" in config.objectives:
         return config
-    return config.replace(
-        objectives=(*config.objectives, "replay"), mix=(*config.weights, REPLAY_WEIGHT)
-    )
+    share = LEAST_RISE if config.replay_share is None else config.replay_share
+    names, mix = (*config.objectives, "replay"), (*config.weights, REPLAY_WEIGHT)
+    return config.replace(objectives=names, mix=mix, replay_share=share)
 
 
 def _budget(adapter: Adapter, made: prepare.Prepared) -> Budget | None:

@@ -279,6 +279,7 @@ class _Document(Learner):
         self.run, self.number, self.document, self.made = run, number, document, made
         self.file, self.which = file, which  # of its saved state, and what tells it from others
         self.started, self.seconds_before = time.perf_counter(), 0.0
+        self.starting = made.starting
         self.tokens_before = 0  # token-passes of the runs before
 
     @property
@@ -307,14 +308,17 @@ class _Document(Learner):
         except (LookupError, TypeError, ValueError, RuntimeError) as error:
             raise checkpoint.damaged(file) from error
         self.losses = list(state["losses"].to(self.adapter.values.device))
-        self.optimizer, self.seconds_before = state, at.seconds
+        self.optimizer, self.seconds_before, self.starting = state, at.seconds, at.starting
 
     def save(self, runner: dict[str, Tensor], plan: MemoryPlan) -> None:
         if self.file is None:
             return
         losses, source = torch.stack(self.losses), self.source.state()
         state = checkpoint.whole(runner, losses, self.epochs, self.tokens, source)
-        at = Position(len(self.losses), self.seconds, plan.micro_batch, plan.recompute)
+        at = Position(
+            *(len(self.losses), self.seconds, plan.micro_batch, plan.recompute),
+            starting=self.starting,
+        )
         checkpoint.save(self.file, state, at, self.which)
 
     def ended(self) -> None:
@@ -326,6 +330,7 @@ class _Document(Learner):
             **told_by(torch.stack(self.losses), self.epochs),
             how=run.how,
             making=source.seconds,
+            starting=self.starting,
             start=run.start,
         )
         with own_adapter_after(run.model):

@@ -147,7 +147,7 @@ class Prepared:
     def noted(self, result: Result) -> Result:
         """The result of the training with what came before it."""
         made = [summary(each) for each in self.sources]
-        return replace(result, questions=made, own_words=self.own.seconds, starting=self.starting)
+        return replace(result, questions=made, own_words=self.own.seconds)
 
 
 def prepare(
@@ -191,7 +191,8 @@ def prepare(
     if begins:
         line.say("fitting the adapter to the document")
         tokens = [document.tokens]
-        starting = beginning.begin(adapter, tokenizer, tokens, config, own=own.rows)
+        own_rows = own.rows[: beginning.ROWS]
+        starting = beginning.begin(adapter, tokenizer, tokens, config, own=own_rows)
     if like is not None:
         forgetting = like.forgetting
     else:

@@ -139,8 +139,9 @@ def sft(
             # Rank 0 draws the steps, and gives its adapter to the others.
             own = source if ranks.first else None
             heard = line.update if on_step is None else both(line.update, on_step)
-            result = train(adapter, own, ranks=ranks, on_step=heard, say=line.say)
-            result = dataclasses.replace(result, starting=starting)
+            result = train(
+                adapter, own, ranks=ranks, starting=starting, on_step=heard, say=line.say
+            )
     return Start(model, adapter, config, result, len(files), count, ranks.rank)
 
 

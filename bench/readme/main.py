@@ -17,7 +17,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.common import RESULTS
+from bench import short
+from bench.common import RESULTS, read_lines
 from bench.readme import measured
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "measurements.md"
@@ -248,6 +249,37 @@ def _loogle(folder: Path) -> str:
     return _markdown(["task", "method", "questions", *names.values()], rows)
 
 
+def _short(folder: Path) -> str:
+    """What the presets make of short documents."""
+    head = ["document", "tokens", "preset", "dtype", "passes", "recall", "facts",
+            "general, of those before", "own words"]  # fmt: skip
+    return _markdown(head, [*map(short.cells, short.ordered(read_lines(folder / "short.jsonl")))])
+
+
+def _keeping(folder: Path) -> str:
+    """What is answered and what is kept by each change of the preset understand."""
+    head = ["changed", "runs", "no text", "recall", "general", "own words", "text loss",
+            "chat loss", "behind"]  # fmt: skip
+    lines = _read(folder / "understand.json")["lines"]
+    return _markdown(
+        head,
+        [
+            [
+                line["line"].removeprefix("understand, "),
+                str(line["runs"]),
+                _with_band(line["none"]["right"], "{:.0f}"),
+                _percent(line["recall"]),
+                f"{line['general']:.1f} of {line['general_of']}",
+                f"{line['forgotten']:+.2f}",
+                f"{line['text']:.2f}",
+                f"{line['chat']:.2f}",
+                _percent(line["kept"]),
+            ]
+            for line in lines
+        ],
+    )
+
+
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
@@ -284,6 +316,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "understand": _understand,
     # Of before: CPU seconds in place of counted work, and 20 general questions.
     "understand-cpu-seconds": lambda folder: _understand(folder / "cpu-seconds"),
+    "understand-keeping": lambda folder: _keeping(folder / "keeping"),
+    "short": _short,
     "niah": _niah,
     "loogle": _loogle,
 }

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import statistics
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -25,6 +25,9 @@ from liftcore.config import LiftConfig
 from liftcore.layers.base import quantised
 from liftcore.layers.lora import Adapter, own_adapter_after
 from liftcore.model import prefix_ids
+from liftcore.objectives.sample import Sample as TrainedOn
+from liftcore.objectives.segments import Segments
+from liftcore.questions import own_words
 from liftcore.training.log import Progress
 from liftcore.training.loop import train
 from liftcore.training.source import count, segments_alone
@@ -85,16 +88,35 @@ def trained(
 
     with own_adapter_after(model), quantised(model, config):
         adapter = Adapter.of(model, config)
+        own = None
         if config.adapter_init == "document":
-            beginning.known(adapter, tokenizer, config)
+            own = own_words.rows(model, tokenizer, setting.own or beginning.ROWS)[: setting.own]
+            beginning.known(adapter, tokenizer, config, own=own)
         watch.started = clocks()
-        beginning.begin(adapter, tokenizer, [tokens], config)
+        beginning.begin(adapter, tokenizer, [tokens], config, own=own)
         adapter.install()
+        source = segments_alone(tokens, config, watch.prefix)
+        if setting.cuts:
+            source.objectives = [InTurns(tokens, config, watch.prefix, setting.cuts)]
         with contextlib.suppress(Enough):
-            train(adapter, segments_alone(tokens, config, watch.prefix), on_step=on_step)
+            train(adapter, source, on_step=on_step)
         if not watch.points or watch.points[-1]["passes"] != seen:
             watch.measure(seen)
         yield
+
+
+class InTurns(Segments):
+    """Segments of a few ways of cutting that the epochs take in turns, as a cache of what the
+    layers below the adapter give would need them."""
+
+    def __init__(
+        self, tokens: np.ndarray, config: LiftConfig, prefix: Sequence[int], cuts: int
+    ) -> None:
+        super().__init__(tokens, config, prefix)
+        self.cuts = cuts
+
+    def samples(self, epoch: int) -> list[TrainedOn]:
+        return super().samples(epoch % self.cuts)
 
 
 def config_of(case: Case, tokenizer: PreTrainedTokenizerBase, sample: Sample) -> LiftConfig:

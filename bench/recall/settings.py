@@ -29,6 +29,8 @@ class Setting:
     line      the question that it helps to answer
     passes    when to stop at the latest, in passes over the document's tokens
     trainer   PEFT under transformers' Trainer in place of liftcore
+    own       rows of the model's own words that the document is set against; None: as absorb has
+    cuts      ways of cutting the document, which the epochs take in turns; None: each its own
     """
 
     name: str
@@ -36,6 +38,8 @@ class Setting:
     changes: dict[str, Any] = field(default_factory=dict)
     passes: int = 12
     trainer: bool = False
+    own: int | None = None
+    cuts: int | None = None
 
     def config(self, seed: int, epochs: int = 1) -> LiftConfig:
         start = OFFICIAL if self.trainer else BASE
@@ -92,8 +96,9 @@ FINAL = (
 MADE: dict[str, Any] = {**PRESETS["memorize"], "epochs": 6}
 
 
-def _made(name: str, **changes: Any) -> Setting:
-    return Setting(name, "document", {**COSINE, **MADE, **changes}, 0)
+def _made(name: str, line: str = "document", *, own: int | None = None, cuts: int | None = None,
+          **changes: Any) -> Setting:  # fmt: skip
+    return Setting(name, line, {**COSINE, **MADE, **changes}, 0, own=own, cuts=cuts)
 
 
 DOCUMENT = (
@@ -106,11 +111,26 @@ DOCUMENT = (
     _made("6 epochs, all layers", layers=None),
     _made("6 epochs, base in FP8", base_dtype="fp8"),
 )  # fmt: skip
+# The search around it: one thing changed at a time.
+SEARCH = (
+    *(_made(f"6 epochs, damping {d:g}", "search", init_damping=d) for d in (0.1, 0.01, 0.0001)),
+    _made("6 epochs, layers 10 to 29", "search", layers=(10, -1)),
+    _made("6 epochs, layers 20 to 29", "search", layers=(20, -1)),
+    *(_made(f"6 epochs, rank {rank}", "search", rank=rank) for rank in (64, 96, 192)),
+    _made("6 epochs, beta2 0.999", "search", beta2=0.999),
+    _made("6 epochs, rate 4e-3", "search", learning_rate=4e-3),
+    _made("5 epochs, rate 4e-3", "search", learning_rate=4e-3, epochs=5),
+    _made("7 epochs", "search", epochs=7),
+    _made("6 epochs, two segments a step, rate 6e-3", "search", batch_size=2, learning_rate=6e-3),
+    _made("6 epochs, A trained too", "search", train_a=True),
+    *(_made(f"6 epochs, {rows} own words", "search", own=rows) for rows in (0, 32, 512)),
+    *(_made(f"6 epochs, {cuts} cuts in turns", "search", cuts=cuts) for cuts in (2, 3)),
+)
 PEERS = tuple(
     Setting(f"official {rate}", "official", dict(learning_rate=float(rate)), 40, trainer=True)
     for rate in ("3e-4", "1e-3", "5e-5")
 )
-SETTINGS = {s.name: s for s in (*SCHEDULES, *LINES, *FINAL, *DOCUMENT, *PEERS)}
+SETTINGS = {s.name: s for s in (*SCHEDULES, *LINES, *FINAL, *DOCUMENT, *SEARCH, *PEERS)}
 
 
 @dataclass(frozen=True)
@@ -145,6 +165,8 @@ def cases() -> Iterator[Case]:
     yield from _cross([0], two[:1], PEERS[2:])
     yield from _cross([0], rest, (*early, *FINAL[:-3]))
     yield from _cross([0], two, late)
+    yield from _cross([0], two, SEARCH)
+    yield from _cross([0], rest, SEARCH)
 
 
 def _cross(

@@ -73,6 +73,9 @@ def _line(name: str, rows: list[dict], groups: dict[str, list[dict]]) -> dict:
     entry["general_of"] = rows[0].get("general_of", 20)  # the rows of before asked 20
     for what in ("recall", "general", "text", "chat"):
         entry[what] = round(float(np.mean([r[what] for r in rows])), 4)
+    if all("forgotten" in r for r in rows):
+        entry["forgotten"] = round(float(np.mean([r["forgotten"] for r in rows])), 4)
+        entry["kept"] = round(float(np.mean([r["training"]["kept"] for r in rows])), 4)
     if "training" in rows[0]:
         training = [r["training"] for r in rows]
         for what in ("seconds", "making", "steps", "epochs"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench.understand.documents import NAMES
@@ -26,12 +26,14 @@ class Line:
     pairs        where question-answer pairs come from: "self:KIND,KIND" (these kinds of
                  liftcore.questions.self_study) or "given" (written by hand, as a user's file
                  would hold them)
+    own          rows of the model's own words that the document is set against; None: as absorb
     """
 
     name: str
     objectives: dict[str, float] = field(default_factory=dict)
     pairs: tuple[str, ...] = ()
     changes: dict[str, Any] = field(default_factory=dict)
+    own: int | None = None
 
     @property
     def trained(self) -> bool:
@@ -52,6 +54,12 @@ def _line(
 def _made(name: str, changes: dict[str, Any] | None = None, **objectives: float) -> Line:
     """A line with an adapter made for the document, as the preset "understand" has it."""
     return _line(name, "self:quiz", {**MADE, **(changes or {})}, **objectives)
+
+
+def _kept(name: str, own: int | None = None, **changes: Any) -> Line:
+    """The preset with one thing changed that may keep more of what the model knew."""
+    line = _made(f"understand, {name}", changes, segments=1.0, qa=GAMMA, replay=2.0)
+    return replace(line, own=own)
 
 
 BARE = _line("base")
@@ -84,7 +92,19 @@ DOCUMENT = (
     _made("understand, random A, trained", dict(adapter_init="random", train_a=True),
           segments=1.0, qa=GAMMA),
 )  # fmt: skip
-LINES = {line.name: line for line in (BARE, *DOCUMENT, *MAIN, *EXTRA)}
+# What keeps the rest, at what price, and how few of the model's own words are enough.
+KEEPING = (
+    _kept("replay 5 %", replay_share=0.05),
+    _kept("replay 30 %", replay_share=0.3),
+    _kept("replay 50 %", replay_share=0.5),
+    *(_kept(f"{rows} own words", replay_rows=rows) for rows in (16, 64)),
+    _kept("256 own words against the document", own=256),
+    _kept("hard targets", replay_targets="hard"),
+    _kept("rank 64", rank=64),
+    _kept("rate 1.5e-3", learning_rate=1.5e-3),
+    *(_kept(f"keep {nats:g}", keep=nats) for nats in (0.2, 0.1, 0.05)),
+)
+LINES = {line.name: line for line in (BARE, *DOCUMENT, *KEEPING, *MAIN, *EXTRA)}
 
 
 @dataclass(frozen=True)
@@ -104,4 +124,4 @@ def cases() -> Iterator[Case]:
     for seed in SEEDS:
         for name in NAMES:
             yield from (Case(name, seed, line) for line in (*DOCUMENT, *MAIN))
-    yield from (Case(name, 0, line) for name in NAMES for line in EXTRA)
+    yield from (Case(name, 0, line) for name in NAMES for line in (*KEEPING, *EXTRA))

@@ -116,7 +116,7 @@ def text(result: dict) -> str:
 
 
 def _cells(line: dict) -> list[str]:
-    none, half = line["none"], line["half"]
+    none = line["none"]
 
     def percent(answers: dict, kind: str) -> str:
         return f"{answers[kind]['mean']:.0%}" if kind in answers else "-"
@@ -134,7 +134,7 @@ def _cells(line: dict) -> list[str]:
         f"{none['f1']['mean']:.2f}",
         *(percent(none, kind) for kind in analysis.KINDS),
         gain,
-        percent(half, "right"),
+        percent(line.get("half", {}), "right"),
         percent(line.get("passages", {}), "right"),
         f"{line['seconds']:.1f}" if trained else "-",
         f"{line['making']:.1f}" if trained else "-",

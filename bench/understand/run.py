@@ -15,11 +15,12 @@ from bench.recall import probes
 from bench.understand.answers import answers, score
 from bench.understand.documents import Told
 from bench.understand.general import GENERAL
-from bench.understand.lines import Case
+from bench.understand.lines import KEEPING, Case
 from bench.understand.train import train_for
 from liftcore import answer, beginning, report
 from liftcore.layers.lora import Adapter, own_adapter_after
 from liftcore.model import prefix_ids
+from liftcore.objectives.forgetting import Forgetting
 from liftcore.questions import own_words, retrieval
 from liftcore.questions.own_words import OwnWords
 from liftcore.questions.pairs import GivenPairs
@@ -56,8 +57,11 @@ def run(
             made = config.adapter_init == "document" or "replay" in config.objectives
             own = own_apart(model, tokenizer, config.replay_rows) if made else []
             tokens = [told.document.tokens]
-            begun = beginning.begin(adapter, tokenizer, tokens, config, own=own)
+            against = own[: case.line.own or beginning.ROWS]
+            begun = beginning.begin(adapter, tokenizer, tokens, config, own=against)
             row["starting"] = round(begun, 2)
+            held_out = own_words.held_out(model, tokenizer)
+            forgetting = Forgetting(model, held_out) if held_out else None
             adapter.install()
             trained = train_for(
                 seconds,
@@ -68,10 +72,15 @@ def run(
                 config,
                 sources(case, model, tokenizer, told),
                 own,
+                forgetting,
             )
+            if forgetting is not None:
+                row["forgotten"] = round(forgetting.rise(), 4)
             row["config"] = {k: v for k, v in dataclasses.asdict(config).items() if k != "seed"}
             row["training"] = dataclasses.asdict(trained)
-            return {**row, **measure(model, tokenizer, told, seed=case.seed)}
+            contexts = ("none",) if case.line in KEEPING else ("none", "half", "passages")
+            measured = measure(model, tokenizer, told, contexts=contexts, seed=case.seed)
+            return {**row, **measured}
     finally:
         torch.set_num_threads(threads)
 
@@ -110,7 +119,7 @@ def measure(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     told: Told,
-    contexts: Sequence[str] = ("none", "half", "passages"),
+    contexts: Sequence[str],
     seed: int = 0,
 ) -> dict:
     """What the model answers with no document in the prompt, with half of it, with the passages

@@ -16,8 +16,11 @@ from liftcore.config import LiftConfig
 from liftcore.document import Document
 from liftcore.layers.depth import decoder_layers
 from liftcore.layers.lora import Adapter
+from liftcore.objectives import Repeated
 from liftcore.objectives.build import objectives_of
+from liftcore.objectives.forgetting import Forgetting
 from liftcore.questions.own_words import OwnWords
+from liftcore.training.budget import Budget
 from liftcore.training.loop import train
 from liftcore.training.source import StepSource
 from liftcore.training.step import Step
@@ -71,6 +74,8 @@ class Trained:
     steps: int
     epochs: float
     loss: float
+    limit: str  # "keep" where the forgetting budget ended it, else "epochs"
+    kept: float  # share of the token-passes behind which the adapter is that it ends with
     tokens: dict[str, int]  # token-passes by objective
     samples: dict[str, int]  # of one epoch, by objective
 
@@ -84,9 +89,11 @@ def train_for(
     config: LiftConfig,
     sources: Sequence = (),
     own: Sequence[OwnWords] | None = None,
+    forgetting: Forgetting | None = None,
 ) -> Trained:
     """Trains the adapter for that work on config.objectives; samples are made before it begins. The
-    epochs of the settings are a bound that is never reached."""
+    epochs of the settings are a bound that is never reached. `forgetting` measures for
+    config.keep."""
     begun = time.process_time()
     source = Worked(
         seconds,
@@ -103,8 +110,12 @@ def train_for(
     samples = {o.name: len(o.samples(0)) for o in source.objectives}
     making = time.process_time() - begun
     begun = time.process_time()
+    budget = None
+    if config.keep is not None and forgetting is not None:
+        replays = [each for each in source.objectives if isinstance(each, Repeated)]
+        budget = Budget(adapter, config.keep, forgetting.rise, replays)
     with closing(source):
-        result = train(adapter, source)
+        result = train(adapter, source, budget=budget)
         spent = time.process_time() - begun
     return Trained(
         round(source.clock() * seconds, 2),
@@ -113,6 +124,8 @@ def train_for(
         result.steps,
         source.epoch + 1,
         round(result.loss, 4),
+        result.limit,
+        round(result.kept, 3),
         dict(source.by_objective),
         samples,
     )

@@ -26,7 +26,7 @@ BLOCK = 8
 
 
 class Replay(Repeated):
-    """The rows in an order of the epoch's own, as many as config.replay_share needs.
+    """The rows in an order of the epoch's own, as many as the share of the settings needs.
 
     rows    at least one
     k, cache   of liftcore.objectives.teacher; with config.replay_targets "hard" there is none
@@ -43,7 +43,7 @@ class Replay(Repeated):
         k: int = K,
         cache: str | Path | None = None,
     ):
-        self.rows, self.seed, self.share = list(rows), config.seed, config.replay_share
+        self.rows, self.seed, self.share = list(rows), config.seed, config.shared_by_replay
         soft = config.replay_targets == "soft"
         self.teacher = Teacher(model, k, cache) if soft else None
         self._taught: dict[int, SoftTargets] = {}

@@ -35,6 +35,7 @@ class Position:
     micro_batch: int | None = None
     recompute: int = 0
     ranks: int = 1
+    starting: float = 0.0  # seconds before the first step
 
 
 def try_saving(path: Path, size: int) -> None:
@@ -130,8 +131,8 @@ def _position(values: dict) -> Position:
     if not (
         type(at.step) is int
         and at.step >= 0
-        and isinstance(at.seconds, (int, float))
-        and 0 <= at.seconds < float("inf")
+        and all(isinstance(s, (int, float)) for s in (at.seconds, at.starting))
+        and all(0 <= s < float("inf") for s in (at.seconds, at.starting))
         and (at.micro_batch is None or (type(at.micro_batch) is int and at.micro_batch >= 1))
         and type(at.recompute) is int
         and at.recompute >= 0

@@ -67,9 +67,10 @@ class Log:
         state_file: Path | None,
         run: dict[str, str],
         budget: Budget | None = None,
+        starting: float = 0.0,
     ) -> None:
         self.runner, self.source, self.file, self.run = runner, source, state_file, run
-        self.budget = budget
+        self.budget, self.starting = budget, starting
         self.started = self.saved = time.perf_counter()
         self.epochs: list[int] = []
         self.tokens: list[int] = []
@@ -112,7 +113,7 @@ class Log:
                 self.budget.restore(state)
         except (LookupError, TypeError, ValueError, RuntimeError) as error:
             raise checkpoint.damaged(file) from error
-        self.seconds_before = at.seconds
+        self.seconds_before, self.starting = at.seconds, at.starting
 
     def add(self, step: Step) -> None:
         self.epochs.append(step.epoch)
@@ -145,6 +146,7 @@ class Log:
         at = Position(
             *(self.steps, self.seconds, plan.micro_batch, plan.recompute),
             ranks=self.runner.ranks.size,
+            starting=self.starting,
         )
         try:
             if isinstance(self.runner, TogetherRunner):
@@ -184,4 +186,5 @@ class Log:
             making=source.seconds,
             hidden=max(0.0, source.seconds - made_before - source.waited),
             waited=source.waited,
+            starting=self.starting,
         )

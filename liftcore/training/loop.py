@@ -42,6 +42,7 @@ def train(
     state_file: Path | None = None,
     run: dict[str, str] | None = None,
     budget: Budget | None = None,
+    starting: float = 0.0,
     on_step: Callable[[Progress], None] = lambda progress: None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Result:
@@ -50,9 +51,10 @@ def train(
     With a state_file the state is saved there every 20 seconds and on an interrupt, but for one
     before the first step, and a run found there goes on, bit for bit on a CPU; `run` says what must
     be the same. A state that cannot be written is a LiftError before the first step, and a warning
-    later. With a `budget` the adapter ends with its last values within that. `say` hears how the
-    steps will run; `on_step` may generate with the model. Raises LiftError when the loss is no
-    longer a number (the last saved state stays) and when not even one row fits into memory.
+    later. With a `budget` the adapter ends with its last values within that. `starting`: seconds
+    that fitting the adapter took, which the state keeps. `say` hears how the steps will run;
+    `on_step` may generate with the model. Raises LiftError when the loss is no longer a number (the
+    last saved state stays) and when not even one row fits into memory.
 
     Several `ranks` call it together, with adapters of one shape: all end with the same values.
     The source, the state_file and the budget are rank 0's, and None elsewhere. When one of them
@@ -76,7 +78,7 @@ def train(
             runner = make_runner(adapter, steps, ranks=ranks)
             runner.left += left
         with ranks.together():
-            log = Log(runner, steps, state_file, run or {}, budget)
+            log = Log(runner, steps, state_file, run or {}, budget, starting)
         log.share()
         try:
             for step in ranks.steps(

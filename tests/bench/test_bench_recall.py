@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from tiny import tiny_model
@@ -11,7 +12,8 @@ from bench.recall import official as recall_official
 from bench.recall import run as recall_run
 from bench.recall import settings as recall_settings
 from bench.recall.settings import Case, Setting
-from liftcore import segments
+from liftcore import beginning, segments
+from liftcore.questions.own_words import OwnWords
 from liftcore.training.source import count
 
 SHORT = dict(segment_length=64, rank=2, learning_rate=3e-3)
@@ -120,6 +122,28 @@ def test_the_official_recipe_sees_every_segment_and_leaves_the_model(tokenizer, 
     after = dict(model.named_parameters())
     assert before.keys() == after.keys()
     assert all(torch.equal(before[n], after[n]) and not after[n].requires_grad for n in before)
+
+
+def test_cuts_in_turns_and_the_rows_that_a_document_is_set_against(model, tokenizer, monkeypatch):
+    sample, seen, against = _fiction(tokenizer), [], []
+
+    def looks_on(adapter, source, **options):
+        seen.append([[s.ids.tolist() for s in source.objectives[0].samples(e)] for e in range(4)])
+
+    rows = [OwnWords(np.arange(3, 12), 1) for _ in range(200)]
+    monkeypatch.setattr(recall_run, "train", looks_on)
+    monkeypatch.setattr(recall_run.own_words, "rows", lambda m, t, count: rows[:count])
+    monkeypatch.setattr(
+        recall_run.beginning, "known", lambda *a, own, **k: against.append(len(own)) or {}
+    )
+    monkeypatch.setattr(recall_run.beginning, "begin", lambda *args, own, **options: 0.0)
+    for name in ("6 epochs, 2 cuts in turns", "6 epochs, 32 own words", "6 epochs, 0 own words"):
+        setting, watch = recall_settings.SETTINGS[name], recall_run.Stopwatch([1])
+        config = setting.config(0).replace(rank=2)
+        with recall_run.trained(setting, config, model, tokenizer, sample.tokens, watch):
+            pass
+    assert seen[0][0] == seen[0][2] != seen[0][1] == seen[0][3]
+    assert seen[1][0] != seen[1][2] and against == [beginning.ROWS, 32, 0]
 
 
 def test_padded_rows_of_the_official_recipe_are_masked():

@@ -1,5 +1,6 @@
 """The understanding benchmark: what is asked, how it is scored, equal time, and resuming."""
 
+import dataclasses
 import json
 import re
 
@@ -15,7 +16,7 @@ from bench.understand import main as understand
 from bench.understand import run as understand_run
 from bench.understand.answers import answers, score
 from bench.understand.general import GENERAL
-from bench.understand.lines import EXTRA, LINES, MAIN, Case, Line, cases
+from bench.understand.lines import EXTRA, KEEPING, LINES, MAIN, Case, Line, cases
 from bench.understand.train import STEP, TOKEN, Worked, share_of_work, train_for
 from liftcore import answer
 from liftcore.config import LiftConfig
@@ -24,6 +25,8 @@ from liftcore.layers import depth
 from liftcore.layers.lora import Adapter
 from liftcore.objectives import Objective
 from liftcore.objectives.sample import Sample
+from liftcore.questions import own_words
+from liftcore.questions.own_words import OwnWords
 from liftcore.questions.quizzes import content_words
 
 
@@ -181,7 +184,7 @@ def test_training_does_the_work_that_it_is_given(model, tokenizer):
 
 def test_lines_are_what_they_are_called(tokenizer):
     assert not LINES["base"].trained
-    for line in (*MAIN, *EXTRA):
+    for line in (*MAIN, *KEEPING, *EXTRA):
         config = line.config(3)
         assert config.objectives == tuple(line.objectives) and config.seed == 3
         assert config.weights == tuple(line.objectives.values())
@@ -189,8 +192,58 @@ def test_lines_are_what_they_are_called(tokenizer):
     todo = list(cases())
     assert len({c.key for c in todo}) == len(todo)
     # Each document meets every line before the second seed begins.
-    first = [c for c in todo if c.seed == 0 and c.line not in EXTRA]
+    first = [c for c in todo if c.seed == 0 and c.line not in (*KEEPING, *EXTRA)]
     assert todo[: len(first)] == first
+
+
+def test_the_lines_of_what_keeps_change_one_thing():
+    preset = LINES["understand"].config(0)
+    changed = [dataclasses.asdict(line.config(0)) for line in KEEPING]
+    for line, config in zip(KEEPING, changed, strict=True):
+        others = {k for k, v in dataclasses.asdict(preset).items() if config[k] != v}
+        assert len(others) == (line.own is None), line.name
+
+
+def test_what_is_asked_for_is_not_practised(tokenizer, model, monkeypatch):
+    texts = [
+        "Name a river.",
+        "Say Tokyo.",
+        "Count the sheep.",
+        "Who has bees?",
+        "What about JAPAN?",
+    ]
+    rows = [OwnWords(np.array(tokenizer(text)["input_ids"]), 1) for text in texts]
+    monkeypatch.setattr(own_words, "rows", lambda *args: rows)
+    apart = understand_run.own_apart(model, tokenizer, 2)
+    assert [tokenizer.decode(row.tokens) for row in apart] == ["Count the sheep.", "Who has bees?"]
+
+
+class Rising:
+    """Forgetting that is within the budget at the first two checks alone."""
+
+    def __init__(self):
+        self.rises = iter([0.0, 0.0])
+
+    def rise(self):
+        return next(self.rises, 1.0)
+
+
+def test_a_forgetting_budget_ends_a_run_for_a_given_work(tokenizer, model, rng):
+    rows = [OwnWords(rng.integers(3, len(tokenizer), 9), 4) for _ in range(8)]
+    config = (
+        LINES["segments"]
+        .config(0)
+        .replace(rank=2, keep=0.1, objectives=("segments", "replay"), mix=(1.0, 1.0))
+    )
+    adapter = Adapter(model, 2, 4.0, 0)
+    adapter.install()
+    try:
+        one = told("fiction-0", tokenizer).document
+        more = (model, tokenizer, adapter, one, config, (), rows, Rising())
+        trained = train_for(3.0, *more)
+    finally:
+        adapter.remove()
+    assert trained.limit == "keep" and 0 < trained.kept < 0.6
 
 
 def short(name="fiction-0"):

@@ -78,8 +78,10 @@ def test_a_run_that_goes_on_gives_the_same_bits(model, tokenizer, tmp_path, monk
             absorb(model, tokenizer, resume=tmp_path / "run")
     # A is in the state: nothing is fitted again.
     monkeypatch.setattr(document_init, "begin", None)
-    again = absorb(model, tokenizer, resume=tmp_path / "run").adapter
+    memory = absorb(model, tokenizer, resume=tmp_path / "run")
+    again = memory.adapter
     assert torch.equal(again.values, right.values) and torch.equal(again.frozen, right.frozen)
+    assert memory.training.starting > 0
     with pytest.raises(LiftError, match="train_a"):
         absorb(model, tokenizer, CONFIG.replace(train_a=True), resume=tmp_path / "run")
 

@@ -155,6 +155,10 @@ def test_what_is_held_out_is_never_trained_on(monkeypatch, tmp_path, rng):
         model, tokenizer, text, config=LiftConfig(segment_length=24, epochs=1), progress=False
     )
     assert plain.report.forgotten is not None and plain.training.own_words == 0
+    # What nobody asked for begins with little.
+    few = LiftConfig(segment_length=24, epochs=1, replay_rows=9, keep=9.0)
+    memory = liftcore.absorb(model, tokenizer, text, config=few, progress=False)
+    assert memory.config.replay_share == 0.05 and memory.training.limit == "epochs"
 
 
 def test_without_own_words_nothing_is_said_of_forgetting(monkeypatch, tmp_path):
