@@ -23,7 +23,7 @@ from liftcore.config import LiftConfig
 from liftcore.cost import needed_flops
 from liftcore.layers import depth
 from liftcore.layers.linear import features, matrix
-from liftcore.layers.lora import linear_layers
+from liftcore.layers.lora import linear_layers, lora_layers
 from liftcore.pretrained import dtype_keyword, from_config
 from liftcore.training.source import count
 
@@ -72,11 +72,16 @@ class Cost:
     def of(cls, shape: str, config: LiftConfig) -> Cost:
         model = skeleton(shape)
         numbers = depth.numbers(model, config.layers)
-        layers = linear_layers(model, numbers)
+        layers = lora_layers(model, config)
         of_a, of_b = (config.rank * sum(features(m)[i] for m in layers.values()) for i in (0, 1))
         steps, passes = count(TOKENS, config)
         flops = needed_flops(
-            model, config.segment_length, config.rank, numbers=numbers, train_a=config.train_a
+            model,
+            config.segment_length,
+            config.rank,
+            numbers=numbers,
+            exclude=config.exclude_modules,
+            train_a=config.train_a,
         )
         # Forward, and again for dx from the first trained layer on; the head twice.
         lists, first = depth.list_path(model), min(numbers, default=0) if numbers else 0

@@ -19,7 +19,7 @@ from torch import nn
 
 from liftcore import files
 from liftcore.errors import LiftError
-from liftcore.layers.depth import list_path, number_of, transformed
+from liftcore.layers.depth import decoder_layers, list_path, number_of, transformed
 from liftcore.layers.linear import features
 from liftcore.layers.lora import Adapter
 from liftcore.layers.targets import Targets, hits, targets
@@ -90,6 +90,8 @@ def write(adapter: Adapter, folder: Path) -> str:
     if adapter.targets.numbers is not None:
         settings["layers_to_transform"] = adapter.targets.numbers
         settings["layers_pattern"] = [adapter.targets.pattern]
+    if adapter.exclude:
+        settings["exclude_modules"] = list(adapter.exclude)
     (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
     return file_sha256(folder / WEIGHTS)
 
@@ -114,8 +116,8 @@ def read(
         raise LiftError(f"the adapter in {folder} is damaged: {error}") from error
     if sha256 is not None and file_sha256(folder / WEIGHTS) != sha256:
         raise LiftError(f"{folder / WEIGHTS} was changed since it was saved (its hash differs)")
-    numbers = _numbers(model, settings)
-    wanted = targets(model, numbers)
+    numbers, exclude = _where(model, settings)
+    wanted = targets(model, numbers, exclude)
     if fields := _not_computed(settings, wanted):
         raise LiftError(
             f"the adapter in {folder} cannot be computed as plain LoRA: {CONFIG} says "
@@ -132,7 +134,7 @@ def read(
             f"{settings.get('base_model_name_or_path')} and does not fit "
             f"{base_name(model)}: its layers or shapes differ"
         )
-    adapter = Adapter(model, rank, alpha, numbers=numbers, train_a=train_a)
+    adapter = Adapter(model, rank, alpha, numbers=numbers, exclude=exclude, train_a=train_a)
     with torch.no_grad():
         for path, layer in adapter.layers.items():
             layer.lora_a.copy_(tensors[f"base_model.model.{path}.lora_A.weight"])
@@ -140,18 +142,26 @@ def read(
     return adapter
 
 
-def _numbers(model: nn.Module, settings: dict) -> list[int] | None:
-    """The numbers of the decoder layers that PEFT's settings name; None: all, or no such thing."""
+def _where(model: nn.Module, settings: dict) -> tuple[list[int] | None, tuple[str, ...]]:
+    """The numbers of the decoder layers that PEFT's settings name, None for all, and the ends of
+    the paths of those of their linear layers that they leave out."""
     every = targets(model)
     try:
-        named = _named(settings, every)
+        left_out = _named({"target_modules": settings.get("exclude_modules")}, every)
+        named = _named(settings, every) - left_out
     except (TypeError, ValueError, re.error):
-        return None  # said by _not_computed
+        return None, ()  # said by _not_computed
     if not named or named == set(every.layers):
-        return None
+        return None, ()
     lists = list_path(model)
-    numbers = {number_of(path, lists) for path in named}
-    return sorted(n for n in numbers if n is not None) or None
+    numbers = sorted({n for path in named if (n := number_of(path, lists)) is not None})
+    if len(numbers) == len(decoder_layers(model)):
+        numbers = []
+    missing = set(targets(model, numbers or None).layers) - named
+    ends = {path.rpartition(".")[2] for path in missing}
+    if ends & {path.rpartition(".")[2] for path in named}:
+        ends = missing
+    return numbers or None, tuple(sorted(ends))
 
 
 def _named(settings: dict, wanted: Targets) -> set[str]:
@@ -226,6 +236,7 @@ def settings_of(folder: str | Path | None) -> dict[str, Any]:
     settings = read_json(Path(folder) / CONFIG)
     begun = {"rank": settings.get("r"), "alpha": settings.get("lora_alpha"), "layers": None}
     begun |= {"adapter_init": "random", "train_a": True}
+    begun["exclude_modules"] = tuple(settings.get("exclude_modules") or ())
     if layers := settings.get("layers_to_transform"):
         with contextlib.suppress(TypeError):
             layers = sorted({layers} if isinstance(layers, int) else layers)

@@ -111,7 +111,8 @@ def _cost(model: nn.Module, tokens: int, config: LiftConfig, progress: bool) -> 
     with ProgressLine(enabled=progress) as line:
         cost = calibrate(model, tokens, config, tell=line.count)
     span, numbers = min(tokens, config.segment_length), depth.numbers(model, config.layers)
-    flops = needed_flops(model, span, config.rank, numbers=numbers, train_a=config.train_a)
+    where = dict(numbers=numbers, exclude=config.exclude_modules)
+    flops = needed_flops(model, span, config.rank, **where, train_a=config.train_a)
     return np.append(cost, flops)
 
 
@@ -217,13 +218,15 @@ def needed_flops(
     scored: float = 1.0,
     *,
     numbers: Collection[int] | None = None,
+    exclude: Collection[str] = (),
     train_a: bool = True,
 ) -> float:
     """Needed operations of one token-pass in a segment of `span` tokens: 4 a base weight
     (forward, dx), 6 a LoRA weight (forward, dx, dA or dB), 4 a head weight for the share of the
     tokens that is scored; attention counted as causal. Below the first of the layers `numbers`
-    only the forward counts, and a frozen A has no dA. `model` carries no adapter."""
-    every, trained = linear_layers(model), linear_layers(model, numbers).values()
+    only the forward counts, and a frozen A has no dA; `exclude` as targets() has it. `model`
+    carries no adapter."""
+    every, trained = linear_layers(model), linear_layers(model, numbers, exclude).values()
     first, lists = min(numbers, default=0) if numbers else 0, depth.list_path(model)
     below = {f"{lists}.{number}." for number in range(first)}
     base = sum(

@@ -19,9 +19,9 @@ from liftcore.config import LiftConfig
 from liftcore.device_memory import free_bytes
 from liftcore.document import Document
 from liftcore.errors import LiftError, UsageError
-from liftcore.layers import base, depth
+from liftcore.layers import base
 from liftcore.layers.linear import features
-from liftcore.layers.lora import Adapter, linear_layers, own_adapter_after, without_adapter
+from liftcore.layers.lora import Adapter, lora_layers, own_adapter_after, without_adapter
 from liftcore.memory import Memory
 from liftcore.tokens import Tokenizer
 from liftcore.training import checkpoint
@@ -169,7 +169,7 @@ def worth_together(model: nn.Module, config: LiftConfig) -> int:
         return 1
     wanted = max(1, ENOUGH // config.target_tokens)
     device = next(model.parameters()).device
-    layers = linear_layers(model, depth.numbers(model, config.layers)).values()
+    layers = lora_layers(model, config).values()
     of_a, of_b = (config.rank * sum(features(m)[side] for m in layers) for side in (0, 1))
     trained, size = of_b + of_a * config.train_a, next(model.parameters()).element_size()
     # fp32 masters and gradients, two moments; values and gradients, here and in its own adapter.

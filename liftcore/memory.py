@@ -23,9 +23,8 @@ from liftcore.config import LiftConfig
 from liftcore.errors import LiftError, UsageError
 from liftcore.info import read_info
 from liftcore.layers import base as bases
-from liftcore.layers import depth
 from liftcore.layers.linear import features, matrix
-from liftcore.layers.lora import Adapter, linear_layers, without_adapter
+from liftcore.layers.lora import Adapter, lora_layers, without_adapter
 from liftcore.layers.targets import check_mergeable
 from liftcore.output import ADAPTER, DOCUMENT, INFO, MERGED, PICTURE, QUESTIONS
 from liftcore.pretrained import HUB_NAME, memory_from_hub
@@ -232,7 +231,7 @@ def check_output(
 
 def check_room(folder: Path, model: nn.Module, config: LiftConfig, *, merge: bool = False) -> None:
     """Raises LiftError when the disk has no room for the memory of a run, and for its state."""
-    layers = linear_layers(model, depth.numbers(model, config.layers)).values()
+    layers = lora_layers(model, config).values()
     # All are counted as trained.
     values = config.rank * sum(sum(features(m)) for m in layers)
     size = next(model.parameters()).element_size()

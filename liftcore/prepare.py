@@ -18,8 +18,8 @@ from liftcore import model as models
 from liftcore.config import LiftConfig, preset_for
 from liftcore.document import Document
 from liftcore.errors import LiftError, UsageError
-from liftcore.layers import base, depth, sharded
-from liftcore.layers.lora import Adapter, without_adapter
+from liftcore.layers import base, sharded
+from liftcore.layers.lora import Adapter, lora_layers, without_adapter
 from liftcore.memory import Memory
 from liftcore.objectives.build import SELF, digest_of, objectives_of, pair_sources, summary
 from liftcore.objectives.forgetting import Forgetting
@@ -97,11 +97,11 @@ def first_adapter(model: nn.Module, config: LiftConfig, init: str | Path | None)
             f"the adapter in {init} has rank {adapter.rank} and alpha {adapter.alpha:g}, the "
             f"settings {config.rank} and {config.lora_alpha:g}: set rank and alpha to the former"
         )
-    every = len(depth.decoder_layers(model))
-    if list(adapter.numbers or range(every)) != list(depth.among(every, config.layers)):
+    if adapter.layers.keys() != lora_layers(model, config).keys():
         named = "all" if adapter.numbers is None else ", ".join(map(str, adapter.numbers))
+        without = f", without {', '.join(adapter.exclude)}" if adapter.exclude else ""
         raise UsageError(
-            f"the adapter in {init} has LoRA on other layers than the settings: {named}"
+            f"the adapter in {init} has LoRA on other layers than the settings: {named}{without}"
         )
     return adapter
 

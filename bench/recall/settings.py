@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from liftcore.config import PRESETS, LiftConfig
+from liftcore.config import DOWN, PRESETS, LiftConfig
 
 DOCUMENTS = (
     "fiction-0", "essay-addiction", "fiction-1", "essay-submarine", "fiction-2", "essay-vb",
@@ -92,6 +92,7 @@ FINAL = (
     _line("cosine", "cosine 10 epochs, batch 2, rank 64", 0, epochs=10, batch_size=2, rank=64,
           **COSINE),
 )  # fmt: skip
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 # An adapter made for the document, and what each part of it gives.
 MADE: dict[str, Any] = {**PRESETS["memorize"], "epochs": 6}
 
@@ -109,11 +110,16 @@ DOCUMENT = (
           learning_rate=2e-3),
     _made("6 epochs, segment 128, rate 4e-3", segment_length=128, learning_rate=4e-3),
     _made("6 epochs, all layers", layers=None),
+    _made("6 epochs, every linear layer", exclude_modules=()),
+    _made("8 epochs, every linear layer", exclude_modules=(), epochs=8),
     _made("6 epochs, base in FP8", base_dtype="fp8"),
 )  # fmt: skip
 # The search around it: one thing changed at a time.
 SEARCH = (
     *(_made(f"6 epochs, damping {d:g}", "search", init_damping=d) for d in (0.1, 0.01, 0.0001)),
+    _made("6 epochs, gate and up alone", "search", exclude_modules=(*DOWN, *ATTENTION)),
+    _made("6 epochs, attention alone", "search", exclude_modules=(*DOWN, "gate_proj", "up_proj")),
+    _made("6 epochs, without o", "search", exclude_modules=(*DOWN, "o_proj")),
     _made("6 epochs, layers 10 to 29", "search", layers=(10, -1)),
     _made("6 epochs, layers 20 to 29", "search", layers=(20, -1)),
     *(_made(f"6 epochs, rank {rank}", "search", rank=rank) for rank in (64, 96, 192)),

@@ -184,8 +184,8 @@ def _ready(args: argparse.Namespace, ranks: Ranks, out: Path, stack: ExitStack) 
     """Reads and loads, and tries what can be tried before; what writes or asks is rank 0's."""
     from liftcore import adapter, output
     from liftcore import document as documents
-    from liftcore.layers import depth
-    from liftcore.layers.targets import check_mergeable, targets
+    from liftcore.layers.lora import lora_layers
+    from liftcore.layers.targets import check_mergeable
     from liftcore.memory import check_output, check_room
     from liftcore.model import load_tokenizer
     from liftcore.objectives.build import SELF, named_sources
@@ -216,7 +216,7 @@ def _ready(args: argparse.Namespace, ranks: Ranks, out: Path, stack: ExitStack) 
                 stack.callback(each.close)
     base, _ = options.load(args, tokenizer)
     if args.merge:
-        check_mergeable(base, targets(base, depth.numbers(base, config.layers)).layers)
+        check_mergeable(base, lora_layers(base, config))
     document = documents.from_text(reading.text, tokenizer, title, reading.source)
     if ranks.first:
         check_room(out, base, config, merge=args.merge)

@@ -137,7 +137,7 @@ def _texts(docstring: str) -> dict[str, str]:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(","))
+    return tuple(name.strip() for name in text.split(",")) if text.strip() else ()
 
 
 def _layers(text: str) -> float | tuple[int, ...]:

@@ -8,7 +8,7 @@ down(act(gate(x)) · up(x)), which is checked by numbers, also fuses the product
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -56,8 +56,11 @@ class Siblings:
 
 
 @torch.no_grad()
-def find(model: nn.Module, body: nn.Module, paths: list[str]) -> list[Siblings]:
-    """The groups among the linear layers at `paths`, seen in one forward of `body`.
+def find(
+    model: nn.Module, body: nn.Module, paths: list[str], beside: Collection[str] = ()
+) -> list[Siblings]:
+    """The groups among the linear layers at `paths`, seen in one forward of `body`. Those at
+    `beside` are members of none, but one of them may be the `down` of one.
 
     A layer that is called twice, or not with one tensor alone, belongs to no group. Raises what
     the model's forward raises on plain token ids.
@@ -71,10 +74,9 @@ def find(model: nn.Module, body: nn.Module, paths: list[str]) -> list[Siblings]:
 
         return note
 
-    layers = [model.get_submodule(path) for path in paths]
     handles = [
-        layer.register_forward_pre_hook(watch(path), with_kwargs=True)
-        for path, layer in zip(paths, layers, strict=True)
+        model.get_submodule(path).register_forward_pre_hook(watch(path), with_kwargs=True)
+        for path in (*paths, *beside)
     ]
     try:
         with evaluating(body):
@@ -85,16 +87,23 @@ def find(model: nn.Module, body: nn.Module, paths: list[str]) -> list[Siblings]:
         for handle in handles:
             handle.remove()
     with evaluating(body):
-        return [group for parent, calls in seen.items() for group in _groups(model, parent, calls)]
+        return [
+            group
+            for parent, calls in seen.items()
+            for group in _groups(model, parent, calls, frozenset(beside))
+        ]
 
 
 def _groups(
-    model: nn.Module, parent: str, calls: list[tuple[str, Tensor | None]]
+    model: nn.Module,
+    parent: str,
+    calls: list[tuple[str, Tensor | None]],
+    beside: Collection[str],
 ) -> list[Siblings]:
     names = [path for path, _ in calls]
     inputs: dict[int, list[str]] = {}
     for path, x in calls:
-        if x is not None and names.count(path) == 1:
+        if x is not None and names.count(path) == 1 and path not in beside:
             inputs.setdefault(id(x), []).append(path)
     groups = []
     for paths in inputs.values():

@@ -120,6 +120,7 @@ class Adapter:
     frozen          flat, the same of each A where it is not trained (train_a False, LoRA-FA, arXiv
                     2308.03303); else empty
     numbers         of the decoder layers that get LoRA; None: all
+    exclude         ends of the paths of those of their linear layers that get none
     layers          module path -> LoraLinear
     targets         what the layers are, how PEFT finds them, and what gets no LoRA
     groups          the layers that share an input
@@ -133,11 +134,13 @@ class Adapter:
         seed: int = 0,
         *,
         numbers: Collection[int] | None = None,
+        exclude: Collection[str] = (),
         train_a: bool = True,
         slots: int | None = None,
     ):
-        self.targets, self.slots = targets(model, numbers), slots
+        self.targets, self.slots = targets(model, numbers, exclude), slots
         self.numbers = None if numbers is None else sorted(numbers)
+        self.exclude = tuple(exclude)
         bases = self.targets.layers
         keep_gradients(model)
         self.model, self.rank, self.alpha, self.train_a = model, rank, float(alpha), train_a
@@ -150,7 +153,8 @@ class Adapter:
         self.owners = None
         if slots is not None:
             self.owners = Owners.first(device)
-        self.groups, self._grouped = _groups(model, list(bases)), True
+        beside = [path for path in targets(model, numbers).layers if path not in bases]
+        self.groups, self._grouped = _groups(model, list(bases), beside), True
         self.layers: dict[str, LoraLinear] = {}
         offsets = self._offsets(bases)
         # Drawn on the CPU in fp32, so that every device and dtype starts from the same numbers.
@@ -180,6 +184,7 @@ class Adapter:
             config.lora_alpha,
             config.seed,
             numbers=depth.numbers(model, config.layers),
+            exclude=config.exclude_modules,
             train_a=config.train_a,
             slots=slots,
         )
@@ -354,9 +359,16 @@ def only_adapter_trains(adapter: Adapter) -> Generator[None]:
             p.requires_grad_(True)
 
 
-def linear_layers(model: nn.Module, numbers: Collection[int] | None = None) -> dict[str, nn.Module]:
+def linear_layers(
+    model: nn.Module, numbers: Collection[int] | None = None, exclude: Collection[str] = ()
+) -> dict[str, nn.Module]:
     """Module path -> layer of those that get LoRA; raises what targets() does."""
-    return targets(model, numbers).layers
+    return targets(model, numbers, exclude).layers
+
+
+def lora_layers(model: nn.Module, config: LiftConfig) -> dict[str, nn.Module]:
+    """The same for a run with these settings."""
+    return linear_layers(model, depth.numbers(model, config.layers), config.exclude_modules)
 
 
 def _view(flat: Tensor, offset: int, shape: tuple[int, int]) -> Tensor:
@@ -364,10 +376,10 @@ def _view(flat: Tensor, offset: int, shape: tuple[int, int]) -> Tensor:
     return flat[..., offset : offset + math.prod(shape)].unflatten(-1, shape)
 
 
-def _groups(model: nn.Module, paths: list[str]) -> list[Siblings]:
+def _groups(model: nn.Module, paths: list[str], beside: list[str]) -> list[Siblings]:
     """The groups of the model's layers; none when it cannot run on token ids alone."""
     try:
-        return find(model, body(model), paths)
+        return find(model, body(model), paths, beside)
     except Exception as error:
         warnings.warn(f"q/k/v and gate/up are not grouped: {error}", stacklevel=3)
         return []

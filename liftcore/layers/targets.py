@@ -41,6 +41,7 @@ EXPERTS = {
 # PEFT refuses these names in these models.
 MAMBA = ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h")
 MAMBA_REFUSED = ("out_proj", "conv1d")
+EXCLUDED = "exclude_modules"
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,12 @@ class Targets:
         return f"without LoRA: {'; '.join(parts)}" if parts else ""
 
 
-def targets(model: nn.Module, numbers: Collection[int] | None = None) -> Targets:
+def targets(
+    model: nn.Module, numbers: Collection[int] | None = None, exclude: Collection[str] = ()
+) -> Targets:
     """The plain linear layers of the decoder but the LM head, as far as PEFT can find them; with
-    `numbers` only those within these of the decoder's layers.
+    `numbers` only those within these of the decoder's layers, and none whose path ends with a name
+    of `exclude` (PEFT's exclude_modules).
 
     Raises LiftError when there is none, when the model carries PEFT layers already, or when the
     layers differ in device or dtype; UsageError when they are quantised by a package that is not
@@ -104,6 +108,7 @@ def targets(model: nn.Module, numbers: Collection[int] | None = None) -> Targets
     linear = {path: module for path, module in inside.items() if is_linear(module)}
     left = {path: why for path, module in linear.items() if (why := _unfit(module))}
     left |= unreachable(model, [path for path in linear if path not in left])
+    left |= {p: EXCLUDED for p in linear if p not in left and not {*exclude}.isdisjoint(_ends(p))}
     layers = {path: module for path, module in linear.items() if path not in left}
     if not layers:
         why = f": {next(iter(left.values()))}" if left else ""
