@@ -126,7 +126,7 @@ def ranks(place: Path, model: Path, kills: int, gap: float) -> dict:
     """One document under torchrun's agent."""
     document = place / "one.txt"
     document.write_text(fictional_document(0, WORDS).text)
-    settings = ["--preset", "large", "--rank", "4", "--dtype", "fp32"]
+    settings = ["--preset", "plain", "--rank", "4", "--dtype", "fp32"]
     settings += ["--segment-length", "32", "--batch-size", "3"]
     done = runs = lost = 0
     while done < kills or not runs:

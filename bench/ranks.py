@@ -18,7 +18,7 @@ from liftcore.cli import info
 from liftcore.fiction.documents import fictional_document
 
 WORDS, EPOCHS = 750, 2
-SETTINGS = ["--preset", "large", "--segment-length", "128", "--rank", "64"]
+SETTINGS = ["--preset", "plain", "--learning-rate", "3e-4"]
 SETTINGS += ["--dtype", "fp32"]
 
 

@@ -59,7 +59,8 @@ UNDERSTAND = dict(
 PRESETS: dict[str, dict[str, Any]] = {
     "memorize": MADE_FOR_IT,
     "understand": {**MADE_FOR_IT, **UNDERSTAND},
-    "large": dict(segment_length=1024, learning_rate=3e-4, rank=128, epochs=8),
+    "large": {**MADE_FOR_IT, "segment_length": 1024, "learning_rate": 5e-4},
+    "plain": {},
     "paper": PAPER,
     "paper-v1": {**PAPER, **V1},
     "paper-v4": {**PAPER, "objectives": ("segments", "qa")},
@@ -168,6 +169,7 @@ class LiftConfig:
     qa_context       none: a training question names the title only; truncated: the document
                      stands beside it, cut to the model's window
     qa_kinds         what the model asks itself (liftcore.questions.self_study)
+    qa_length        tokens of a chat of several questions; segment_length where it is not given
     qa_first         training waits until all questions are made, and does not run beside it
     recite_context   tokens of the document's head and tail that recitation shows, where they fit
     replay_share     of the tokens of an epoch, those of the objective replay, prompts included;
@@ -210,6 +212,7 @@ class LiftConfig:
     segment_epochs: int = 0
     qa_context: str = "none"
     qa_kinds: tuple[str, ...] = ("quiz",)
+    qa_length: int | None = None
     qa_first: bool = False
     recite_context: int = 4096
     replay_share: float | None = None
@@ -240,6 +243,8 @@ class LiftConfig:
             _need(0 <= value < 1, f"{name} must lie in [0, 1): {value}")
         size, stride, tokens = self.segment_length, self.stride, self.tokens_per_step
         _need(size >= 2, f"segment_length must be at least 2: {size}")
+        chat = self.qa_length
+        _need(chat is None or chat >= 2, f"qa_length must be at least 2: {chat}")
         if stride is not None:
             _need(
                 1 <= stride <= size,
@@ -343,7 +348,9 @@ class LiftConfig:
                      the layers; tuned for the embedded model
         understand   segments, questions and a little of the model's own words, for a chat model
                      that is to answer
-        large        segments alone, for models of 3 to 10 billion parameters; not measured
+        large        memorize with longer segments and a lower rate, a starting point for models of
+                     3 to 10 billion parameters; not measured
+        plain        LiftConfig() as it stands: plain LoRA on all layers
         paper        LIFT as published, segments alone; paper-v1 and paper-v4 with questions
         """
         _need(name in PRESETS, f"unknown preset {name!r}: choose from {', '.join(PRESETS)}")

@@ -36,7 +36,9 @@ MODEL = {"cpu": "smollm2-135m", "cuda": "llama-3-8b"}
 
 
 def config_for(device: torch.device) -> LiftConfig:
-    return LiftConfig.large() if device.type == "cuda" else LiftConfig()
+    if device.type == "cuda":
+        return LiftConfig(segment_length=1024, learning_rate=3e-4, rank=128, epochs=8)
+    return LiftConfig()
 
 
 def read_rows(file: Path) -> list[dict]:

@@ -9,10 +9,8 @@ import numpy as np
 
 from bench.recall.analysis import bootstrap, paired
 from bench.understand import documents as understand_documents
-from bench.understand.answers import ANSWERABLE, KINDS, score
+from bench.understand.answers import ANSWERABLE, CONTEXTS, KINDS, score
 from bench.understand.lines import BARE, LINES, SEGMENTS
-
-CONTEXTS = ("none", "half", "passages", "whole")
 
 
 def share(row: dict, context: str, kinds: tuple[str, ...], what: str = "right") -> float:

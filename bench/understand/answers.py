@@ -17,6 +17,8 @@ REFUSALS = (
     "not given", "not provide", "not record", "not known", "unknown", "don't know", "do not know",
     "doesn't say", "doesn't mention", "no information", "no mention", "cannot be determined",
 )  # fmt: skip
+# What of the document stands in the prompt.
+CONTEXTS = ("none", "half", "passages", "whole")
 KINDS = ("single", "two", "timeline", "unanswerable")
 ANSWERABLE = KINDS[:3]
 _EITHER = re.compile(r"Which came first, (.*) or (.*)\?")

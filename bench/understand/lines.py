@@ -92,6 +92,8 @@ DOCUMENT = (
     _made("understand, random A, trained", dict(adapter_init="random", train_a=True),
           segments=1.0, qa=GAMMA),
 )  # fmt: skip
+# Questions that share a row with others, behind one beginning.
+CHATS = tuple(_kept(f"chats of {tokens} tokens", qa_length=tokens) for tokens in (96, 128, 192))
 # What keeps the rest, at what price, and how few of the model's own words are enough.
 KEEPING = (
     _kept("replay 5 %", replay_share=0.05),
@@ -104,7 +106,7 @@ KEEPING = (
     _kept("rate 1.5e-3", learning_rate=1.5e-3),
     *(_kept(f"keep {nats:g}", keep=nats) for nats in (0.2, 0.1, 0.05)),
 )
-LINES = {line.name: line for line in (BARE, *DOCUMENT, *KEEPING, *MAIN, *EXTRA)}
+LINES = {line.name: line for line in (BARE, *DOCUMENT, *CHATS, *KEEPING, *MAIN, *EXTRA)}
 
 
 @dataclass(frozen=True)
@@ -124,4 +126,4 @@ def cases() -> Iterator[Case]:
     for seed in SEEDS:
         for name in NAMES:
             yield from (Case(name, seed, line) for line in (*DOCUMENT, *MAIN))
-    yield from (Case(name, 0, line) for name in NAMES for line in (*KEEPING, *EXTRA))
+    yield from (Case(name, 0, line) for name in NAMES for line in (*CHATS, *KEEPING, *EXTRA))

@@ -12,10 +12,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bench.evaluations.metrics import contains
 from bench.recall import probes
-from bench.understand.answers import answers, score
+from bench.understand.answers import CONTEXTS, answers, score
 from bench.understand.documents import Told
 from bench.understand.general import GENERAL
-from bench.understand.lines import KEEPING, Case
+from bench.understand.lines import CHATS, KEEPING, Case
 from bench.understand.train import train_for
 from liftcore import answer, beginning, report
 from liftcore.layers.lora import Adapter, own_adapter_after
@@ -49,8 +49,7 @@ def run(
     torch.set_num_threads(1)
     try:
         if not case.line.trained:
-            contexts = ("none", "half", "passages", "whole")
-            return {**row, **measure(model, tokenizer, told, contexts=contexts)}
+            return {**row, **measure(model, tokenizer, told, contexts=CONTEXTS)}
         config = case.line.config(case.seed)
         with own_adapter_after(model):
             adapter = Adapter.of(model, config)
@@ -78,7 +77,8 @@ def run(
                 row["forgotten"] = round(forgetting.rise(), 4)
             row["config"] = {k: v for k, v in dataclasses.asdict(config).items() if k != "seed"}
             row["training"] = dataclasses.asdict(trained)
-            contexts = ("none",) if case.line in KEEPING else ("none", "half", "passages")
+            alone = case.line in (*CHATS, *KEEPING)
+            contexts = CONTEXTS[:1] if alone else CONTEXTS[:3]
             measured = measure(model, tokenizer, told, contexts=contexts, seed=case.seed)
             return {**row, **measured}
     finally:

@@ -95,5 +95,5 @@ def check_settings(config: LiftConfig) -> None:
     ):
         raise UsageError(
             "a sharded base trains on segments, recitation and questions that it need not write, "
-            "from a random start, in its own dtype: add --preset large"
+            "from a random start, in its own dtype: add --preset plain"
         )

@@ -151,7 +151,7 @@ class QuestionAnswering(Paired):
     tokens, stands in it.
 
     Where it does not, and the tokenizer has a chat template, several questions are the turns of
-    one chat of up to config.segment_length tokens, which share what stands before the first one.
+    one chat of up to config.qa_length tokens, which share what stands before the first one.
     Questions made of one sentence never stand in one chat, for they could answer each other.
     """
 
@@ -169,7 +169,7 @@ class QuestionAnswering(Paired):
         super().__init__(sources, config.seed)
         self.tokenizer, self.title, self.window = tokenizer, title, window
         self.document = tokens.tolist() if config.qa_context == "truncated" else None
-        self.room = min(window, config.segment_length)
+        self.room = min(window, config.qa_length or config.segment_length)
         self._before = 0 if self.document is not None else _before_a_turn(tokenizer)
         self._turns: dict[Pair, Sample] = {}  # a pair as a later turn of a chat
         if self._before:

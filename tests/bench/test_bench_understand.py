@@ -16,7 +16,7 @@ from bench.understand import main as understand
 from bench.understand import run as understand_run
 from bench.understand.answers import answers, score
 from bench.understand.general import GENERAL
-from bench.understand.lines import EXTRA, KEEPING, LINES, MAIN, Case, Line, cases
+from bench.understand.lines import CHATS, EXTRA, KEEPING, LINES, MAIN, Case, Line, cases
 from bench.understand.train import STEP, TOKEN, Worked, share_of_work, train_for
 from liftcore import answer
 from liftcore.config import LiftConfig
@@ -184,7 +184,7 @@ def test_training_does_the_work_that_it_is_given(model, tokenizer):
 
 def test_lines_are_what_they_are_called(tokenizer):
     assert not LINES["base"].trained
-    for line in (*MAIN, *KEEPING, *EXTRA):
+    for line in (*MAIN, *CHATS, *KEEPING, *EXTRA):
         config = line.config(3)
         assert config.objectives == tuple(line.objectives) and config.seed == 3
         assert config.weights == tuple(line.objectives.values())
@@ -192,14 +192,14 @@ def test_lines_are_what_they_are_called(tokenizer):
     todo = list(cases())
     assert len({c.key for c in todo}) == len(todo)
     # Each document meets every line before the second seed begins.
-    first = [c for c in todo if c.seed == 0 and c.line not in (*KEEPING, *EXTRA)]
+    first = [c for c in todo if c.seed == 0 and c.line not in (*CHATS, *KEEPING, *EXTRA)]
     assert todo[: len(first)] == first
 
 
 def test_the_lines_of_what_keeps_change_one_thing():
     preset = LINES["understand"].config(0)
-    changed = [dataclasses.asdict(line.config(0)) for line in KEEPING]
-    for line, config in zip(KEEPING, changed, strict=True):
+    for line in (*CHATS, *KEEPING):
+        config = dataclasses.asdict(line.config(0))
         others = {k for k, v in dataclasses.asdict(preset).items() if config[k] != v}
         assert len(others) == (line.own is None), line.name
 

@@ -18,7 +18,7 @@ from liftcore import report
 from liftcore.adapter import WEIGHTS
 from liftcore.cli.main import main
 
-ABSORB = ["absorb", "bees.txt", "--json", "--preset", "large", "--dtype", "fp32", "--rank", "4"]
+ABSORB = ["absorb", "bees.txt", "--json", "--preset", "plain", "--dtype", "fp32", "--rank", "4"]
 ABSORB += ["--segment-length", "16", "--eps", "1e-2", "--epochs", "20", "--model"]
 
 

@@ -43,7 +43,7 @@ def absorb(tiny_folder, tmp_path, capsys):
         file, out = tmp_path / "voyage.txt", tmp_path / name
         file.write_text(TEXT)
         tiny = ["--model", str(tiny_folder), "--device", "cpu", "--dtype", "fp32"]
-        tiny += ["--preset", "large"]
+        tiny += ["--preset", "plain"]
         code = main(["absorb", str(file), "--out", str(out), *tiny, *map(str, words)])
         return code, out, *capsys.readouterr()
 
@@ -144,7 +144,7 @@ def test_the_effective_settings_are_saved_and_make_the_same_run(
     assert code == 1 and "far enough" in err
     values = yaml.safe_load(saved.read_text())
     assert values["rank"] == 4 and values["without_document"] is True and values["title"] == "Sea"
-    assert values["preset"] == "large" and values["layers"] == [-1, -1]
+    assert values["preset"] == "plain" and values["layers"] == [-1, -1]
     assert not values.keys() & {"out", "file", "config", "json"}
     args = parsed(str(saved))
     assert [options.config(args)] == taken and taken[0].segment_length == 24

@@ -1,4 +1,4 @@
-"""LoRA on some decoder layers only, and a frozen A."""
+"""LoRA on some decoder layers and linear layers only, and a frozen A."""
 
 import json
 
@@ -73,8 +73,9 @@ def test_layers_below_are_not_computed_again():
 
 @pytest.mark.parametrize("kind", [Runner, GraphRunner])
 @pytest.mark.parametrize("recompute", [0, 1])
-def test_a_stays_and_the_gradient_of_b_is_that_of_autograd(rng, kind, recompute):
-    config = CONFIG.replace(**PART)
+@pytest.mark.parametrize("exclude", [(), ("down_proj",), ("k_proj", "mlp.up_proj")])
+def test_a_stays_and_the_gradient_of_b_is_that_of_autograd(rng, kind, recompute, exclude):
+    config = CONFIG.replace(**PART, exclude_modules=exclude)
     source = segments_alone(rng.integers(3, 200, 120), config, [])
     run = Run(kind, source, num_hidden_layers=5)
     run.runner.use(run.runner.plan.cut(run.runner.rows, 2, recompute))
@@ -114,11 +115,38 @@ def _steps_in_plain_torch(config, frozen, run):
     return adapter.values
 
 
-def test_peft_gives_the_same_logits(tmp_path):
+def test_the_product_is_fused_beside_a_plain_last_layer():
+    model = a_model()
+    every = Adapter.of(model, CONFIG)
+    some = Adapter.of(model, CONFIG.replace(exclude_modules=("down_proj",)))
+    assert some.groups == every.groups and all(g.down for g in some.groups[1::2])
+    assert {*every.layers} - {*some.layers} == {g.down for g in every.groups[1::2]}
+    assert "5 named down_proj (exclude_modules)" in some.targets.note
+    apart = Adapter.of(model, CONFIG.replace(exclude_modules=("k_proj", "layers.1.mlp.up_proj")))
+    members = {g.members for g in apart.groups}
+    own = "model.layers.{}.self_attn.{}_proj"
+    assert {tuple(own.format(n, x) for x in "qv") for n in range(5)} <= members
+    assert len(members) == 9, "a gate alone is no group"
+
+
+@pytest.mark.parametrize("exclude", ["down_proj", ("",), (3,)])
+def test_exclude_modules_is_a_list_of_names(exclude):
+    with pytest.raises(UsageError, match="exclude_modules is no list of names"):
+        CONFIG.replace(exclude_modules=exclude)
+
+
+def test_something_must_be_left():
+    names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    with pytest.raises(LiftError, match="exclude_modules"):
+        Adapter.of(a_model(), CONFIG.replace(exclude_modules=names))
+
+
+@pytest.mark.parametrize("exclude", [(), ("down_proj",), ("k_proj", "mlp.up_proj")])
+def test_peft_gives_the_same_logits(tmp_path, exclude):
     from peft import PeftModel
 
     model = a_model()
-    adapter = Adapter.of(model, CONFIG.replace(**PART))
+    adapter = Adapter.of(model, CONFIG.replace(**PART, exclude_modules=exclude))
     with torch.no_grad():
         adapter.values.normal_(0, 0.3)
     adapters.write(adapter, tmp_path)
@@ -131,7 +159,8 @@ def test_peft_gives_the_same_logits(tmp_path):
     adapter.remove()
     assert not torch.allclose(own, right, atol=1e-2)
     again = adapters.read(model, tmp_path, train_a=False)
-    assert again.numbers == [2, 3]
+    assert again.numbers == [2, 3] and again.layers.keys() == adapter.layers.keys()
+    assert adapters.settings_of(tmp_path)["exclude_modules"] == exclude
     again.install()
     assert torch.equal(model(ids).logits, right)
     again.remove()

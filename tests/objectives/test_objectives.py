@@ -221,7 +221,10 @@ def test_presets():
     assert (memorize.adapter_init, memorize.train_a, memorize.layers) == ("document", False, 0.5)
     assert memorize.target_tokens == memorize.segment_length < plain.segment_length
     assert LiftConfig.preset("memorize", segment_length=256).target_tokens == 256
-    for name in ("large", "paper", "paper-v1", "paper-v4"):
+    large = LiftConfig.preset("large")
+    assert large.adapter_init == "document" and large.segment_length > memorize.segment_length
+    assert large.learning_rate < memorize.learning_rate and LiftConfig.preset("plain") == plain
+    for name in ("plain", "paper", "paper-v1", "paper-v4"):
         assert LiftConfig.preset(name).adapter_init == "random" and LiftConfig.preset(name).train_a
     understand = LiftConfig.preset("understand")
     assert (understand.objectives, understand.mix) == (("segments", "qa", "replay"), (1, 4, 2))

@@ -176,7 +176,7 @@ def test_absorb_in_a_group_is_absorb_alone(loaded, tmp_path, capsys):
 
 
 def test_a_sharded_base_refuses_what_needs_the_whole_of_it():
-    sharded.check_settings(LiftConfig.preset("large"))
+    sharded.check_settings(LiftConfig.preset("plain"))
     for changes in (
         dict(adapter_init="document"),
         dict(keep=0.5),
