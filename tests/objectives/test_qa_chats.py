@@ -75,6 +75,8 @@ def test_no_row_is_longer_than_a_segment_and_few_are_needed(tokenizer):
         rows = packed.samples(0)
         assert max(map(len, rows)) <= room == packed.longest
         assert sum(map(len, rows)) < sum(map(len, single))
+        apart = objective(tokenizer, GivenPairs(PAIRS), room=16, qa_length=room)
+        assert [r.ids.tolist() for r in apart.samples(0)] == [r.ids.tolist() for r in rows]
 
 
 def test_questions_of_one_sentence_never_share_a_chat(tokenizer):
