@@ -51,7 +51,7 @@ def absorb(
     document   text, the path of a file (liftcore.reading), token ids, or a Document read before
     title      how questions name the document; the file's name by default
     config     settings; None: the preset understand for a chat model, which is then trained on
-               questions too, and memorize for any other (config.preset_for), with the rank and
+               questions too, and memorize for any other (presets.preset_for), with the rank and
                alpha of `init`
     resume     folder for the state of an unfinished run: written every 20 seconds, and
                continued from when it is there; on a CPU the result is bit for bit the same

@@ -15,7 +15,7 @@ from liftcore import adapter as adapters
 from liftcore import beginning, output, report
 from liftcore import document as documents
 from liftcore import model as models
-from liftcore.config import LiftConfig, preset_for
+from liftcore.config import LiftConfig
 from liftcore.document import Document
 from liftcore.errors import LiftError, UsageError
 from liftcore.layers import base, sharded
@@ -24,6 +24,7 @@ from liftcore.memory import Memory
 from liftcore.objectives.build import SELF, digest_of, objectives_of, pair_sources, summary
 from liftcore.objectives.forgetting import Forgetting
 from liftcore.objectives.qa import Paired
+from liftcore.presets import preset_for
 from liftcore.questions import own_words
 from liftcore.questions.own_words import Collection
 from liftcore.questions.pairs import Pair, PairSource

@@ -16,12 +16,13 @@ from liftcore import beginning, output
 from liftcore import document as documents
 from liftcore import model as models
 from liftcore.adapter import alone_with
-from liftcore.config import LiftConfig, preset_for
+from liftcore.config import LiftConfig
 from liftcore.errors import LiftError, UsageError
 from liftcore.layers import base, sharded
 from liftcore.layers.lora import Adapter, own_adapter_after
 from liftcore.objectives.build import objectives_of
 from liftcore.output import START as INFO
+from liftcore.presets import preset_for
 from liftcore.questions.pairs import GivenPairs, read_pairs
 from liftcore.reading import SUFFIXES
 from liftcore.tokens import Tokenizer
@@ -88,7 +89,7 @@ def sft(
     corpus     files of the kinds in liftcore.reading.SUFFIXES, each with or without a .jsonl of
                the same name that holds its question-answer pairs
     config     by default segments and questions, three epochs, on the preset for such a model
-               (config.preset_for); γ is config.mix
+               (presets.preset_for); γ is config.mix
 
     The samples of all documents are shuffled together and share steps, whose loss is divided by
     one number an epoch: equation 6 but for a factor that AdamW does not see. The model is left as

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from liftcore.config import DOWN, PRESETS, LiftConfig
+from liftcore.config import LiftConfig
+from liftcore.presets import DOWN, PRESETS
 
 DOCUMENTS = (
     "fiction-0", "essay-addiction", "fiction-1", "essay-submarine", "fiction-2", "essay-vb",

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench.understand.documents import NAMES
-from liftcore.config import PRESETS, QA_KINDS, LiftConfig
+from liftcore.config import QA_KINDS, LiftConfig
+from liftcore.presets import PRESETS
 
 SEEDS = (0, 1, 2)
 # Small steps, of a segment or a question or two, suit a short run.

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from liftcore.cli import options
-from liftcore.config import PRESETS, LiftConfig
+from liftcore.config import LiftConfig
 from liftcore.errors import UsageError
+from liftcore.presets import PRESETS
 from liftcore.terminal import plain
 
 if TYPE_CHECKING:

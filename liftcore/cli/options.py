@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from liftcore.config import CHOICES, PRESETS, LiftConfig, preset_for
+from liftcore.config import CHOICES, LiftConfig
 from liftcore.errors import UsageError
+from liftcore.presets import PRESETS, preset_for
 from liftcore.terminal import note, one_line, plain
 
 if TYPE_CHECKING:

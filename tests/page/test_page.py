@@ -14,7 +14,6 @@ from page_of import NASTY
 import liftcore
 from liftcore.cli import again
 from liftcore.cli.main import main
-from liftcore.config import PRESETS
 from liftcore.export import hub
 from liftcore.export.saved import read_saved
 from liftcore.info import read_info
@@ -24,6 +23,7 @@ from liftcore.page.forced import NEW, forced
 from liftcore.page.pictures import curve, level, means
 from liftcore.page.pieces import pieces
 from liftcore.page.words import Seen
+from liftcore.presets import PRESETS
 from liftcore.questions.pairs import Pair
 from liftcore.reading import Source
 from liftcore.report import PROMPT
