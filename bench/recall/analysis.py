@@ -116,6 +116,7 @@ def summary(rows: list[dict], rates: dict[str, float]) -> list[dict]:
                 "timed": "alone" if rate else "CPU time of the sweep",
                 "seconds_to_90": _number(middle * per_pass),
                 "recall_last": round(float(np.mean([p["recall"] for p in last])), 4),
+                "recall_worst": round(min(p["recall"] for p in last), 4),
                 "passes_last": round(float(np.mean([p["passes"] for p in last]) / tokens), 2),
                 "facts": _share(facts, "facts_after", "facts"),
                 "questions": _share(

@@ -103,9 +103,11 @@ def _made(name: str, line: str = "document", *, own: int | None = None, cuts: in
     return Setting(name, line, {**COSINE, **MADE, **changes}, 0, own=own, cuts=cuts)
 
 
+MEMORIZE = (
+    _made("memorize, 6 epochs", "memorize"),
+    _made("memorize", "memorize", epochs=PRESETS["memorize"]["epochs"]),
+)
 DOCUMENT = (
-    _made("memorize, 6 epochs"),
-    _made("memorize", epochs=PRESETS["memorize"]["epochs"]),
     _made("6 epochs, random A, frozen", adapter_init="random"),
     _made("6 epochs, random A, trained, rate 2e-3", adapter_init="random", train_a=True,
           learning_rate=2e-3),
@@ -137,7 +139,7 @@ PEERS = tuple(
     Setting(f"official {rate}", "official", dict(learning_rate=float(rate)), 40, trainer=True)
     for rate in ("3e-4", "1e-3", "5e-5")
 )
-SETTINGS = {s.name: s for s in (*SCHEDULES, *LINES, *FINAL, *DOCUMENT, *SEARCH, *PEERS)}
+SETTINGS = {s.name: s for s in (*SCHEDULES, *LINES, *FINAL, *MEMORIZE, *DOCUMENT, *SEARCH, *PEERS)}
 
 
 @dataclass(frozen=True)
@@ -158,8 +160,8 @@ def cases() -> Iterator[Case]:
     early, late = LINES[:6], LINES[6:]
     yield from _cross([0], DOCUMENTS, main)
     yield from _cross([0], two, weighted)
-    yield from _cross(SEEDS, DOCUMENTS, DOCUMENT[:2])
-    yield from _cross([0], DOCUMENTS[:4], DOCUMENT[2:])
+    yield from _cross(SEEDS, DOCUMENTS, MEMORIZE)
+    yield from _cross([0], DOCUMENTS[:4], DOCUMENT)
     yield from _cross([0], two, (*early, *FINAL[:-3]))
     yield from _cross([0], two[:1], PEERS[:2])
     yield from _cross([1], DOCUMENTS, main)
