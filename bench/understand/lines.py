@@ -105,7 +105,7 @@ KEEPING = (
     _kept("hard targets", replay_targets="hard"),
     _kept("rank 64", rank=64),
     _kept("rate 1.5e-3", learning_rate=1.5e-3),
-    *(_kept(f"keep {nats:g}", keep=nats) for nats in (0.2, 0.1, 0.05)),
+    *(_kept(f"keep {nats:g}", keep=nats) for nats in (0.05, 0.02)),
 )
 LINES = {line.name: line for line in (BARE, *DOCUMENT, *CHATS, *KEEPING, *MAIN, *EXTRA)}
 
