@@ -111,8 +111,14 @@ def _cost(model: nn.Module, tokens: int, config: LiftConfig, progress: bool) -> 
     with ProgressLine(enabled=progress) as line:
         cost = calibrate(model, tokens, config, tell=line.count)
     span, numbers = min(tokens, config.segment_length), depth.numbers(model, config.layers)
-    where = dict(numbers=numbers, exclude=config.exclude_modules)
-    flops = needed_flops(model, span, config.rank, **where, train_a=config.train_a)
+    flops = needed_flops(
+        model,
+        span,
+        config.rank,
+        numbers=numbers,
+        exclude=config.exclude_modules,
+        train_a=config.train_a,
+    )
     return np.append(cost, flops)
 
 
