@@ -131,6 +131,13 @@ SEARCH = (
     _made("5 epochs, rate 4e-3", "search", learning_rate=4e-3, epochs=5),
     _made("7 epochs", "search", epochs=7),
     _made("6 epochs, two segments a step, rate 6e-3", "search", batch_size=2, learning_rate=6e-3),
+    _made(
+        "8 epochs, two segments a step, rate 5e-3",
+        "search",
+        batch_size=2,
+        learning_rate=5e-3,
+        epochs=8,
+    ),
     _made("6 epochs, A trained too", "search", train_a=True),
     *(_made(f"6 epochs, {rows} own words", "search", own=rows) for rows in (0, 32, 512)),
     *(_made(f"6 epochs, {cuts} cuts in turns", "search", cuts=cuts) for cuts in (2, 3)),
