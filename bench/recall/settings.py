@@ -113,8 +113,11 @@ DOCUMENT = (
           learning_rate=2e-3),
     _made("6 epochs, segment 128, rate 4e-3", segment_length=128, learning_rate=4e-3),
     _made("6 epochs, all layers", layers=None),
-    _made("6 epochs, every linear layer", exclude_modules=()),
-    _made("8 epochs, every linear layer", exclude_modules=(), epochs=8),
+    _made("6 epochs, every linear layer, rate 3e-3", exclude_modules=(), learning_rate=3e-3),
+    _made("8 epochs, every linear layer, rate 3e-3", exclude_modules=(), learning_rate=3e-3,
+          epochs=8),
+    _made("6 epochs, rate 3e-3", learning_rate=3e-3),
+    _made("8 epochs, rate 3e-3", learning_rate=3e-3, epochs=8),
     _made("6 epochs, base in FP8", base_dtype="fp8"),
 )  # fmt: skip
 # The search around it: one thing changed at a time.
@@ -127,8 +130,8 @@ SEARCH = (
     _made("6 epochs, layers 20 to 29", "search", layers=(20, -1)),
     *(_made(f"6 epochs, rank {rank}", "search", rank=rank) for rank in (64, 96, 192)),
     _made("6 epochs, beta2 0.999", "search", beta2=0.999),
-    _made("6 epochs, rate 4e-3", "search", learning_rate=4e-3),
-    _made("5 epochs, rate 4e-3", "search", learning_rate=4e-3, epochs=5),
+    _made("6 epochs, rate 4.5e-3", "search", learning_rate=4.5e-3),
+    _made("5 epochs, rate 4.5e-3", "search", learning_rate=4.5e-3, epochs=5),
     _made("7 epochs", "search", epochs=7),
     _made("6 epochs, two segments a step, rate 6e-3", "search", batch_size=2, learning_rate=6e-3),
     _made(
