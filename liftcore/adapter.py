@@ -22,7 +22,7 @@ from liftcore.errors import LiftError
 from liftcore.layers.depth import decoder_layers, list_path, number_of, transformed
 from liftcore.layers.linear import features
 from liftcore.layers.lora import Adapter
-from liftcore.layers.targets import Targets, hits, targets
+from liftcore.layers.targets import EXCLUDED, Targets, hits, targets
 from liftcore.model import causal_lm
 from liftcore.output import ADAPTER
 
@@ -90,8 +90,9 @@ def write(adapter: Adapter, folder: Path) -> str:
     if adapter.targets.numbers is not None:
         settings["layers_to_transform"] = adapter.targets.numbers
         settings["layers_pattern"] = [adapter.targets.pattern]
-    if adapter.exclude:
-        settings["exclude_modules"] = list(adapter.exclude)
+    if missing := [p for p, why in adapter.targets.left.items() if why == EXCLUDED]:
+        # PEFT warns of names that are none.
+        settings["exclude_modules"] = [n for n in adapter.exclude if hits([n], missing)]
     (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
     return file_sha256(folder / WEIGHTS)
 
@@ -142,26 +143,33 @@ def read(
     return adapter
 
 
+def left_out(model: nn.Module, folder: str | Path) -> tuple[str, ...]:
+    """The exclude_modules of settings that put LoRA where the adapter in `folder` has it."""
+    return _where(model, read_json(Path(folder) / CONFIG))[1]
+
+
 def _where(model: nn.Module, settings: dict) -> tuple[list[int] | None, tuple[str, ...]]:
     """The numbers of the decoder layers that PEFT's settings name, None for all, and the ends of
     the paths of those of their linear layers that they leave out."""
-    every = targets(model)
+    every, excluded = targets(model), settings.get("exclude_modules")
     try:
-        left_out = _named({"target_modules": settings.get("exclude_modules")}, every)
-        named = _named(settings, every) - left_out
+        named = _named(settings, every) - hits(excluded or (), every.layers)
     except (TypeError, ValueError, re.error):
         return None, ()  # said by _not_computed
     if not named or named == set(every.layers):
         return None, ()
     lists = list_path(model)
-    numbers = sorted({n for path in named if (n := number_of(path, lists)) is not None})
-    if len(numbers) == len(decoder_layers(model)):
-        numbers = []
-    missing = set(targets(model, numbers or None).layers) - named
-    ends = {path.rpartition(".")[2] for path in missing}
-    if ends & {path.rpartition(".")[2] for path in named}:
-        ends = missing
-    return numbers or None, tuple(sorted(ends))
+    numbers = {path: number_of(path, lists) for path in every.layers}
+    wanted = sorted({n for path in named if (n := numbers[path]) is not None})
+    if len(wanted) == len(decoder_layers(model)):
+        wanted = []
+    inside = {path for path, n in numbers.items() if not wanted or n in wanted}
+    if isinstance(excluded, list) and inside - hits(excluded, inside) == named:
+        return wanted or None, tuple(excluded)
+    ends = {path.rpartition(".")[2] for path in inside - named}
+    if not ends.isdisjoint(path.rpartition(".")[2] for path in named):
+        ends = inside - named
+    return wanted or None, tuple(sorted(ends))
 
 
 def _named(settings: dict, wanted: Targets) -> set[str]:
@@ -236,7 +244,7 @@ def settings_of(folder: str | Path | None) -> dict[str, Any]:
     settings = read_json(Path(folder) / CONFIG)
     begun = {"rank": settings.get("r"), "alpha": settings.get("lora_alpha"), "layers": None}
     begun |= {"adapter_init": "random", "train_a": True}
-    begun["exclude_modules"] = tuple(settings.get("exclude_modules") or ())
+    begun["exclude_modules"] = ()  # left_out(), where there is a model
     if layers := settings.get("layers_to_transform"):
         with contextlib.suppress(TypeError):
             layers = sorted({layers} if isinstance(layers, int) else layers)

@@ -102,7 +102,7 @@ class LiftConfig:
     learning_rate    peak rate of AdamW
     lr_schedule      constant, or cosine to 0, after the warm-up
     warmup           share of all steps, linear from 0
-    rank             of LoRA on every linear layer
+    rank             of LoRA
     alpha            LoRA is scaled by alpha / rank; 2 rank where it is not given
     layers           which decoder layers get LoRA: a share of them from the top (0.5: the upper
                      half), or the first and the last, both included, negative ones counted from
@@ -131,11 +131,13 @@ class LiftConfig:
     qa_context       none: a training question names the title only; truncated: the document
                      stands beside it, cut to the model's window
     qa_kinds         what the model asks itself (liftcore.questions.self_study)
-    qa_length        tokens of a chat of several questions; segment_length where it is not given
+    qa_length        tokens of a chat of several questions, which need a chat template and
+                     qa_context none; segment_length where it is not given
     qa_first         training waits until all questions are made, and does not run beside it
     recite_context   tokens of the document's head and tail that recitation shows, where they fit
     replay_share     of the tokens of an epoch, those of the objective replay, prompts included;
-                     0.2 where it is not given, and 0.05 at first where keep brings replay in
+                     0.2 where it is not given; 0.05 at first where keep brings in a replay that the
+                     settings have not
     replay_rows      how many of the model's own words replay has; they are made once a model
     replay_targets   what replay teaches: soft, the base model's likeliest tokens; hard, its words
     keep             nats that the loss on held-out own words may rise by: replay's share grows

@@ -69,7 +69,7 @@ def absorb(
     model is left with the adapter installed. Raises LiftError (see liftcore.errors) when the
     document cannot be read, the model cannot be trained, or the loss is no longer a number.
     """
-    config = prepare.settled(config, tokenizer, init)
+    config = prepare.with_layers_of(model, prepare.settled(config, tokenizer, init), init)
     config, given = prepare.asked(config, qa)
     config = _with_replay(config)
     document, config = prepare.read(model, tokenizer, document, title, config)

@@ -119,7 +119,7 @@ def absorb_given(
     token-passes of this run, and the share of its training that is over."""
     if together is not None and together < 1:
         raise UsageError(f"together must be at least 1: {together}")
-    config = prepare.settled(config, tokenizer, init)
+    config = prepare.with_layers_of(model, prepare.settled(config, tokenizer, init), init)
     if why := why_alone(model, config):
         raise UsageError(f"{why}: take absorb()")
     together = together or worth_together(model, config)

@@ -18,13 +18,14 @@ from liftcore import model as models
 from liftcore.config import LiftConfig
 from liftcore.document import Document
 from liftcore.errors import LiftError, UsageError
-from liftcore.layers import base, sharded
+from liftcore.layers import base, depth, sharded
 from liftcore.layers.lora import Adapter, lora_layers, without_adapter
+from liftcore.layers.targets import EXCLUDED
 from liftcore.memory import Memory
 from liftcore.objectives.build import SELF, digest_of, objectives_of, pair_sources, summary
 from liftcore.objectives.forgetting import Forgetting
 from liftcore.objectives.qa import Paired
-from liftcore.presets import preset_for
+from liftcore.presets import DOWN, preset_for
 from liftcore.questions import own_words
 from liftcore.questions.own_words import Collection
 from liftcore.questions.pairs import Pair, PairSource
@@ -86,7 +87,12 @@ def read(
 def first_adapter(model: nn.Module, config: LiftConfig, init: str | Path | None) -> Adapter:
     """The adapter that training begins from, not yet installed."""
     if init is None:
-        return Adapter.of(model, config)
+        adapter = Adapter.of(model, config)
+        mistaken = EXCLUDED not in adapter.targets.left.values()
+        if mistaken and config.exclude_modules not in ((), DOWN):
+            names = ", ".join(config.exclude_modules)
+            raise UsageError(f"exclude_modules names no linear layer of the model: {names}")
+        return adapter
     adapter = adapters.read(model, Path(init), train_a=config.train_a)
     base = adapters.read_json(Path(init) / adapters.CONFIG).get("base_model_name_or_path")
     if base != adapters.base_name(model):
@@ -98,13 +104,27 @@ def first_adapter(model: nn.Module, config: LiftConfig, init: str | Path | None)
             f"the adapter in {init} has rank {adapter.rank} and alpha {adapter.alpha:g}, the "
             f"settings {config.rank} and {config.lora_alpha:g}: set rank and alpha to the former"
         )
+    wanted = depth.numbers(model, config.layers)
     if adapter.layers.keys() != lora_layers(model, config).keys():
-        named = "all" if adapter.numbers is None else ", ".join(map(str, adapter.numbers))
-        without = f", without {', '.join(adapter.exclude)}" if adapter.exclude else ""
         raise UsageError(
-            f"the adapter in {init} has LoRA on other layers than the settings: {named}{without}"
+            f"the adapter in {init} has LoRA on {_placed(adapter.numbers, adapter.exclude)}, the "
+            f"settings on {_placed(wanted, config.exclude_modules)}: set layers and "
+            "exclude_modules to the former"
         )
     return adapter
+
+
+def _placed(numbers: Sequence[int] | None, exclude: Sequence[str]) -> str:
+    every = numbers is None
+    which = "all layers" if every else f"layers {', '.join(map(str, numbers))}"
+    return f"{which} without {', '.join(exclude)}" if exclude else which
+
+
+def with_layers_of(model: nn.Module, config: LiftConfig, init: str | Path | None) -> LiftConfig:
+    """The settings with what the adapter in `init` leaves out, where they leave out nothing."""
+    if init is None or config.exclude_modules:
+        return config
+    return config.replace(exclude_modules=adapters.left_out(model, init))
 
 
 def identity(

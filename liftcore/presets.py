@@ -16,7 +16,7 @@ V1 = dict(
 )
 # The MLP's last linear layer, by its name in most families: with LoRA on it a run costs more,
 # recalls no more and forgets more.
-DOWN = ("down_proj", "fc2", "fc_out", "dense_4h_to_h", "mlp.c_proj", "w2")
+DOWN = ("down_proj", "fc2", "fc_out", "dense_4h_to_h", "mlp.c_proj", "w2", "mlp.Wo")
 # The adapter that is made for a document, and small steps (python -m bench recall).
 MADE_FOR_IT = dict(
     **dict(adapter_init="document", train_a=False, layers=0.5, exclude_modules=DOWN),
@@ -31,7 +31,7 @@ UNDERSTAND = dict(
 PRESETS: dict[str, dict[str, Any]] = {
     "memorize": MADE_FOR_IT,
     "understand": {**MADE_FOR_IT, **UNDERSTAND},
-    "large": {**MADE_FOR_IT, "segment_length": 1024, "learning_rate": 5e-4},
+    "large": {**MADE_FOR_IT, "segment_length": 1024, "learning_rate": 5e-4, "min_steps": 16},
     "plain": {},
     "paper": PAPER,
     "paper-v1": {**PAPER, **V1},

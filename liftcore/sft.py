@@ -35,7 +35,7 @@ from liftcore.training.source import StepSource
 # Many documents have no directions of their own: plain LoRA on all layers.
 DEFAULTS: dict[str, Any] = dict(
     **dict(objectives=("segments", "qa"), epochs=3, rank=16, learning_rate=2e-3, beta2=0.999),
-    **dict(adapter_init="random", train_a=True, layers=None),
+    **dict(adapter_init="random", train_a=True, layers=None, exclude_modules=()),
 )
 # What looks like a part of a corpus, and is none.
 OTHER_TEXTS = {".markdown", ".text", ".tex", ".json", ".rtf", ".odt", ".doc", ".ppt"}

@@ -40,8 +40,8 @@ def settings(folder: Path) -> str:
 
 
 def search(folder: Path) -> str:
-    """What is recalled and forgotten around the preset memorize, the one that forgets least first
-    of those that recall alike."""
+    """What is recalled and forgotten around the preset memorize: more passes first, and then what
+    recalls most."""
     settings = [s for s in read(folder / "recall.json")["settings"] if s["line"] in AROUND]
     rows = [
         [
@@ -89,7 +89,8 @@ def understand(folder: Path) -> str:
             "making"]  # fmt: skip
     rows = []
     for line in read(folder / "understand.json")["lines"]:
-        none, half = line["none"], percent(line["half"]["right"]["mean"])
+        none = line["none"]
+        half = percent(line["half"]["right"]["mean"]) if "half" in line else ""
         if "whole" in line:
             half += f" (all of it: {percent(line['whole']['right']['mean'])})"
         gain = line.get("gain", {}).get("none")
@@ -117,7 +118,7 @@ def keeping(folder: Path) -> str:
     """What is answered and what is kept by each change of the preset understand."""
     head = ["changed", "runs", "no text", "recall", "general", "own words", "text loss",
             "chat loss", "behind"]  # fmt: skip
-    lines = read(folder / "understand.json")["lines"]
+    lines = [x for x in read(folder / "understand.json")["lines"] if "forgotten" in x]
     return markdown(
         head,
         [

@@ -67,7 +67,8 @@ def _line(name: str, rows: list[dict], groups: dict[str, list[dict]]) -> dict:
     if name not in (BARE.name, SEGMENTS.name) and SEGMENTS.name in groups:
         both, others = paired(rows, groups[SEGMENTS.name])
         if both:
-            entry["gain"] = {c: _gain(both, others, c) for c in ("none", "half")}
+            asked = [c for c in ("none", "half") if c in entry]
+            entry["gain"] = {c: _gain(both, others, c) for c in asked}
     entry["general_of"] = rows[0].get("general_of", 20)  # the rows of before asked 20
     for what in ("recall", "general", "text", "chat"):
         entry[what] = round(float(np.mean([r[what] for r in rows])), 4)

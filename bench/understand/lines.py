@@ -100,6 +100,7 @@ KEEPING = (
     _kept("replay 5 %", replay_share=0.05),
     _kept("replay 30 %", replay_share=0.3),
     _kept("replay 50 %", replay_share=0.5),
+    # Of fewer rows the adapter is fitted against fewer too.
     *(_kept(f"{rows} own words", replay_rows=rows) for rows in (16, 64)),
     _kept("256 own words against the document", own=256),
     _kept("hard targets", replay_targets="hard"),

@@ -33,7 +33,8 @@ STEP, TOKEN = 0.03, 0.0033
 
 def share_of_work(model: PreTrainedModel, adapter: Adapter) -> float:
     """What a step costs with LoRA on the upper layers alone, of one with LoRA on all: the forward
-    and the head stay, of the layers' backward that share stays. A price as well."""
+    and the head stay, of the layers' backward that share stays. A price as well, which knows
+    neither the rank nor which linear layers are left out."""
     blocks = len(decoder_layers(model))
     return 0.5 + 0.5 * (blocks - adapter.first_layer) / blocks
 

@@ -182,7 +182,7 @@ class _Ready(NamedTuple):
 
 def _ready(args: argparse.Namespace, ranks: Ranks, out: Path, stack: ExitStack) -> _Ready:
     """Reads and loads, and tries what can be tried before; what writes or asks is rank 0's."""
-    from liftcore import adapter, output
+    from liftcore import adapter, output, prepare
     from liftcore import document as documents
     from liftcore.layers.lora import lora_layers
     from liftcore.layers.targets import check_mergeable
@@ -215,6 +215,7 @@ def _ready(args: argparse.Namespace, ranks: Ranks, out: Path, stack: ExitStack) 
             if each != SELF:
                 stack.callback(each.close)
     base, _ = options.load(args, tokenizer)
+    config = prepare.with_layers_of(base, config, args.init)
     if args.merge:
         check_mergeable(base, lora_layers(base, config))
     document = documents.from_text(reading.text, tokenizer, title, reading.source)

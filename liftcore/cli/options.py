@@ -138,6 +138,7 @@ def _texts(docstring: str) -> dict[str, str]:
 
 
 def _names(text: str) -> tuple[str, ...]:
+    """Names with commas between them; none of an empty text."""
     return tuple(name.strip() for name in text.split(",")) if text.strip() else ()
 
 

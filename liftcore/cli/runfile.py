@@ -147,7 +147,8 @@ def save(file: str | None, args: argparse.Namespace, config: LiftConfig, preset:
     for name, value in vars(args).items():
         if name not in fields | NOT_KEPT | values.keys() and value not in (None, False):
             values[name] = value
-    for name, value in vars(config).items():
+    # All layers have a number, so that no preset puts some in their place.
+    for name, value in {**vars(config), "layers": config.layers or 1.0}.items():
         if value is not None:
             values[name] = list(value) if isinstance(value, tuple) else value
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

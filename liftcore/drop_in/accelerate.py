@@ -12,7 +12,7 @@ from liftcore.drop_in import causal_loss as patch_loss
 from liftcore.drop_in import peft_lora as patch_lora
 from liftcore.drop_in.peft_lora import base_kind, peft
 from liftcore.layers.groups import find
-from liftcore.layers.linear import keep_gradients
+from liftcore.layers.linear import is_linear, keep_gradients
 from liftcore.layers.lora import LoraLinear
 from liftcore.layers.replaced import off_by
 from liftcore.model import causal_lm, evaluating
@@ -104,7 +104,9 @@ def _group(model: nn.Module, causal: nn.Module, report: PatchReport) -> None:
         if base_kind(peft(model.get_submodule(path)).base_layer) == "plain"
     ]
     try:
-        groups = find(model, causal_lm(causal).get_decoder(), paths)
+        # The last layer of an MLP need have no LoRA for the product before it to be fused.
+        beside = [path for path, module in model.named_modules() if is_linear(module)]
+        groups = find(model, causal_lm(causal).get_decoder(), paths, beside)
     except Exception as error:
         report.left["groups"] = f"the model does not run on token ids alone: {error}"
         return

@@ -34,7 +34,7 @@ from liftcore.layers.linear import (
 )
 from liftcore.layers.owners import Owners
 from liftcore.layers.sharded import is_sharded
-from liftcore.layers.targets import shared_weights, targets
+from liftcore.layers.targets import EXCLUDED, shared_weights, targets
 from liftcore.model import body
 
 # The attribute of a model that holds its adapter.
@@ -153,7 +153,7 @@ class Adapter:
         self.owners = None
         if slots is not None:
             self.owners = Owners.first(device)
-        beside = [path for path in targets(model, numbers).layers if path not in bases]
+        beside = [path for path, why in self.targets.left.items() if why == EXCLUDED]
         self.groups, self._grouped = _groups(model, list(bases), beside), True
         self.layers: dict[str, LoraLinear] = {}
         offsets = self._offsets(bases)

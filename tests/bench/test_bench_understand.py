@@ -326,6 +326,9 @@ def test_gains_are_paired_and_leave_out_what_the_text_does_not_say(asked):
     # b with seed 1 has no partner.
     assert (gain["mean"], gain["better"], gain["pairs"]) == (0.25, 1, 2)
     assert (gain["low"], gain["high"]) == (0.0, 0.5)
+    for each in rows[2:]:
+        del each["answers"]["half"]
+    assert understand_analysis.summary(rows)[1]["gain"] == {"none": gain}
 
 
 def test_what_is_shown_of_a_document(tokenizer):

@@ -160,7 +160,7 @@ def test_peft_gives_the_same_logits(tmp_path, exclude):
     assert not torch.allclose(own, right, atol=1e-2)
     again = adapters.read(model, tmp_path, train_a=False)
     assert again.numbers == [2, 3] and again.layers.keys() == adapter.layers.keys()
-    assert adapters.settings_of(tmp_path)["exclude_modules"] == exclude
+    assert adapters.left_out(model, tmp_path) == exclude
     again.install()
     assert torch.equal(model(ids).logits, right)
     again.remove()
@@ -179,6 +179,23 @@ def test_peft_settings_of_other_layers_are_refused(tmp_path):
             adapters.read(model, tmp_path)
     file.write_text(json.dumps({**settings, "layers_pattern": None}))
     assert adapters.read(model, tmp_path).numbers == [2, 3]
+
+
+def test_accelerate_fuses_the_product_beside_a_plain_last_layer():
+    from peft import LoraConfig, get_peft_model
+
+    import liftcore
+
+    config = LoraConfig(r=4, target_modules=["gate_proj", "up_proj"])
+    model = get_peft_model(a_model(), config)
+    for name, p in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(p, 0, 0.3)
+    ids = torch.arange(3, 40)[None]
+    right = model(ids).logits
+    assert len(liftcore.accelerate(model).groups) == 5
+    assert "forward" in vars(model.get_submodule("base_model.model.model.layers.0.mlp"))
+    torch.testing.assert_close(model(ids).logits, right, rtol=1e-4, atol=1e-5)
 
 
 def test_accelerate_takes_peft_on_some_layers():

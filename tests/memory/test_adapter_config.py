@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import warnings
 
 import pytest
 import torch
@@ -10,8 +11,10 @@ from errors_and_seeds import rel
 from peft import LoraConfig, PeftModel, get_peft_model
 from tiny import tiny_model
 
+import liftcore
 from liftcore import adapter as adapters
-from liftcore.errors import LiftError
+from liftcore.config import LiftConfig
+from liftcore.errors import LiftError, UsageError
 
 # Fields that say nothing of what an adapter computes, with a value that is not the default.
 HARMLESS = {
@@ -78,8 +81,33 @@ def test_a_plain_adapter_of_peft_is_taken(settings, rng, tmp_path):
     again.mkdir()
     adapters.write(adapter, again)
     adapter.remove()
-    back = PeftModel.from_pretrained(model, again).eval()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*exclude_modules")
+        back = PeftModel.from_pretrained(model, again).eval()
     assert rel(back(ids).logits, adapted(ids).logits) < 1e-5
+
+
+def test_a_run_begins_from_an_adapter_on_some_linear_layers(tokenizer, tmp_path):
+    model, _ = theirs(tmp_path, target_modules=["q_proj", "v_proj"])
+    change(tmp_path, base_model_name_or_path=adapters.base_name(model))
+    config = LiftConfig(segment_length=16, epochs=1, rank=4, alpha=8.0)
+    begin = dict(init=tmp_path, config=config, progress=False)
+    memory = liftcore.absorb(model, tokenizer, list(range(3, 40)), **begin)
+    assert {path[-6:] for path in memory.adapter.layers} == {"q_proj", "v_proj"}
+    assert set(memory.config.exclude_modules) == {
+        *("k_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    }
+    memory.adapter.remove()
+    other = dict(begin, config=config.replace(exclude_modules=("down_proj",)))
+    why = "all layers without down_proj, .*gate_proj.*the settings on all layers without down_proj:"
+    with pytest.raises(UsageError, match=why):
+        liftcore.absorb(model, tokenizer, list(range(3, 40)), **other)
+
+
+def test_a_name_that_is_none_is_said(tokenizer):
+    config = LiftConfig(segment_length=16, epochs=1, rank=4, exclude_modules=("dwon_proj",))
+    with pytest.raises(UsageError, match="names no linear layer of the model: dwon_proj"):
+        liftcore.absorb(tiny_model(), tokenizer, list(range(3, 40)), config=config)
 
 
 @pytest.mark.filterwarnings("ignore")

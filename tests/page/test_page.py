@@ -170,14 +170,12 @@ def test_report_writes_the_page(memory_folder, tmp_path, capsys):
     assert main([*args[:3], str(tmp_path), *args[4:]]) == 1
 
 
-@pytest.mark.parametrize("name", [*PRESETS, "plain", "odd"])
+@pytest.mark.parametrize("name", [*PRESETS, "odd"])
 def test_the_command_makes_the_same_settings(name):
     from liftcore.cli import options
     from liftcore.cli.main import _parse
 
-    if name == "plain":
-        config = liftcore.LiftConfig()
-    elif name == "odd":
+    if name == "odd":
         config = liftcore.LiftConfig.preset(
             *("understand",),
             **dict(layers=(-3, -1), train_a=True, objectives=("qa", "segments"), mix=(3, 1)),
