@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from liftcore import lift
-from liftcore.cli import options
+from liftcore.cli import options, runfile
 from liftcore.cli.main import _parse, main
 from liftcore.config import LiftConfig
 from liftcore.errors import LiftError
@@ -81,6 +81,14 @@ def test_a_file_is_the_same_as_its_flags(run_file):
     same = _parse(["absorb", "x.txt", *flags.split()])
     assert {**vars(args), "config": None} == vars(same)
     assert options.config(args).learning_rate == 1e-3
+
+
+def test_what_a_preset_would_change_is_saved(tmp_path):
+    saved = str(tmp_path / "saved.yaml")
+    plain = LiftConfig()
+    runfile.save(saved, _parse(["absorb", "x.txt"]), plain, "memorize")
+    again = options.config(parsed(saved))
+    assert again == plain.replace(layers=1.0, epochs=plain.epochs)
 
 
 def test_flags_win_wherever_they_stand(run_file):
