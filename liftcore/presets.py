@@ -21,11 +21,11 @@ DOWN = ("down_proj", "fc2", "fc_out", "dense_4h_to_h", "mlp.c_proj", "w2", "mlp.
 MADE_FOR_IT = dict(
     **dict(adapter_init="document", train_a=False, layers=0.5, exclude_modules=DOWN),
     **dict(rank=128, beta2=0.95),
-    **dict(segment_length=64, batch_size=1, learning_rate=3.5e-3, epochs=8, min_steps=48),
+    **dict(segment_length=64, batch_size=1, learning_rate=3.5e-3, epochs=8, min_steps=64),
 )
 UNDERSTAND = dict(
     **dict(objectives=("segments", "qa", "replay"), replay_share=0.15),
-    **dict(learning_rate=2.5e-3, epochs=12, min_steps=32),
+    **dict(learning_rate=2.5e-3, epochs=12, min_steps=64),
 )
 # See LiftConfig.preset.
 PRESETS: dict[str, dict[str, Any]] = {

@@ -84,7 +84,7 @@ def official(folder: Path) -> str:
 
 def understand(folder: Path) -> str:
     """Right answers of each mix of objectives after equal seconds of training."""
-    head = ["mix", "runs", "no text", "exchanged", "F1", "gain over segments", "half of the text",
+    head = ["mix", "runs", "no text", "exchanged", "F1", "gain over segments", "half of the text", "passages",
             "single, two, time", "not told", "recall", "general", "text loss",
             "making"]  # fmt: skip
     rows = []
@@ -103,6 +103,7 @@ def understand(folder: Path) -> str:
                 f"{none['f1']['mean']:.2f}",
                 with_band(gain, "{:+.0f}") if gain else "",
                 half,
+                percent(line["passages"]["right"]["mean"]) if "passages" in line else "",
                 ", ".join(percent(none[kind]["mean"]) for kind in ("single", "two", "timeline")),
                 percent(none["unanswerable"]["mean"]),
                 percent(line["recall"]),
