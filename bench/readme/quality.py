@@ -84,8 +84,8 @@ def official(folder: Path) -> str:
 
 def understand(folder: Path) -> str:
     """Right answers of each mix of objectives after equal seconds of training."""
-    head = ["mix", "runs", "no text", "exchanged", "F1", "gain over segments", "half of the text", "passages",
-            "single, two, time", "not told", "recall", "general", "text loss",
+    head = ["mix", "runs", "no text", "exchanged", "F1", "gain over segments", "half of the text",
+            "passages", "single, two, time", "not told", "recall", "general", "text loss",
             "making"]  # fmt: skip
     rows = []
     for line in read(folder / "understand.json")["lines"]:

@@ -14,7 +14,7 @@ from bench.plot_names import Dot, names_beside
 from bench.understand.answers import KINDS
 
 COLOURS = {"single": "#1a73e8", "two": "#188038", "timeline": "#e8710a", "unanswerable": "#9aa0a6"}
-NONE, HALF, WHOLE = "#1a73e8", "#e8710a", "#9aa0a6"
+NONE, HALF, PASSAGES, WHOLE = "#1a73e8", "#e8710a", "#188038", "#9aa0a6"
 
 
 def plot(result: dict, path: Path) -> Path:
@@ -50,12 +50,13 @@ def _bar(axis: Axes, y: float, band: dict, colour: str, height: float, label: st
 
 def _answers(axis: Axes, lines: list[dict]) -> None:
     bars = (("whole", WHOLE, "the whole text in the prompt"),
+            ("passages", PASSAGES, "passages of the text in the prompt"),
             ("half", HALF, "half of the text in the prompt"),
             ("none", NONE, "no text in the prompt"))  # fmt: skip
     for n, (context, colour, label) in enumerate(bars):
         for y, line in enumerate(lines):
             if context in line:
-                _bar(axis, y + 0.27 * (n - 1), line[context]["right"], colour, 0.25, label)
+                _bar(axis, y + 0.21 * (n - 1.5), line[context]["right"], colour, 0.19, label)
                 label = None
     _names(axis, lines)
     axis.set(title="Right answers to questions that the text answers", xlim=(0, 1))
