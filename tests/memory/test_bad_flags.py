@@ -124,7 +124,10 @@ def test_a_default_is_what_the_command_line_takes(loaded, corpus, tmp_path):
     started.adapter.remove()
     memory = liftcore.absorb(model, chat, TEXT, init=folder, progress=False)
     memory.adapter.remove()
-    started = dict(rank=3, alpha=5, layers=None, train_a=True, adapter_init="random")
+    started = dict(
+        **dict(rank=3, alpha=5, layers=None, exclude_modules=()),
+        **dict(train_a=True, adapter_init="random"),
+    )
     expected = LiftConfig.preset("understand", **started)
     assert memory.config == for_length(expected, memory.length)
 
