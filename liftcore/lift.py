@@ -18,13 +18,12 @@ from liftcore.config import LiftConfig
 from liftcore.document import Document
 from liftcore.errors import LiftError, NothingToLearnError
 from liftcore.layers import base, sharded
-from liftcore.layers.lora import Adapter, own_adapter_after
+from liftcore.layers.lora import own_adapter_after
 from liftcore.memory import Memory
-from liftcore.objectives import Repeated
 from liftcore.questions.pairs import PairSource
 from liftcore.tokens import Tokenizer
 from liftcore.training import parallel
-from liftcore.training.budget import LEAST_RISE, Budget
+from liftcore.training.budget import LEAST_RISE
 from liftcore.training.log import Progress
 from liftcore.training.loop import both, train
 from liftcore.training.progress import ProgressLine
@@ -104,7 +103,7 @@ def absorb(
                     ranks=ranks,
                     state_file=state_file,
                     run=run,
-                    budget=_budget(adapter, made) if made else None,
+                    budget=made.budget(adapter) if made else None,
                     starting=made.starting if made else 0.0,
                     on_step=line.update if on_step is None else both(line.update, on_step),
                     say=line.say,
@@ -151,10 +150,3 @@ def _with_replay(config: LiftConfig) -> LiftConfig:
     share = LEAST_RISE if config.replay_share is None else config.replay_share
     names, mix = (*config.objectives, "replay"), (*config.weights, REPLAY_WEIGHT)
     return config.replace(objectives=names, mix=mix, replay_share=share)
-
-
-def _budget(adapter: Adapter, made: prepare.Prepared) -> Budget | None:
-    if made.config.keep is None or made.forgetting is None:
-        return None
-    replays = [each for each in made.steps.objectives if isinstance(each, Repeated)]
-    return Budget(adapter, made.config.keep, made.forgetting.rise, replays)

@@ -34,6 +34,7 @@ from liftcore.questions.studied import StudiedPairs
 from liftcore.report import Report
 from liftcore.tokens import Tokenizer
 from liftcore.training import checkpoint
+from liftcore.training.budget import Budget
 from liftcore.training.length import for_length
 from liftcore.training.log import Result
 from liftcore.training.progress import ProgressLine
@@ -158,6 +159,10 @@ class Prepared:
     forgetting: Forgetting | None
     own: Collection  # the model's own words
     starting: float  # that fitting the adapter to the document took
+
+    def budget(self, adapter: Adapter) -> Budget | None:
+        """The forgetting budget of the settings."""
+        return Budget.of(adapter, self.config.keep, self.forgetting, self.steps.objectives)
 
     @property
     def asked(self) -> list[Pair]:

@@ -16,7 +16,6 @@ from liftcore.config import LiftConfig
 from liftcore.document import Document
 from liftcore.layers.depth import decoder_layers
 from liftcore.layers.lora import Adapter
-from liftcore.objectives import Repeated
 from liftcore.objectives.build import objectives_of
 from liftcore.objectives.forgetting import Forgetting
 from liftcore.questions.own_words import OwnWords
@@ -111,10 +110,7 @@ def train_for(
     samples = {o.name: len(o.samples(0)) for o in source.objectives}
     making = time.process_time() - begun
     begun = time.process_time()
-    budget = None
-    if config.keep is not None and forgetting is not None:
-        replays = [each for each in source.objectives if isinstance(each, Repeated)]
-        budget = Budget(adapter, config.keep, forgetting.rise, replays)
+    budget = Budget.of(adapter, config.keep, forgetting, source.objectives)
     with closing(source):
         result = train(adapter, source, budget=budget)
         spent = time.process_time() - begun

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from liftcore.layers.lora import Adapter
-from liftcore.objectives import Repeated
+from liftcore.objectives import Objective, Repeated
+from liftcore.objectives.forgetting import Forgetting
 from liftcore.training.step import Step
 
 # How often a run is checked, at equal shares of its token-passes.
@@ -43,6 +44,22 @@ class Budget:
         self.best_done = 0.0  # share of the run's token-passes behind which `best` was taken
         self.last = math.nan  # what the last check found
         self.checked, self.checked_step = 0, -1
+
+    @classmethod
+    def of(
+        cls,
+        adapter: Adapter,
+        keep: float | None,
+        forgetting: Forgetting | None,
+        objectives: Sequence[Objective],
+    ) -> Budget | None:
+        """The budget of a run on these objectives; None where nothing is to be kept, or nothing is
+        known of what is forgotten."""
+        if keep is None or forgetting is None:
+            return None
+        return cls(
+            adapter, keep, forgetting.rise, [o for o in objectives if isinstance(o, Repeated)]
+        )
 
     def after(self, step: Step) -> None:
         """Checks the run when it is due; the model must be able to generate."""

@@ -181,37 +181,32 @@ def test_peft_settings_of_other_layers_are_refused(tmp_path):
     assert adapters.read(model, tmp_path).numbers == [2, 3]
 
 
-def test_accelerate_fuses_the_product_beside_a_plain_last_layer():
+def adapted(**settings):
+    """(a model that PEFT has adapted, B drawn at random; token ids; its logits)."""
     from peft import LoraConfig, get_peft_model
 
-    import liftcore
-
-    config = LoraConfig(r=4, target_modules=["gate_proj", "up_proj"])
-    model = get_peft_model(a_model(), config)
+    model = get_peft_model(a_model(), LoraConfig(r=4, **settings))
     for name, p in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(p, 0, 0.3)
     ids = torch.arange(3, 40)[None]
-    right = model(ids).logits
+    return model, ids, model(ids).logits
+
+
+def test_accelerate_fuses_the_product_beside_a_plain_last_layer():
+    import liftcore
+
+    model, ids, right = adapted(target_modules=["gate_proj", "up_proj"])
     assert len(liftcore.accelerate(model).groups) == 5
     assert "forward" in vars(model.get_submodule("base_model.model.model.layers.0.mlp"))
     torch.testing.assert_close(model(ids).logits, right, rtol=1e-4, atol=1e-5)
 
 
 def test_accelerate_takes_peft_on_some_layers():
-    from peft import LoraConfig, get_peft_model
-
     import liftcore
 
-    config = LoraConfig(
-        r=4, target_modules=["q_proj", "v_proj", "up_proj"], layers_to_transform=[2, 3]
-    )
-    model = get_peft_model(a_model(), config)
-    for name, p in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(p, 0, 0.3)
-    ids = torch.arange(3, 40)[None]
-    right = model(ids).logits
+    names = ["q_proj", "v_proj", "up_proj"]
+    model, ids, right = adapted(target_modules=names, layers_to_transform=[2, 3])
     assert len(liftcore.accelerate(model).replaced) == 6
     torch.testing.assert_close(model(ids).logits, right, rtol=1e-4, atol=1e-5)
 
